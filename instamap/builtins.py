@@ -1,0 +1,30 @@
+"""The parts that come with instamap, announced through the same hook as everybody's."""
+
+from instamap.components import Component
+from instamap.hookspecs import hookimpl
+
+INSTAMAP = "Woollard et al., Acta Cryst. D81, 147-169 (2025), doi 10.1107/S2059798325002025"
+NGP = "Müller et al., ACM Trans. Graph. 41, 102 (2022), doi 10.1145/3528223.3530127"
+NERF = "Mildenhall et al., ECCV (2020), doi 10.1007/978-3-030-58452-8_24"
+
+
+@hookimpl
+def instamap_components():
+    return [
+        Component("representation", "hash-grid", "instamap.representations.hash_grid:HashGrid",
+                  "multiresolution hash grid with a small decoder (instant-NGP)", f"{NGP}; {INSTAMAP}"),
+        Component("representation", "voxel", "instamap.representations.voxel:Voxel",
+                  "values on a cubic lattice, trilinear in between", INSTAMAP),
+        Component("representation", "mlp", "instamap.representations.mlp:FrequencyMLP",
+                  "coordinate network with a frequency encoding", NERF),
+        Component("forward", "ray", "instamap.forward.ray:Ray",
+                  "line integrals through the field, sampled at jittered depths", INSTAMAP),
+        Component("deformation", "identity", "instamap.deform.identity:Identity",
+                  "every particle has the same density", ""),
+        Component("deformation", "rigid", "instamap.deform.rigid:Rigid",
+                  "a small rotation and translation of its own for each particle", INSTAMAP),
+        Component("likelihood", "gaussian", "instamap.likelihoods.gaussian:Gaussian",
+                  "independent Gaussian noise of one variance in every pixel", ""),
+        Component("engine", "images", "instamap.fit.images:Images",
+                  "mini-batches of images; fits any composition", INSTAMAP),
+    ]  # fmt: skip

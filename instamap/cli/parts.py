@@ -1,0 +1,19 @@
+"""`instamap parts`: what can be chosen by name, and from whom it comes."""
+
+from typing import Annotated
+
+import typer
+
+from instamap.cli.table import columns
+from instamap.components import KINDS
+from instamap.registry import default
+
+
+def parts(kind: Annotated[str | None, typer.Option(help=f"Only one kind: {', '.join(KINDS)}.")] = None) -> None:
+    """List the parts that can be chosen by name."""
+    registry = default()
+    rows = [[part.kind, part.name, part.provider, part.summary] for part in registry.parts(kind)]
+    typer.echo(columns([["KIND", "NAME", "FROM", "WHAT IT IS"], *rows]))
+    if registry.broken:
+        typer.echo("\nBroken plugins, whose parts are missing:")
+        typer.echo(columns([["  " + b.provider, b.reason] for b in registry.broken]))

@@ -1,0 +1,1 @@
+"""Particles: their STAR files, image stacks, noise levels, and made-up ones with a known answer."""

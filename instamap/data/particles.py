@@ -1,0 +1,159 @@
+"""Particles: the images of a STAR file with their poses and optics, read when asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from instamap.data import star
+from instamap.data.stacks import Stacks
+from instamap.errors import DataError
+from instamap.geometry import rotations
+from instamap.scene import Batch, Views
+
+_SAME = 1e-4  # relative difference of pixel sizes that is mere rounding: 0.02 Å across 200 Å
+
+
+class Particles:
+    """Every particle of a STAR file.
+
+    path: the STAR file. count: its rows. box: pixels along an image's edge. pixel_size: Å. premultiplied: the images were multiplied
+    by their CTF. views: pose and optics of all rows (float64; index counts them from 0). half "n": 0 or 1 for rlnRandomSubset 1 or 2,
+    or None without that column. ignored: columns that say something which is not modelled. table: what the STAR file says.
+    """
+
+    def __init__(self, table: star.StarTable, stacks: Stacks):
+        self.table, self.stacks = table, stacks
+        self.path, self.count, self.box = table.path, len(table), stacks.box
+        _check_box(table, stacks.box)
+        self.pixel_size = _pixel_size(table)
+        self.premultiplied = _premultiplied(table)
+        rotation = rotations.from_euler(*table.angles.unbind(-1))
+        self.views = Views(rotation, table.origin, torch.arange(self.count), table.group, table.optics)
+        self.half = _half(table)
+        self.ignored = star.unmodelled(table.columns)
+
+    @classmethod
+    def open(cls, path: str | Path, *, datadir: str | Path | None = None, ctf: bool = True) -> "Particles":
+        """Read the STAR file and look at the header of each stack; no image is read yet.
+
+        datadir: the folder of the stacks where they are not below the STAR file's folder or one of its parents.
+        ctf: False takes the images as free of contrast transfer whatever the file says. Raises DataError.
+        """
+        table = star.read(path, ctf=ctf)
+        return cls(table, Stacks(table.image_names, table.path, None if datadir is None else Path(datadir)))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Images "B D D" [y, x] of `rows` "B", float32. Raises DataError for pixels that are not finite."""
+        images = torch.from_numpy(self.stacks.read(rows.numpy()))
+        bad = ~images.isfinite().flatten(1).all(1)
+        if bad.any():
+            row = int(rows[bad][0])
+            raise DataError(f"{self.describe(row)} has pixels that are not finite; remove that row or extract the image again")
+        return images
+
+    def batch(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Batch:
+        """Images and views of `rows` "B", in `dtype`. Raises DataError."""
+        return Batch(self.images(rows).to(dtype), self.views[rows].to(dtype))
+
+    def describe(self, row: int) -> str:
+        """How an error names a particle (from 0): by its row, counted from 1, and its image."""
+        row = range(self.count)[row]
+        return f"image '{self.table.image_names[row]}' of row {row + 1} of '{self.path}'"
+
+    def groups(self, column: str) -> Tensor:
+        """For each row "n" a number from 0 that rows with the same value in `column` share. Raises DataError."""
+        values = self.table.columns.column(column, "name a column that the file has")
+        codes, _ = pd.factorize(values)
+        if (codes < 0).any():
+            row = int((codes < 0).argmax())
+            raise DataError(f"{column} of row {row + 1} of '{self.path}' has no value; give it one or remove that row")
+        return torch.from_numpy(codes.astype(np.int64))
+
+    def split(self, seed: int, together: str | None = None) -> Tensor:
+        """The half, 0 or 1, of each row "n": that of rlnRandomSubset, or else drawn with `seed` so that both are equally large.
+
+        Rows with the same value in column `together` (rlnGroupName, rlnMicrographName, ...) get the same half; drawn halves are then
+        as equal as the groups allow. Raises DataError if the column is missing, or rlnRandomSubset parts such rows.
+        """
+        group = torch.arange(self.count) if together is None else self.groups(together)
+        if self.half is not None:
+            if together is not None:
+                self._check_together(group, together)
+            return self.half
+        count = torch.bincount(group)
+        if len(count) < 2:
+            what = "one particle" if self.count == 1 else f"only one value of {together}"
+            raise DataError(f"'{self.path}' has {what}, which can't be split into halves; give more or reconstruct without halves")
+        return _balanced(count, seed)[group]
+
+    def _check_together(self, group: Tensor, together: str) -> None:
+        ones = torch.bincount(group, weights=self.half.double())
+        parted = (ones > 0) & (ones < torch.bincount(group))
+        if parted.any():
+            row = int(parted[group].nonzero()[0, 0])
+            value = self.table.columns.column(together, "")[row]
+            raise DataError(
+                f"rlnRandomSubset of '{self.path}' has {together} '{value}' in both halves; "
+                f"remove the column rlnRandomSubset to draw halves by {together}, or do without keeping them together"
+            )
+
+
+def _balanced(count: Tensor, seed: int) -> Tensor:
+    """A half, 0 or 1, for each group of `count` "G" rows: in random order, the largest first, each to the smaller half."""
+    order = torch.randperm(len(count), generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(count[order], descending=True, stable=True)]
+    half, sizes = torch.empty(len(count), dtype=torch.long), [0, 0]
+    chosen = []
+    for size in count[order].tolist():
+        smaller = int(sizes[1] < sizes[0])
+        sizes[smaller] += size
+        chosen.append(smaller)
+    half[order] = torch.tensor(chosen)
+    return half
+
+
+def _check_box(table: star.StarTable, box: int) -> None:
+    if "rlnImageSize" not in table.columns:
+        return
+    said = table.columns.numbers("rlnImageSize")
+    if (said != box).any():
+        row = int((said != box).argmax())
+        raise DataError(
+            f"rlnImageSize of '{table.path}' is {said[row]:g} for row {row + 1}, "
+            f"but the images of its stack are {box} pixels wide; use the stacks that were written with this STAR file"
+        )
+
+
+def _pixel_size(table: star.StarTable) -> float:
+    size = table.pixel_size
+    first, other = float(size[0]), (size - size[0]).abs() > _SAME * size[0]
+    if other.any():
+        raise DataError(
+            f"'{table.path}' has images of {first:g} and of {float(size[other][0]):g} Å per pixel; "
+            "rescale them to one pixel size, or select the optics groups that share one"
+        )
+    return first
+
+
+def _premultiplied(table: star.StarTable) -> bool:
+    name = "rlnCtfDataAreCtfPremultiplied"
+    flags = table.columns.numbers(name, default=0.0, allowed=lambda v: (v == 0) | (v == 1), words="0 or 1")
+    if flags.min() != flags.max():
+        raise DataError(f"{name} of '{table.path}' is 0 for some images and 1 for others; select the optics groups that share one")
+    if flags.any() and table.optics is None:
+        raise DataError(f"{name} of '{table.path}' is 1, which makes the CTF part of the images; read them with their CTF")
+    return bool(flags.any())
+
+
+def _half(table: star.StarTable) -> Tensor | None:
+    name = "rlnRandomSubset"
+    if name not in table.columns:
+        return None
+    subset = table.columns.numbers(name, allowed=lambda v: (v == 1) | (v == 2), words="1 or 2")
+    return torch.from_numpy(subset.astype(np.int64)) - 1

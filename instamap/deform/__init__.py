@@ -1,0 +1,1 @@
+"""Deformations: where a particle finds its points in the common density."""

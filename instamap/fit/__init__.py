@@ -1,0 +1,1 @@
+"""Fitting: objectives, the loop that follows them, and a whole reconstruction."""

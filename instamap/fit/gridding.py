@@ -1,0 +1,134 @@
+"""Sums of plane waves at arbitrary frequencies, on a lattice: points are spread onto an oversampled Fourier grid with a compact kernel.
+
+For frequencies q_p in cycles per voxel and values v_p, one member of each pair (q, v), (-q, v*) being given, this computes
+
+    f(x) = Σ_p v_p e^{2πi q_p·x} + complex conjugate         on the lattice x = -size//2 ... size - 1 - size//2 of each axis,
+
+a non-uniform FFT of type 1 (Dutt & Rokhlin 1993) with the Kaiser-Bessel window (Jackson 1991). The grid has M ≥ 2.5 N cells along an
+edge: 1.25 times the 2N that the convolution kernel of the normal equations needs; the data, which need N, come for free with it.
+Relative L2 error 2e-4 for the data and for what the convolution kernel makes of a map (docs/decisions/0002-accumulation.md).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+WIDTH = 5  # cells that one point reaches along an axis: 5 x (complex + real) is 15 floats, one row of 16 in `gridding_numba`
+OVERSAMPLING = 1.25  # of a lattice of 2N points
+SHAPE = 2.0 * WIDTH  # of the Kaiser-Bessel window; best for both sums at this width and oversampling
+MARGIN = 3  # cells around the grid, which are folded back at the end: nobody has to wrap an index
+STEPS = 512  # subdivisions of a cell in the table of the window; interpolating it linearly errs by 1e-6
+
+
+def grid_size(box: int) -> int:
+    """The least even number M ≥ 2·OVERSAMPLING·box that has no prime factor above 5."""
+    size = 2 * math.ceil(box * OVERSAMPLING)
+    while _largest_factor(size) > 5:
+        size += 2
+    return size
+
+
+def _largest_factor(n: int) -> int:
+    for p in (2, 3, 5):
+        while n % p == 0:
+            n //= p
+    return max(n, 2)
+
+
+def window(distance: Tensor) -> Tensor:
+    """The Kaiser-Bessel window I0(β sqrt(1 - (2d/w)²)) / I0(β) at distances d in cells; 0 beyond w/2."""
+    inside = (1 - (2 * distance / WIDTH) ** 2).clamp(min=0)
+    beta = torch.tensor(SHAPE, dtype=distance.dtype)
+    return torch.exp(beta * (inside.sqrt() - 1)) * torch.special.i0e(beta * inside.sqrt()) / torch.special.i0e(beta)
+
+
+def window_transform(x: Tensor) -> Tensor:
+    """Fourier transform of `window` at x cycles per cell: w sinh(s) / (s I0(β)), s² = β² - (π w x)² > 0."""
+    s = torch.sqrt(SHAPE**2 - (math.pi * WIDTH * x) ** 2)
+    return WIDTH * torch.sinh(s) / s / torch.special.i0(torch.tensor(SHAPE, dtype=x.dtype))
+
+
+def taps() -> Tensor:
+    """Table "STEPS+2 WIDTH" of the window on the cells that a point reaches, by the fraction of a cell at which it lies; float64."""
+    fraction = torch.arange(STEPS + 2, dtype=torch.float64) / STEPS
+    return window(0.5 * WIDTH - 1 + fraction[:, None] - torch.arange(WIDTH))
+
+
+class Grid:
+    """Half of the Fourier grid (q_x ≥ 0, the other half being its mirror image) with three numbers in each cell.
+
+    cells "M+2m M+2m M/2+2m 3" (with margin m = MARGIN, one more row at the end): real and imaginary part of the data, and the power.
+    """
+
+    def __init__(self, box: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+        self.box, self.size = box, grid_size(box)
+        edge = self.size + 2 * MARGIN + 1
+        self.cells = torch.zeros(edge, edge, self.size // 2 + 2 * MARGIN + 2, 3, dtype=dtype, device=device)
+
+    def clear(self) -> None:
+        """Back to zero."""
+        self.cells.zero_()
+
+    def first_cells(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
+        """Where points fall: coordinates "V P 3" (x, y, z) relative to the cell that is the first they reach, and the sign "V P 1" they got.
+
+        frames "V 2 3": the first two rows of rotations; plane "P 2": frequencies (kx, ky) in components of the box.
+        """
+        q = (plane @ frames) * (self.size / self.box)
+        sign = torch.where(q[..., :1] < 0, -1.0, 1.0).to(q)
+        half = self.size // 2
+        return q * sign + q.new_tensor([0, half, half]) + (MARGIN + 1 - 0.5 * WIDTH), sign
+
+    def spread(self, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor, *, block: int = 2048) -> None:
+        """Add complex `data` "V P" and real `power` "V P" at the frequencies plane @ frames; in torch, on any device."""
+        table = taps().to(self.cells)
+        edge, row = self.cells.shape[1:3]
+        z, y, x = torch.meshgrid(*[torch.arange(WIDTH, device=table.device)] * 3, indexing="ij")
+        reach = ((z * edge + y) * row + x).reshape(-1)
+        at, sign = (t.flatten(0, 1) for t in self.first_cells(frames, plane))
+        values = torch.stack([data.real, data.imag, power], -1).flatten(0, 1) * torch.cat([sign.abs(), sign, sign.abs()], -1)
+        flat = self.cells.view(-1)
+        for a, v in zip(at.split(block), values.split(block), strict=True):
+            cell = a.long()
+            step = (a - cell) * STEPS
+            low = step.long()
+            wx, wy, wz = (table[low] + (step - low)[..., None] * (table[low + 1] - table[low])).unbind(1)
+            weights = (wz[:, :, None, None] * wy[:, None, :, None] * wx[:, None, None, :]).flatten(1)
+            index = (((cell[:, 2] * edge + cell[:, 1]) * row + cell[:, 0])[:, None] + reach).view(-1)
+            for channel in range(3):
+                flat[channel:].scatter_add_(0, 3 * index, (weights * v[:, channel, None]).view(-1))
+
+    def data_lattice(self) -> Tensor:
+        """The sum of the data's waves on the lattice "N N N" [z, y, x] with the origin at voxel N // 2."""
+        return self._lattice(torch.view_as_complex(self.cells[..., :2].contiguous()), self.box, self.box // 2)
+
+    def power_lattice(self) -> Tensor:
+        """The sum of the power's waves on "2N 2N 2N" with the origin at voxel N; zero at -N, which has no opposite."""
+        full = self._lattice(torch.complex(self.cells[..., 2], torch.zeros_like(self.cells[..., 2])), 2 * self.box, self.box)
+        full[0], full[:, 0], full[:, :, 0] = 0, 0, 0
+        return full
+
+    def _lattice(self, half: Tensor, size: int, origin: int) -> Tensor:
+        x = torch.arange(size, device=half.device) - origin
+        inverse = 1 / window_transform(x.to(torch.float64) / self.size).to(half.real)
+        values = fold(half, self.size)
+        for axis in (0, 1):  # cropped as soon as possible: the later axes have less to do
+            values = torch.fft.ifft(values, dim=axis, norm="forward").index_select(axis, x % self.size)
+        values = torch.fft.irfft(values, n=self.size, dim=2, norm="forward").index_select(2, x % self.size)
+        return values * inverse[:, None, None] * inverse[:, None] * inverse
+
+
+def fold(half: Tensor, size: int) -> Tensor:
+    """The Hermitian half "M M M/2+1" that irfftn wants, of complex cells with margins: G(c) = g(c) + g(-c)* with periodic c."""
+    middle, m = size // 2, MARGIN
+    for axis in (0, 1):  # cell c of the periodic grid is at c + M/2 + m, for c = -M/2-m ... M/2+m
+        inner = half.narrow(axis, m, size).clone()
+        inner.narrow(axis, size - m, m).add_(half.narrow(axis, 0, m))
+        inner.narrow(axis, 0, m + 1).add_(half.narrow(axis, size + m, m + 1))
+        half = inner.roll(-middle, axis)
+    mirrored = half.flip(0, 1).roll((1, 1), (0, 1)).conj()
+    whole = half[:, :, m : m + middle + 1].clone()
+    whole[:, :, : m + 1] += mirrored[:, :, : m + 1].flip(2)
+    whole[:, :, middle - m :] += mirrored[:, :, m + middle : 2 * m + middle + 1].flip(2)
+    return whole

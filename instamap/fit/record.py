@@ -1,0 +1,45 @@
+"""What a run leaves behind besides maps: run.toml, with which it can be repeated, and log.jsonl."""
+
+import json
+import tomllib
+from pathlib import Path
+
+from instamap.errors import DataError
+
+
+def write_toml(path: Path, settings: dict) -> None:
+    """Write a dict of values and of one level of tables."""
+    plain = [f"{k} = {_value(v)}" for k, v in settings.items() if not isinstance(v, dict)]
+    for name, table in settings.items():
+        if isinstance(table, dict):
+            plain += ["", f"[{name}]", *[f"{k} = {_value(v)}" for k, v in table.items()]]
+    path.write_text("\n".join(plain) + "\n", encoding="utf-8")
+
+
+def _value(value) -> str:
+    """A TOML literal; JSON's spelling of strings, numbers, booleans and lists is also TOML's."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read_toml(path: Path) -> dict:
+    """The settings of an earlier run. Raises DataError naming the file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"settings file '{path}' does not exist; give the run.toml of an earlier run") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"settings file '{path}' cannot be read: {error}; give the run.toml of an earlier run") from None
+
+
+class Log:
+    """log.jsonl: one JSON object a line, flushed as it is written."""
+
+    def __init__(self, path: Path):
+        self.file = path.open("w", encoding="utf-8")
+
+    def write(self, entry: dict) -> None:
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()

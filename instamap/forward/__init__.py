@@ -1,0 +1,1 @@
+"""Forward operators: how a density becomes an image."""

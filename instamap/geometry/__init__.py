@@ -1,0 +1,1 @@
+"""Rotations and lattices: pure functions of tensors."""

@@ -1,0 +1,40 @@
+"""Rotations as 3x3 matrices: from RELION's angles, from rotation vectors, at random."""
+
+import torch
+from torch import Tensor
+
+
+def from_euler(rot: Tensor, tilt: Tensor, psi: Tensor) -> Tensor:
+    """A "*n 3 3" of RELION's angles "*n" in radians, particle frame to image frame.
+
+    A = Rz(psi) Ry(tilt) Rz(rot) with each factor turning the axes (not the object), as RELION's
+    `Euler_angles2matrix` does; equal to scipy's Rotation.from_euler("ZYZ", [rot, tilt, psi]).inv().
+    """
+    return _about_z(psi) @ _about_y(tilt) @ _about_z(rot)
+
+
+def _about_z(angle: Tensor) -> Tensor:
+    c, s, o, i = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([c, s, o, -s, c, o, o, o, i], -1).unflatten(-1, (3, 3))
+
+
+def _about_y(angle: Tensor) -> Tensor:
+    c, s, o, i = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([c, o, -s, o, i, o, s, o, c], -1).unflatten(-1, (3, 3))
+
+
+def from_rotvec(vector: Tensor) -> Tensor:
+    """Rotation "*n 3 3" about the direction of `vector` "*n 3" by its length in radians, counter-clockwise; smooth at zero."""
+    x, y, z = vector.unbind(-1)
+    o = torch.zeros_like(x)
+    return torch.linalg.matrix_exp(torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3)))
+
+
+def random(count: int, *, generator: torch.Generator | None = None, dtype=torch.float64) -> Tensor:
+    """Uniformly distributed rotations "count 3 3" (normalised Gaussian quaternions)."""
+    q = torch.randn(count, 4, generator=generator, dtype=dtype)
+    w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
+            2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
+            2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]  # fmt: skip
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))

@@ -1,0 +1,1 @@
+"""Likelihoods: how probable an image is, given its prediction."""

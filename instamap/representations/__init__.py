@@ -1,0 +1,1 @@
+"""Representations: fields over the box that can be fitted."""

@@ -1,0 +1,13 @@
+"""The small network that turns an encoding into a density."""
+
+from torch import nn
+
+
+def decoder(inputs: int, width: int, depth: int) -> nn.Sequential:
+    """`depth` hidden layers of `width` units with SiLU, then one output; `depth` 0 is a linear map. The output is zero at birth."""
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Linear(inputs if i == 0 else width, width), nn.SiLU()]
+    last = nn.Linear(width if depth else inputs, 1)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)

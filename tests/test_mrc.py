@@ -1,0 +1,143 @@
+"""Maps survive the way to a file and back, with the header that RELION and ChimeraX agree on; bad files are refused by name."""
+
+import itertools
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instamap.errors import DataError, OutputError
+from instamap.maps import mrc
+from instamap.maps.output import replacing
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mrc")
+
+
+@pytest.fixture
+def write_raw(tmp_path):
+    """write_raw(data, size, axes) writes any array with any header."""
+
+    def write(data, size=(1.0, 1.0, 1.0), axes=(1, 2, 3)):
+        path = tmp_path / "raw.mrc"
+        with mrcfile.new(path, overwrite=True) as file:
+            file.set_data(data)
+            file.voxel_size = size
+            file.header.mapc, file.header.mapr, file.header.maps = axes
+        return path
+
+    return write
+
+
+@given(box=st.integers(1, 9), pixel_size=st.integers(100_000, 20_000_000), seed=st.integers(0, 2**32))
+def test_a_map_comes_back_as_it_was(folder, box, pixel_size, seed):
+    pixel_size /= 1e6  # six digits, as people write them; they come back in spite of the header's float32
+    map = torch.randn(box, box, box, generator=torch.Generator().manual_seed(seed))
+    mrc.write(folder / "map.mrc", map, pixel_size)
+    back, size = mrc.read(folder / "map.mrc")
+    assert torch.equal(back, map) and back.dtype == torch.float32
+    assert size == pytest.approx(pixel_size, rel=1e-6)
+
+
+def test_the_header_says_what_other_programs_expect(tmp_path):
+    path = tmp_path / "map.mrc"
+    mrc.write(path, np.arange(60.0).reshape(3, 4, 5), 1.06)
+    with mrcfile.open(path) as file:
+        header = file.header
+        assert (header.nx, header.ny, header.nz) == (5, 4, 3), "x is fastest"
+        assert header.mode == 2 and header.ispg == 1 and (header.mapc, header.mapr, header.maps) == (1, 2, 3)
+        assert (header.nxstart, header.nystart, header.nzstart) == (0, 0, 0)
+        assert file.header.origin.item() == (0, 0, 0)
+        assert header.cella.x == np.float32(5 * 1.06)
+    assert mrcfile.validate(str(path))
+
+
+def test_equal_maps_are_equal_files(tmp_path):
+    for name in "ab":
+        mrc.write(tmp_path / name, torch.ones(4, 4, 4), 1.0)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert b":" not in (tmp_path / "a").read_bytes()[:1024], "a time stamp in the header"
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.float16])
+def test_other_modes_are_read(write_raw, dtype):
+    data = np.arange(64).reshape(4, 4, 4).astype(dtype)
+    map, size = mrc.read(write_raw(data, size=2.5))
+    assert map.dtype == torch.float32 and torch.equal(map, torch.arange(64.0).reshape(4, 4, 4)) and size == 2.5
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations((1, 2, 3))))
+def test_the_axis_order_is_honoured(write_raw, axes):
+    map = np.random.default_rng(0).normal(size=(5, 5, 5)).astype(np.float32)  # [z, y, x]
+    mapc, mapr, maps = axes
+    stored = map.transpose([3 - axis for axis in (maps, mapr, mapc)])  # axis 1 (x) is the last of [z, y, x]
+    assert torch.equal(mrc.read(write_raw(np.ascontiguousarray(stored), axes=axes))[0], torch.from_numpy(map))
+
+
+def test_an_empty_axis_order_means_the_usual_one(write_raw):
+    data = np.random.default_rng(0).normal(size=(4, 4, 4)).astype(np.float32)
+    assert torch.equal(mrc.read(write_raw(data, axes=(0, 0, 0)))[0], torch.from_numpy(data))
+
+
+CUBE = np.zeros((4, 4, 4), np.float32)
+HOLE = np.where(np.arange(64).reshape(4, 4, 4) == 7, np.nan, CUBE)
+
+
+@pytest.mark.parametrize(
+    ("data", "header", "said"),
+    [
+        (np.zeros((3, 4, 4), np.float32), {}, r"shape \(3, 4, 4\).*cubic"),
+        (np.zeros((4, 4), np.float32), {}, r"shape \(4, 4\).*cubic"),
+        (np.zeros((4, 4, 4), np.complex64), {}, "complex"),
+        (HOLE.astype(np.float32), {}, "1 values that are not finite"),
+        (CUBE, {"axes": (1, 1, 3)}, "1, 1, 3.*permutation"),
+        (CUBE, {"size": (1.0, 1.0, 1.1)}, "1 x 1 x 1.1"),
+        (CUBE, {"size": 0.0}, "voxel size 0"),
+    ],
+)
+def test_maps_that_cannot_be_used_are_refused(write_raw, data, header, said):
+    path = write_raw(data, **header)
+    with pytest.raises(DataError, match=said) as error:
+        mrc.read(path)
+    assert str(path) in str(error.value)
+
+
+def test_files_that_are_no_maps_are_refused(tmp_path):
+    with pytest.raises(DataError, match="nowhere.mrc' does not exist"):
+        mrc.read(tmp_path / "nowhere.mrc")
+    (tmp_path / "text.mrc").write_text("not a map" * 1000)
+    with pytest.raises(DataError, match="text.mrc' cannot be read as MRC"):
+        mrc.read(tmp_path / "text.mrc")
+    mrc.write(tmp_path / "cut.mrc", CUBE, 1.0)
+    (tmp_path / "cut.mrc").write_bytes((tmp_path / "cut.mrc").read_bytes()[:-4])
+    with pytest.raises(DataError, match="cut.mrc' cannot be read as MRC"):
+        mrc.read(tmp_path / "cut.mrc")
+
+
+@pytest.mark.parametrize(("map", "said"), [(np.zeros((4, 4)), "shape"), (HOLE, "1 values that are not finite")])
+def test_what_could_not_be_read_again_is_not_written(tmp_path, map, said):
+    with pytest.raises(DataError, match=said):
+        mrc.write(tmp_path / "map.mrc", map, 1.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OutputError, match="map.mrc' cannot be written"):
+        mrc.write(tmp_path / "no-such-folder" / "map.mrc", CUBE, 1.0)
+
+
+def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as sibling:
+        sibling.write_text("half of the n")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with replacing(path) as sibling:
+        sibling.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

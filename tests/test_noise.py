@@ -1,0 +1,161 @@
+"""Noise and signal levels: exact on few pixels, right on white noise, honest about what can't be measured."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instamap.data import noise
+from instamap.data.particles import Particles
+from instamap.errors import DataError
+from instamap.forward.ctf import ctf
+
+
+@pytest.fixture(scope="session")
+def make(write_star, write_stack, make_optics, make_particle):
+    """make(folder, images, group of each image from 0, premultiplied) opens a set of these images."""
+
+    def write(folder: Path, images: np.ndarray, group: list[int] | None = None, premultiplied: bool = False) -> Particles:
+        group = group or [0] * len(images)
+        write_stack(folder / "s.mrcs", images.astype(np.float32))
+        optics = [make_optics(rlnOpticsGroup=g + 1, rlnCtfDataAreCtfPremultiplied=int(premultiplied)) for g in range(max(group) + 1)]
+        rows = [make_particle(rlnImageName=f"{i + 1}@s.mrcs", rlnOpticsGroup=g + 1, rlnDefocusU=1e4 + 500 * i) for i, g in enumerate(group)]
+        return Particles.open(write_star(folder / "a.star", {"optics": optics, "particles": rows}))
+
+    return write
+
+
+def by_hand(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Variances outside box/2 and inside box/4 of each image, pixel by pixel."""
+    box = images.shape[-1]
+    radius = [[((x - box // 2) ** 2 + (y - box // 2) ** 2) ** 0.5 for x in range(box)] for y in range(box)]
+    pick = lambda image, test: np.var([image[y, x] for y in range(box) for x in range(box) if test(radius[y][x])], ddof=1)
+    return [pick(i, lambda r: r > box / 2) for i in images], [pick(i, lambda r: r < box / 4) for i in images]
+
+
+@given(box=st.integers(6, 13), seed=st.integers(0, 2**31), groups=st.lists(st.integers(0, 2), min_size=1, max_size=5))
+def test_exactly(make, box, seed, groups):
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(len(groups), box, box)).astype(np.float32) * 3 + 5
+    outside, inside = by_hand(images.astype(np.float64))
+    with tempfile.TemporaryDirectory() as folder:
+        levels = noise.estimate(make(Path(folder), images, groups))
+    assert levels.noise_variance.shape == (max(groups) + 1, box // 2 + 1)
+    for g in range(max(groups) + 1):
+        own = [v for v, h in zip(outside, groups, strict=True) if h == g] or outside
+        assert levels.noise_variance[g].tolist() == pytest.approx([np.mean(own)] * (box // 2 + 1), rel=1e-9)
+    signal = max(np.mean(inside) - np.mean(outside), 1e-4 * np.mean(outside))
+    assert levels.signal_scale == pytest.approx(signal**0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("box", [16, 17])
+def test_premultiplied_exactly(tmp_path, make, box):
+    images = np.random.default_rng(box).normal(size=(3, box, box))
+    particles = make(tmp_path, images, premultiplied=True)
+    stored = particles.images(torch.arange(3)).double().numpy()
+    outside, inside = by_hand(stored)
+    half = ctf(particles.views.optics, box, particles.pixel_size).numpy()
+    # every component, not one of each conjugate pair
+    power = sum(half[:, y, x] ** 2 if x <= box // 2 else half[:, -y, box - x] ** 2 for y in range(box) for x in range(box)).sum() / box**2
+    levels = noise.estimate(particles, transfer=ctf)
+    assert levels.noise_variance[0, 0].item() == pytest.approx(sum(outside) / power, rel=1e-9)
+    signal = max(sum(inside) - sum(outside), 1e-4 * sum(outside)) / power
+    assert levels.signal_scale == pytest.approx(signal**0.5, rel=1e-6)
+
+
+def test_premultiplied_noise_has_the_level_of_the_unfiltered(tmp_path, make):
+    """White noise of variance 4 times C: 300 images of 220 corner pixels, correlated by C, give it to a few per cent."""
+    random, box = np.random.default_rng(1), 32
+    plain = 2 * random.normal(size=(300, box, box))
+    (tmp_path / "plain").mkdir()
+    views = make(tmp_path / "plain", plain).views
+    filtered = np.fft.irfft2(np.fft.rfft2(plain) * ctf(views.optics, box, 2.0).numpy(), s=(box, box))
+    levels = noise.estimate(make(tmp_path, filtered, premultiplied=True), transfer=ctf)
+    assert levels.noise_variance[0, 3].item() == pytest.approx(4.0, rel=0.03)
+
+
+def test_a_signal_in_the_middle_is_measured_and_does_not_count_as_noise(tmp_path, make):
+    random, box = np.random.default_rng(2), 32
+    images = random.normal(size=(200, box, box))
+    images[:, 12:20, 12:20] += 3 * random.normal(size=(200, 8, 8))
+    levels = noise.estimate(make(tmp_path, images))
+    # 1.2 % is three standard errors of the noise's variance; the signal fills 64 of the 193 pixels within box/4
+    assert levels.noise_variance[0, 0].item() == pytest.approx(1.0, rel=0.02)
+    assert levels.signal_scale == pytest.approx((9 * 64 / 193) ** 0.5, rel=0.05)
+
+
+def test_signal_has_a_lower_bound(tmp_path, make):
+    images = np.random.default_rng(3).normal(size=(4, 16, 16))
+    images[:, 5:12, 5:12] = 0
+    levels = noise.estimate(make(tmp_path, images))
+    assert levels.signal_scale == pytest.approx(0.01 * levels.noise_variance[0, 0].item() ** 0.5, rel=1e-6)
+
+
+def test_limit_draws_evenly_over_groups_with_the_seed(tmp_path, make, monkeypatch):
+    group = [0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 1, 1] * 10  # 40 and 80
+    particles = make(tmp_path, np.random.default_rng(4).normal(size=(120, 8, 8)), group)
+    seen = []
+    real = Particles.images
+    monkeypatch.setattr(Particles, "images", lambda self, rows: seen.extend(rows.tolist()) or real(self, rows))
+    levels = noise.estimate(particles, limit=30, seed=5)
+    assert len(set(seen)) == 30
+    assert [sum(group[row] == g for row in seen) for g in (0, 1)] == [10, 20]
+    first, seen[:] = list(seen), []
+    assert torch.equal(noise.estimate(particles, limit=30, seed=5).noise_variance, levels.noise_variance)
+    assert seen == first
+    seen[:] = []
+    noise.estimate(particles, limit=120)
+    assert sorted(seen) == list(range(120))
+    draws = {tuple(noise._draw(particles, torch.arange(120), 30, seed).tolist()) for seed in range(20)}
+    assert len(draws) == 4  # steps of 4 have 4 starts
+
+
+def test_rows(tmp_path, make):
+    images = np.random.default_rng(6).normal(size=(6, 16, 16))
+    particles = make(tmp_path, images, [0, 0, 1, 1, 2, 2])
+    outside = by_hand(images.astype(np.float32).astype(np.float64))[0]
+    levels = noise.estimate(particles, torch.tensor([1, 5]))
+    expected = [outside[1], (outside[1] + outside[5]) / 2, outside[5]]  # the group that was not seen gets the mean
+    assert levels.noise_variance[:, 0].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_more_images_than_fit_in_memory_at_once(tmp_path, make, monkeypatch):
+    particles = make(tmp_path, np.random.default_rng(7).normal(size=(10, 8, 8)), premultiplied=True)
+    whole = noise.estimate(particles, transfer=ctf)
+    monkeypatch.setattr(noise, "_CHUNK", 3)
+    parts = noise.estimate(particles, transfer=ctf)
+    torch.testing.assert_close(parts.noise_variance, whole.noise_variance, rtol=1e-12, atol=0)
+    assert parts.signal_scale == pytest.approx(whole.signal_scale, rel=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_images_without_noise(tmp_path, make, masked):
+    images = np.random.default_rng(8).normal(size=(3, 8, 8))
+    images[1] = 0
+    if masked:
+        images[1, 4, 4] = 1
+    with pytest.raises(DataError) as caught:
+        noise.estimate(make(tmp_path, images))
+    for word in ("'2@s.mrcs'", "row 2", str(tmp_path / "a.star"), "no variance", "remove that row"):
+        assert word in str(caught.value)
+
+
+def test_premultiplied_needs_the_transfer_function(tmp_path, make):
+    with pytest.raises(ValueError, match="transfer"):
+        noise.estimate(make(tmp_path, np.random.default_rng(9).normal(size=(2, 8, 8)), premultiplied=True))
+
+
+def test_real_images(shared_data):
+    """RELION normalises the background to 1 before it premultiplies; real background is coloured, so this is a check of the order only."""
+    tilts = Particles.open(shared_data / "ribosome-tilts" / "particles.star")
+    level = noise.estimate(tilts, transfer=ctf, limit=200).noise_variance
+    assert level.shape == (1, 17)
+    assert 0.1 < level[0, 0] < 3
+    single = Particles.open(shared_data / "empiar-10076-7" / "particles.star")
+    levels = noise.estimate(single)
+    assert 0.5 < levels.noise_variance[0, 0] < 2  # normalised images
+    assert 0 < levels.signal_scale < 1
