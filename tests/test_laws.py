@@ -7,11 +7,11 @@ import torch
 
 from instamap.components import Component
 from instamap.forward.ray import Ray
+from instamap.geometry import rotations
 from instamap.registry import default
 from instamap.scene import Scene, Views
 from instamap.testing import DeformationLaws, ForwardLaws, IsometryLaws, LikelihoodLaws, RepresentationLaws
 from instamap.testing.scenes import in_ball
-from instamap.geometry import rotations
 
 LAWS = {"representation": RepresentationLaws, "deformation": DeformationLaws, "forward": ForwardLaws, "likelihood": LikelihoodLaws}
 

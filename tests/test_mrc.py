@@ -26,7 +26,8 @@ def write_raw(tmp_path):
     def write(data, size=(1.0, 1.0, 1.0), axes=(1, 2, 3)):
         path = tmp_path / "raw.mrc"
         with mrcfile.new(path, overwrite=True) as file:
-            file.set_data(data)
+            file.set_data(np.zeros_like(data))
+            file.data[...] = data  # unlike set_data, without a warning of what is not finite
             file.voxel_size = size
             file.header.mapc, file.header.mapr, file.header.maps = axes
         return path
@@ -119,7 +120,10 @@ def test_files_that_are_no_maps_are_refused(tmp_path):
         mrc.read(tmp_path / "cut.mrc")
 
 
-@pytest.mark.parametrize(("map", "said"), [(np.zeros((4, 4)), "shape"), (HOLE, "1 values that are not finite")])
+@pytest.mark.parametrize(
+    ("map", "said"),
+    [(np.zeros((4, 4)), "shape"), (HOLE, "1 values that are not finite"), (np.full((4, 4, 4), 1e300), "64 values that are not finite")],
+)
 def test_what_could_not_be_read_again_is_not_written(tmp_path, map, said):
     with pytest.raises(DataError, match=said):
         mrc.write(tmp_path / "map.mrc", map, 1.0)

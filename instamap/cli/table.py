@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 GAP = "  "
-NARROWEST = 30  # a last column narrower than this is harder to read than a line that the terminal breaks
+NARROWEST = 20  # a last column narrower than this is harder to read than a line that the terminal breaks
 
 
 def columns(rows: list[list[str]]) -> str:

@@ -71,9 +71,10 @@ class Grid:
         self.cells.zero_()
 
     def first_cells(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
-        """Where points fall: coordinates "V P 3" (x, y, z) relative to the cell that is the first they reach, and the sign "V P 1" they got.
+        """Coordinates "V P 3" (x, y, z) in cells, whose whole part is the first cell that a point reaches, and the sign "V P 1" it got.
 
-        frames "V 2 3": the first two rows of rotations; plane "P 2": frequencies (kx, ky) in components of the box.
+        frames "V 2 3": the first two rows of rotations; plane "P 2": frequencies (kx, ky) in components of the box. Points of the other
+        half are replaced by their opposites, which has the sign -1 and makes their data conjugate.
         """
         q = (plane @ frames) * (self.size / self.box)
         sign = torch.where(q[..., :1] < 0, -1.0, 1.0).to(q)
@@ -105,7 +106,7 @@ class Grid:
 
     def power_lattice(self) -> Tensor:
         """The sum of the power's waves on "2N 2N 2N" with the origin at voxel N; zero at -N, which has no opposite."""
-        full = self._lattice(torch.complex(self.cells[..., 2], torch.zeros_like(self.cells[..., 2])), 2 * self.box, self.box)
+        full = self._lattice(self.cells[..., 2], 2 * self.box, self.box)
         full[0], full[:, 0], full[:, :, 0] = 0, 0, 0
         return full
 
@@ -120,7 +121,7 @@ class Grid:
 
 
 def fold(half: Tensor, size: int) -> Tensor:
-    """The Hermitian half "M M M/2+1" that irfftn wants, of complex cells with margins: G(c) = g(c) + g(-c)* with periodic c."""
+    """The Hermitian half "M M M/2+1" that irfftn wants, of cells with margins: G(c) = g(c) + g(-c)* with periodic c."""
     middle, m = size // 2, MARGIN
     for axis in (0, 1):  # cell c of the periodic grid is at c + M/2 + m, for c = -M/2-m ... M/2+m
         inner = half.narrow(axis, m, size).clone()

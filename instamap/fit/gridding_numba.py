@@ -12,6 +12,7 @@ from torch import Tensor
 from instamap.fit.gridding import MARGIN, STEPS, WIDTH, Grid, taps
 
 LANES = 16  # three numbers for each of five cells, and one idle
+TILE = 8  # planes and rows of one tile; what its points touch fits into a cache of 256 kB up to boxes of about 100
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 _REACH = np.float32(MARGIN + 1 - 0.5 * WIDTH)
 
@@ -35,61 +36,87 @@ def _add_row(typing, cells, at, row, factor):
     return types.void(cells, at, row, factor), generate
 
 
+@njit(fastmath=True, nogil=True, error_model="numpy", inline="always")
+def _locate(frame, k, sheet):
+    """As `Grid.first_cells`, of one point."""
+    x, y, z = k[0] * frame[0, 0] + k[1] * frame[1, 0], k[0] * frame[0, 1] + k[1] * frame[1, 1], k[0] * frame[0, 2] + k[1] * frame[1, 2]
+    if x < 0:
+        return _REACH - x, sheet - y, sheet - z, np.float32(-1.0)
+    return _REACH + x, sheet + y, sheet + z, np.float32(1.0)
+
+
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
-def _spread(cells, edge, width, half, table, frames, plane, data, power, low, high):
-    """Add all points to the planes low ≤ z < high of the flat `cells`; threads own disjoint planes, so there is no race."""
-    wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    row, steps, sheet = np.zeros(LANES, np.float32), np.float32(STEPS), np.float32(half) + _REACH
+def _sort(edge, half, frames, plane, data, power, low, high):
+    """The points that reach planes low ≤ z < high as rows (x, y, z, three values), tile by tile; in a tile in their own order."""
+    sheet, across = np.float32(half) + _REACH, edge // TILE + 1
+    begin = np.zeros(across * across + 1, np.int64)
     for view in range(frames.shape[0]):
-        ax, ay, az = frames[view, 0]
-        bx, by, bz = frames[view, 1]
         for p in range(plane.shape[0]):
-            kx, ky = plane[p]
-            x = kx * ax + ky * bx
-            sign = np.float32(-1.0) if x < 0 else np.float32(1.0)
-            z = (kx * az + ky * bz) * sign + sheet
-            cz = int(z)
-            if cz + WIDTH <= low or cz >= high:
-                continue
-            x, y = x * sign + _REACH, (kx * ay + ky * by) * sign + sheet
-            cx, cy = int(x), int(y)
-            tx, ty, tz = (x - np.float32(cx)) * steps, (y - np.float32(cy)) * steps, (z - np.float32(cz)) * steps
-            ix, iy, iz = _U(tx), _U(ty), _U(tz)
-            tx, ty, tz = tx - np.float32(ix), ty - np.float32(iy), tz - np.float32(iz)
-            real, imaginary, square = data[view, p].real, data[view, p].imag * sign, power[view, p]
+            x, y, z, sign = _locate(frames[view], plane[p], sheet)
+            if int(z) + WIDTH > low and int(z) < high:
+                begin[_U((int(z) // TILE) * across + int(y) // TILE + 1)] += 1
+    begin = np.cumsum(begin)
+    points = np.empty((begin[-1], 6), np.float32)
+    for view in range(frames.shape[0]):
+        for p in range(plane.shape[0]):
+            x, y, z, sign = _locate(frames[view], plane[p], sheet)
+            if int(z) + WIDTH > low and int(z) < high:
+                tile = _U((int(z) // TILE) * across + int(y) // TILE)
+                point = points[_U(begin[tile])]
+                begin[tile] += 1
+                point[0], point[1], point[2] = x, y, z
+                point[3], point[4], point[5] = data[view, p].real, data[view, p].imag * sign, power[view, p]
+    return points
+
+
+@njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
+def _add_points(cells, edge, width, table, points, low, high):
+    """Spread points onto the planes low ≤ z < high of the flat `cells`."""
+    wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    row, steps = np.zeros(LANES, np.float32), np.float32(STEPS)
+    for p in range(_U(points.shape[0])):
+        x, y, z, real, imaginary, square = points[p, 0], points[p, 1], points[p, 2], points[p, 3], points[p, 4], points[p, 5]
+        cx, cy, cz = int(x), int(y), int(z)
+        tx, ty, tz = (x - np.float32(cx)) * steps, (y - np.float32(cy)) * steps, (z - np.float32(cz)) * steps
+        ix, iy, iz = _U(tx), _U(ty), _U(tz)
+        tx, ty, tz = tx - np.float32(ix), ty - np.float32(iy), tz - np.float32(iz)
+        for j in range(_U(WIDTH)):
+            wx[j] = table[ix, j] + tx * (table[ix + _U(1), j] - table[ix, j])
+            wy[j] = table[iy, j] + ty * (table[iy + _U(1), j] - table[iy, j])
+            wz[j] = table[iz, j] + tz * (table[iz + _U(1), j] - table[iz, j])
+            row[_U(3) * j], row[_U(3) * j + _U(1)], row[_U(3) * j + _U(2)] = wx[j] * real, wx[j] * imaginary, wx[j] * square
+        for k in range(max(cz, low), min(cz + WIDTH, high)):
+            at = _U(((k * edge + cy) * width + cx) * 3)
             for j in range(_U(WIDTH)):
-                wx[j] = table[ix, j] + tx * (table[ix + _U(1), j] - table[ix, j])
-                wy[j] = table[iy, j] + ty * (table[iy + _U(1), j] - table[iy, j])
-                wz[j] = table[iz, j] + tz * (table[iz + _U(1), j] - table[iz, j])
-                row[_U(3) * j], row[_U(3) * j + _U(1)], row[_U(3) * j + _U(2)] = wx[j] * real, wx[j] * imaginary, wx[j] * square
-            for k in range(max(cz, low), min(cz + WIDTH, high)):
-                at = _U(((k * edge + cy) * width + cx) * 3)
-                for j in range(_U(WIDTH)):
-                    _add_row(cells, at + j * _U(width * 3), row, wz[_U(k - cz)] * wy[j])
+                _add_row(cells, at + j * _U(width * 3), row, wz[_U(k - cz)] * wy[j])
 
 
 def spread(grid: Grid, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor) -> None:
     """As `Grid.spread`, for a float32 grid on a CPU, with as many threads as torch uses; the number of threads changes no bit.
 
-    Threads of Python's own rather than numba's parallel loops: those break after a fork, or when two threads start them.
+    Points are sorted into tiles first, so that the cells they reach are in the cache, which slices at random poses miss everywhere. Each
+    thread owns a stack of planes and skips points that do not reach it. They are Python's own threads and not numba's parallel loops, which
+    break after a fork or when two threads start them.
     """
-    edge, width = grid.cells.shape[1:3]
-    count = torch.get_num_threads()
-    scaled = (frames * (grid.size / grid.box)).float().contiguous().numpy()
-    fixed = (grid.cells.view(-1).numpy(), edge, width, grid.size // 2, taps().float().numpy(), scaled, plane.float().contiguous().numpy(),
-             data.to(torch.complex64).contiguous().numpy(), power.float().contiguous().numpy())  # fmt: skip
-    bounds = _shares(grid, frames, plane, count)
-    if count == 1:
-        _spread(*fixed, *bounds)
+    array = lambda t, dtype: t.to(dtype).contiguous().numpy()
+    scaled = array(frames * (grid.size / grid.box), torch.float32)
+    lists = (scaled, array(plane, torch.float32), array(data, torch.complex64), array(power, torch.float32))
+    (edge, width), cells, table = grid.cells.shape[1:3], grid.cells.view(-1).numpy(), array(taps(), torch.float32)
+
+    def work(low: int, high: int) -> None:
+        points = _sort(edge, grid.size // 2, *lists, low, high)
+        _add_points(cells, edge, width, table, points, low, high)
+
+    bounds = _shares(grid, frames, plane, torch.get_num_threads())
+    if len(bounds) == 2:
+        work(*bounds)
         return
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(lambda i: _spread(*fixed, bounds[i], bounds[i + 1]), range(count)))
+    with ThreadPoolExecutor(len(bounds) - 1) as pool:
+        list(pool.map(work, bounds[:-1], bounds[1:]))
 
 
 def _shares(grid: Grid, frames: Tensor, plane: Tensor, count: int) -> list[int]:
-    """Limits of `count` stacks of z-planes that get about equally many points, judged by every 29th point."""
-    edge = grid.cells.shape[0]
+    """Limits of `count` stacks of planes that about equally many points reach, judged by every 29th point."""
     at, _ = grid.first_cells(frames, plane[::29])
-    middle = at[..., 2].flatten().double().sort().values + 0.5 * WIDTH
-    inner = [int(middle[len(middle) * i // count]) for i in range(1, count)]
-    return [0, *inner, edge]
+    middle = at[..., 2].flatten().sort().values + 0.5 * WIDTH
+    return [0, *(int(middle[len(middle) * i // count]) for i in range(1, count)), grid.cells.shape[0]]

@@ -42,7 +42,7 @@ def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch
         best = not looks or held_out > max(look.held_out for look in looks)
         if best:
             kept = copy.deepcopy(average.state_dict())
-        looks.append(Look(step, float(loss), held_out, best, time.monotonic() - start))
+        looks.append(Look(step, float(loss.detach()), held_out, best, time.monotonic() - start))
         watch(looks[-1])
         if not any(look.best for look in looks[-options.patience :]):
             break

@@ -1,0 +1,1 @@
+"""Maps: files, masks, resolution and pictures."""

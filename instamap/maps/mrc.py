@@ -18,13 +18,15 @@ def write(path: str | Path, map: Tensor | np.ndarray, pixel_size: float) -> None
 
     Raises DataError for a map that is not a finite volume, OutputError where the file system refuses.
     """
-    data = map.detach().cpu().numpy() if isinstance(map, Tensor) else np.asarray(map)
+    data = map.detach().cpu().numpy() if isinstance(map, Tensor) else map
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found below
+        data = np.ascontiguousarray(data, dtype=np.float32)
     if data.ndim != 3:
         raise DataError(f"map for '{path}' has shape {data.shape}; it must be [z, y, x]")
     if not np.isfinite(data).all():
         raise DataError(f"map for '{path}' has {_count_bad(data)} values that are not finite; it was not written")
     with replacing(path) as sibling, mrcfile.new(sibling) as mrc:
-        mrc.set_data(np.ascontiguousarray(data, dtype=np.float32))
+        mrc.set_data(data)
         mrc.set_volume()
         mrc.voxel_size = pixel_size
         # ChimeraX places a map by origin and start, RELION ignores both; zero is where they agree.

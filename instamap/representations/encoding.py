@@ -59,8 +59,8 @@ def levels(count: int, base: int, finest: int, features: int, log2_table: int, s
     """
     if count < 1 or features < 1:
         raise OptionError(f"a grid of {count} levels with {features} features cannot be made; both must be at least 1")
-    if not 1 <= base <= finest:
-        raise OptionError(f"levels from {base} to {finest} cells cannot be made; base must be at least 1 and at most finest")
+    if not 1 <= base <= finest <= 1 << 16:
+        raise OptionError(f"levels from {base} to {finest} cells cannot be made; 1 <= base <= finest <= 65536")
     if not 0 <= log2_table <= 30:
         raise OptionError(f"a table of 2^{log2_table} entries cannot be made; the exponent must be from 0 to 30")
     growth = (finest / base) ** (1 / max(count - 1, 1))
@@ -72,7 +72,7 @@ def levels(count: int, base: int, finest: int, features: int, log2_table: int, s
 
 def encode(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
     """Features "n L*F" (level-major) of points `x` "n 3" in [0, 1], with the fastest kernel there is: see `backend`."""
-    if backend(x) == "numba" and table.dtype == torch.float32:
+    if backend(x) == "numba":
         return _kernels().encode_numba(x, table, levels)
     return encode_torch(x, table, levels)
 
@@ -97,7 +97,18 @@ def encode_torch(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
 
     Differentiable once in both. The backward computes cells and weights anew: keeping them would take 8 L numbers a point.
     """
+    check(x, table, levels)
     return _Encode.apply(x, table, levels)
+
+
+def check(x: Tensor, table: Tensor, levels: Levels) -> None:
+    """Raises ValueError unless points are "n 3" and the table is "E F" as `levels` has it, both of one dtype and on one device."""
+    if x.ndim != 2 or x.shape[1] != 3:
+        raise ValueError(f"points have shape {tuple(x.shape)}; they must be (n, 3)")
+    if table.shape != (levels.entries, levels.features):
+        raise ValueError(f"the table has shape {tuple(table.shape)}; these levels need {(levels.entries, levels.features)}")
+    if (x.dtype, x.device) != (table.dtype, table.device):
+        raise ValueError(f"points are {x.dtype} on {x.device}, the table is {table.dtype} on {table.device}; they must be alike")
 
 
 class _Encode(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor
 from instamap.protocols import Likelihood
 from instamap.scene import Views
 from instamap.testing import scenes
-from instamap.testing.part import SMALL, PartLaws, difference, law
+from instamap.testing.part import SMALL, PartLaws, difference, gradient, law
 
 DRAWS = 1000
 # Means of samples are compared at six standard errors: one false alarm in 5e8 laws.
@@ -140,8 +140,7 @@ class LikelihoodLaws(PartLaws):
         for p, o in ((nothing, observed), (predicted, nothing), (nothing, nothing)):
             p = p.clone().requires_grad_()
             value = part.log_prob(p, o, views)
-            (gradient,) = torch.autograd.grad(value.sum(), p)
-            assert value.isfinite().all() and gradient.isfinite().all()
+            assert value.isfinite().all() and gradient(value, p).isfinite().all()
 
     @law(SMALL)
     def test_gradient_reaches_the_prediction(self, case):
@@ -149,11 +148,11 @@ class LikelihoodLaws(PartLaws):
         part, (predicted, observed, views) = self.grown(case), self._draw(case)
         along, step = _directions(case, case.rows), 1e-5
         p = predicted.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(part.log_prob(p, observed, views).sum(), p)
+        found = gradient(part.log_prob(p, observed, views), p)
         up, down = (part.log_prob(predicted + s * along, observed, views) for s in (step, -step))
         slope = (up - down) / (2 * step)
-        assert (gradient.flatten(1).abs().amax(1) > 0).all()
-        assert float(((gradient * along).sum((1, 2)) - slope).abs().max()) < 1e-6 * float(gradient.flatten(1).norm(dim=1).max())
+        assert (found.flatten(1).abs().amax(1) > 0).all()
+        assert float(((found * along).sum((1, 2)) - slope).abs().max()) < 1e-6 * float(found.flatten(1).norm(dim=1).max())
 
     @law(SMALL)
     def test_premultiplied_images(self, case):
@@ -171,8 +170,7 @@ class LikelihoodLaws(PartLaws):
         p = projection.clone().requires_grad_()
         plain, special = both(p)
         assert special.shape == (case.rows,)
-        gradients = [torch.autograd.grad(value.sum(), p, retain_graph=True)[0] for value in (plain, special)]
-        assert difference(gradients[1], gradients[0]) < ROUNDING
+        assert difference(gradient(special, p), gradient(plain, p)) < ROUNDING
         plain0, special0 = both(torch.zeros_like(projection))
         assert difference(special - special0, plain - plain0) < ROUNDING
 
@@ -187,7 +185,7 @@ def _directions(case: scenes.Case, count: int) -> Tensor:
 def _score(part: Likelihood, truth: Tensor, drawn: Tensor, views: Views) -> Tensor:
     """∂ log p(y_n | μ)/∂μ "N D D" of each sample."""
     predicted = truth.expand_as(drawn).clone().requires_grad_()
-    return torch.autograd.grad(part.log_prob(predicted, drawn, views).sum(), predicted)[0]
+    return gradient(part.log_prob(predicted, drawn, views), predicted)
 
 
 def _mean(values: Tensor) -> tuple[Tensor, Tensor]:

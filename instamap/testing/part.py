@@ -37,6 +37,14 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).detach().abs().max()) / (scale or 1.0)
 
 
+def gradient(value: Tensor, x: Tensor) -> Tensor:
+    """∂ Σ value / ∂x, zero where the value does not depend on x or was cut off from it."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
+    (found,) = torch.autograd.grad(value.sum(), x, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(x) if found is None else found
+
+
 def stir(part: nn.Module, generator: torch.Generator, amount: float = 0.1) -> nn.Module:
     """Moves every parameter from its value at birth, which is often zero, where laws would hold for no reason."""
     with torch.no_grad():
@@ -109,6 +117,7 @@ class PartLaws:
         if not list(part.parameters()):
             return
         out = self.evaluate(part, case, torch.float64)
+        assert out.requires_grad, "the result is cut off from the parameters"
         (out * torch.randn(out.shape, generator=case.generator(), dtype=out.dtype)).sum().backward()
         for name, p in part.named_parameters():
             assert p.grad is not None and p.grad.abs().max() > 0, f"no gradient reaches parameter '{name}'"
