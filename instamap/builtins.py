@@ -25,6 +25,10 @@ def instamap_components():
                   "a small rotation and translation of its own for each particle", INSTAMAP),
         Component("likelihood", "gaussian", "instamap.likelihoods.gaussian:Gaussian",
                   "independent Gaussian noise of one variance in every pixel", ""),
+        Component("likelihood", "coloured", "instamap.likelihoods.coloured:Coloured",
+                  "Gaussian noise with a power spectrum for each optics group", ""),
+        Component("engine", "normal", "instamap.fit.normal:Normal",
+                  "normal equations: all images at once, one density for all particles", ""),
         Component("engine", "images", "instamap.fit.images:Images",
                   "mini-batches of images; fits any composition", INSTAMAP),
     ]  # fmt: skip

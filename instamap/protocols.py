@@ -84,11 +84,13 @@ class Likelihood(nn.Module, ABC):
     """The probability of an image given its prediction.
 
     Laws: E[-log p(sample)] is the entropy; the declared invariances hold. premultiplied: whether images that were multiplied by
-    their CTF can be judged (then `log_prob_premultiplied` is there).
+    their CTF can be judged (then `log_prob_premultiplied` is there). quadratic: whether log p is that of Gaussian noise, independent
+    between Fourier components (then `noise_variance` is there, and normal equations describe it).
     """
 
     Options = Options
     premultiplied = False
+    quadratic = False
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__()
@@ -104,4 +106,8 @@ class Likelihood(nn.Module, ABC):
 
     def log_prob_premultiplied(self, projection: Tensor, predicted: Tensor, observed: Tensor, views: Views) -> Tensor:
         """log p "B" of CTF-multiplied `observed` up to a constant of the data, from the projection PV and the prediction C PV."""
+        raise NotImplementedError
+
+    def noise_variance(self, views: Views) -> Tensor:
+        """Variance "B D//2+1" of the noise in an unfiltered image's pixels, per Fourier shell."""
         raise NotImplementedError

@@ -26,7 +26,7 @@ def reconstruct(
     f: Annotated[list[str] | None, typer.Option("-F", metavar="KEY=VALUE", help="Option of the forward operator.", rich_help_panel=Parts, show_default=False)] = None,
     likelihood: Annotated[str | None, typer.Option("--likelihood", help="How noise is judged.  [default: gaussian]", rich_help_panel=Parts, show_default=False)] = None,
     l: Annotated[list[str] | None, typer.Option("-L", metavar="KEY=VALUE", help="Option of the likelihood.", rich_help_panel=Parts, show_default=False)] = None,  # noqa: E741
-    engine: Annotated[str | None, typer.Option("--engine", help="How the fit sees the data.  [default: images]", rich_help_panel=Parts, show_default=False)] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="images, normal, or auto: normal where the parts allow it.  [default: auto]", rich_help_panel=Parts, show_default=False)] = None,
     e: Annotated[list[str] | None, typer.Option("-E", metavar="KEY=VALUE", help="Option of the engine.", rich_help_panel=Parts, show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Reconstruct half maps, a map and its resolution from particles with known poses."""

@@ -11,7 +11,7 @@ from instamap import compose
 from instamap.components import KINDS
 from instamap.errors import DataError, OptionError
 from instamap.fit.loop import Look
-from instamap.fit.reconstruct import ENGINE, Data, Settings, reconstruct
+from instamap.fit.reconstruct import AUTO, Data, Settings, reconstruct
 from instamap.fit.record import read_toml
 from instamap.options import parse, to_dict
 from instamap.registry import default
@@ -44,8 +44,11 @@ def _checked(before: dict, config: Path) -> dict:
 def _choice(kind: str, name: str | None, items: list[str], before: dict) -> compose.Choice:
     """The part named on the command line, else in run.toml (whose options are then the defaults), else the usual one."""
     earlier = before.pop("name", None)
-    usual = {**compose.DEFAULTS, "engine": ENGINE}[kind]
-    name = name or earlier or usual
+    name = name or earlier or {**compose.DEFAULTS, "engine": AUTO.name}[kind]
+    if kind == "engine" and name == AUTO.name:
+        if items:
+            raise OptionError(f"option '{items[0]}' is for one engine, but engine is 'auto'; add --engine images or --engine normal")
+        return AUTO
     options = default().get(kind, name).load().Options
     if name != earlier or not before:
         return compose.choose(kind, name, items)
@@ -58,7 +61,7 @@ def _choice(kind: str, name: str | None, items: list[str], before: dict) -> comp
 def run(chosen: Settings, out: Path, force: bool) -> None:
     """Reconstruct, with a progress bar on standard error and the outcome on standard output."""
     console = Console(stderr=True)
-    columns = [TextColumn("{task.description:6}"), BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+    columns = [TextColumn("{task.description:6}"), BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
                TextColumn("{task.fields[state]}")]  # fmt: skip
     with Progress(*columns, console=console) as progress:
@@ -67,15 +70,20 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
         def announce(data: Data) -> None:
             for line in introduction(chosen, data):
                 progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
-            steps = chosen.engine.options.steps
-            tasks.update({n: progress.add_task(n, total=steps, rate="", state="") for n in data.rows})
+            steps = data.engine.options.steps
+            tasks.update({n: progress.add_task(n, total=steps, rate="", state="") for n in data.evidence})
 
         def watch(name: str, look: Look) -> None:
             state = f"held-out {look.held_out:+.4g} nats/image" + ("" if look.best else " (past its best)")
             rate = f"{look.step / max(look.seconds, 1e-9):.1f} steps/s"
             progress.update(tasks[name], completed=look.step, rate=rate, state=state)
 
-        result = reconstruct(chosen, out, force=force, watch=watch, announce=announce)
+        def count(done: int, total: int) -> None:
+            if "read" not in tasks:
+                tasks["read"] = progress.add_task("read", total=total, rate="", state="images")
+            progress.update(tasks["read"], completed=done)
+
+        result = reconstruct(chosen, out, force=force, watch=watch, count=count, announce=announce)
     for line in conclusion(result, out):
         typer.echo(line)
 
@@ -83,16 +91,19 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
 def introduction(chosen: Settings, data: Data) -> list[str]:
     """What is about to happen, in lines for a person."""
     scene, particles = data.scene, data.particles
-    sets = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
+    sets = ", ".join(f"{name} {len(one.rows)}" for name, one in data.evidence.items())
     kind = "premultiplied by the CTF" if scene.premultiplied else "with contrast transfer"
+    held_out = len(next(iter(data.evidence.values())).held_out)
     lines = [f"particles       {particles.path}: {particles.count} images of {scene.box} px at {scene.pixel_size:g} Å, {kind}",
-             f"sets            {sets}, held out {len(data.held_out)}"]  # fmt: skip
+             f"sets            {sets}, held out {held_out}"]  # fmt: skip
     if particles.ignored:
         lines.append(f"not modelled    {', '.join(particles.ignored)}")
-    lines.append(f"mask            {chosen.mask or f'sphere of {scene.radius:g} Å radius'}")
-    for kind, choice in {**chosen.parts, "engine": chosen.engine}.items():
+    share = float((scene.mask > 0).float().mean())
+    lines.append(f"mask            {chosen.mask or 'found in a first map, written to mask.mrc'}: {share:.0%} of the box")
+    for part, choice in {**chosen.parts, "engine": data.engine}.items():
         options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
-        lines.append(f"{kind:15} {choice.name}  {options}".rstrip())
+        auto = " (auto)" if part == "engine" and chosen.engine.name == "auto" else ""
+        lines.append(f"{part:15} {choice.name}{auto}  {options}".rstrip())
     return lines
 
 

@@ -19,8 +19,7 @@ _CHUNK = 256  # images in memory at once
 
 @dataclass(frozen=True)
 class Levels:
-    """noise_variance "G D//2+1": of an unfiltered image's pixels, per optics group and Fourier shell (float64; white, so the same for
-    all shells). signal_scale: standard deviation of the signal near the middle of an image, in the images' unit; both are those of
+    """noise_variance "G D//2+1": of an unfiltered image's pixels, per optics group and Fourier shell (float64). signal_scale: standard deviation of the signal near the middle of an image, in the images' unit; both are those of
     images that are not premultiplied."""
 
     noise_variance: Tensor
@@ -32,7 +31,7 @@ def estimate(particles: Particles, rows: Tensor | None = None, *, limit: int = 2
     """Measure both levels on at most `limit` of `rows` "n" (all of them by default), drawn evenly over the optics groups.
 
     The noise is what lies outside the inscribed circle (pixels farther than box/2 from the origin): each image's variance there about
-    its own mean, averaged within a group. Of premultiplied images, whose noise was multiplied by C, it is divided by the mean
+    its own mean, averaged within a group; its power spectrum, in shells, is that of the image with the circle blanked out. Of premultiplied images, whose noise was multiplied by C, it is divided by the mean
     of C² over all Fourier components, for which `transfer` is needed. A group of which no image was drawn gets the mean of the others.
     The signal's variance is that within box/4 of the origin less that outside, over the same mean, and at least 1e-4 of the noise's.
     Raises DataError for an image without variance outside the circle.
@@ -41,18 +40,21 @@ def estimate(particles: Particles, rows: Tensor | None = None, *, limit: int = 2
         raise ValueError("premultiplied images: give the contrast transfer function as `transfer`")
     rows = _draw(particles, torch.arange(particles.count) if rows is None else rows, limit, seed)
     outside, inside = _circles(particles.box)
-    noise, excess, power = [], [], []
+    noise, excess, power, shape = [], [], [], 0.0
+    groups = int(particles.views.group.max()) + 1
     for some in rows.split(_CHUNK):
         images = particles.images(some).double()
         corner = images[:, outside].var(1)
         _check(particles, some, corner)
         noise.append(corner)
         excess.append(images[:, inside].var(1) - corner)
-        power.append(_power(particles, some, transfer) if particles.premultiplied else torch.ones_like(corner))
+        square = transfer(particles.views.optics[some], particles.box, particles.pixel_size) ** 2 if particles.premultiplied else None
+        power.append(_mean(square, particles.box) if particles.premultiplied else torch.ones_like(corner))
+        shape = shape + _shells(images * outside, outside, square, particles.views.group[some], groups)
     noise, excess, power = torch.cat(noise), torch.cat(excess), torch.cat(power)
-    level = _per_group(noise, power, particles.views.group[rows], int(particles.views.group.max()) + 1)
+    level = _per_group(noise, power, particles.views.group[rows], groups)
     signal = max(float(excess.sum()), 1e-4 * float(noise.sum())) / float(power.sum())
-    return Levels(level[:, None].repeat(1, particles.box // 2 + 1), signal**0.5)
+    return Levels(_scaled(shape, level, particles.box), signal**0.5)
 
 
 def _draw(particles: Particles, rows: Tensor, limit: int, seed: int) -> Tensor:
@@ -79,15 +81,47 @@ def _check(particles: Particles, rows: Tensor, variance: Tensor) -> None:
         )
 
 
-def _power(particles: Particles, rows: Tensor, transfer: Transfer) -> Tensor:
-    """Mean of C² "B" over all D x D components, of which rfft2 keeps one of each conjugate pair."""
-    box = particles.box
-    square = transfer(particles.views.optics[rows], box, particles.pixel_size) ** 2
-    twice = torch.full((box // 2 + 1,), 2.0, dtype=square.dtype)
+def _both_halves(box: int) -> Tensor:
+    """How many of the D x D components each of rfft2's "D//2+1" columns stands for: two, or one where it is its own mirror image."""
+    twice = torch.full((box // 2 + 1,), 2.0, dtype=torch.float64)
     twice[0] = 1
     if box % 2 == 0:
         twice[-1] = 1
-    return (square * twice).sum((1, 2)) / box**2
+    return twice
+
+
+def _mean(square: Tensor, box: int) -> Tensor:
+    """Mean of C² "B" over all D x D components."""
+    return (square * _both_halves(box)).sum((1, 2)) / box**2
+
+
+def _shells(images: Tensor, window: Tensor, square: Tensor | None, group: Tensor, groups: int) -> Tensor:
+    """Sums "2 G D//2+1" over images "B D D" of a group and over a shell: of the power of the windowed images, and of C² (or of ones)."""
+    box = images.shape[-1]
+    images = (images - images.sum((1, 2), keepdim=True) / window.sum()) * window
+    found = torch.fft.rfft2(images).abs() ** 2
+    # What white noise of variance one would give: taking off each image's mean costs power at low frequencies.
+    white = (window.sum() - torch.fft.rfft2(window.to(images)).abs() ** 2 / window.sum()).expand_as(found)
+    both = torch.stack([found, white if square is None else white * square]) * _both_halves(box)
+    shell = grids.shells(box, 2)[:, : box // 2 + 1].clamp(max=box // 2).flatten()  # the plane's corners continue the last shell
+    sums = torch.zeros(2, groups, box // 2 + 1, dtype=images.dtype)
+    each = torch.zeros(2, len(images), box // 2 + 1, dtype=images.dtype).index_add_(2, shell, both.flatten(2))
+    return sums.index_add_(1, group, each)
+
+
+def _scaled(sums: Tensor, level: Tensor, box: int) -> Tensor:
+    """Spectra "G D//2+1" of the shape that `sums` "2 G D//2+1" give, smoothed over three shells, with the pixel variances `level` "G".
+
+    A group that was not drawn has the shape of the others. Shell 0, of which nothing is left without the images' means, gets
+    the value of shell 1.
+    """
+    sums = torch.where((sums[1] > 0).any(1, keepdim=True), sums, sums.sum(1, keepdim=True))
+    shape = sums[0] / sums[1]
+    shape[:, 0] = shape[:, 1]
+    near = torch.nn.functional.pad(shape[:, None], (1, 1), mode="replicate")[:, 0].unfold(1, 3, 1).mean(-1)
+    weight = torch.zeros(box // 2 + 1, dtype=shape.dtype)
+    weight.index_add_(0, grids.shells(box, 2).clamp(max=box // 2).flatten(), torch.ones(box**2, dtype=shape.dtype))
+    return near * (level / ((near * weight).sum(1) / box**2))[:, None]
 
 
 def _per_group(noise: Tensor, power: Tensor, group: Tensor, count: int) -> Tensor:

@@ -8,7 +8,19 @@ from torch import Tensor
 
 from instamap.compose import Model
 from instamap.data.particles import Particles
+from instamap.fit.statistics import Statistics
 from instamap.options import Options, option
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one fit may see. Either the images (rows and held_out are disjoint row numbers of particles), or their statistics, or both."""
+
+    particles: Particles | None = None
+    rows: Tensor | None = None
+    held_out: Tensor | None = None
+    statistics: Statistics | None = None
+    held_out_statistics: Statistics | None = None
 
 
 @dataclass(frozen=True)
@@ -16,24 +28,31 @@ class EngineOptions(Options):
     """What every engine offers."""
 
     steps: int = option(300, "steps at most", low=1)
-    look: int = option(10, "steps between looks at the held-out likelihood", low=1)
-    patience: int = option(5, "looks without improvement after which the fit stops", low=1)
-    average: float = option(0.95, "decay per step of the running average of the parameters, which is what is kept", low=0.0, high=0.9999)
+    look: int = option(5, "steps between looks at the held-out likelihood", low=1)
+    patience: int = option(4, "looks without improvement after which the fit stops", low=1)
+    average: float = option(0.95, "decay per step of the running average that is kept", low=0.0, high=0.9999)
 
 
 class Objective(ABC):
-    """The negative log-likelihood of some rows of the particles, as one engine computes it."""
+    """The negative log-likelihood of one fit's evidence, as one engine computes it, and the running average of the fit."""
 
     Options = EngineOptions
 
-    def __init__(self, options: EngineOptions, model: Model, particles: Particles, rows: Tensor, held_out: Tensor):
-        """rows, held_out: disjoint row numbers of the particles to fit and to be judged by."""
-        self.options, self.particles, self.rows, self.held_out_rows = options, particles, rows, held_out
+    def __init__(self, options: EngineOptions, model: Model, evidence: Evidence):
+        self.options, self.evidence = options, evidence
 
     @abstractmethod
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
-        """Loss (scalar, differentiable) of the next step."""
+        """Loss (scalar, differentiable, nats per image) of the next step."""
 
     @abstractmethod
-    def held_out(self, model: Model) -> float:
-        """log p of the held-out images beyond that of an empty map, in nats per image."""
+    def follow(self, model: Model, decay: float) -> None:
+        """Moves the running average towards the model after a step: average <- decay · average + (1 - decay) · now."""
+
+    @abstractmethod
+    def held_out(self) -> float:
+        """log p of the held-out images given the average, beyond that of an empty map, in nats per image."""
+
+    @abstractmethod
+    def map(self) -> Tensor:
+        """The average as a map "D D D" [z, y, x]."""

@@ -41,5 +41,8 @@ class Log:
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception) -> None:
         self.file.close()

@@ -59,6 +59,16 @@ class Statistics:
         sums = {name: getattr(self, name) + getattr(other, name) for name in ("b", "kernel", "count", "weight", "energy")}
         return replace(self, **sums)
 
+    def crop(self, low: int, high: int) -> "Statistics":
+        """Those of maps that are zero outside voxels low..high-1 of each axis, as maps of just these voxels: the same loss, smaller FFTs."""
+        n, cut = high - low, slice(low, high)
+        if n == self.box:
+            return self
+        lattice = torch.fft.fftshift(torch.fft.irfftn(self.kernel, s=(2 * self.box,) * 3))
+        middle = slice(self.box - n, self.box + n)
+        kernel = torch.fft.rfftn(torch.fft.ifftshift(lattice[middle, middle, middle])).real
+        return replace(self, box=n, b=self.b[cut, cut, cut].contiguous(), kernel=kernel.contiguous())
+
     def to(self, *args) -> "Statistics":
         """As Tensor.to for dtype and device."""
         return replace(self, b=self.b.to(*args), kernel=self.kernel.to(*args))
@@ -88,7 +98,7 @@ class Statistics:
     def load(path: str | Path) -> "Statistics":
         """Read what `save` wrote. Raises DataError for a file that is missing, not of this kind or of another version."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 found = dict(file)
         except FileNotFoundError:
             raise DataError(f"statistics '{path}' do not exist; check the path") from None

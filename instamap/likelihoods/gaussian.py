@@ -21,6 +21,7 @@ class Gaussian(Likelihood):
     """
 
     premultiplied = True
+    quadratic = True
 
     @dataclass(frozen=True)
     class Options(Options):
@@ -45,6 +46,9 @@ class Gaussian(Likelihood):
     def log_prob_premultiplied(self, projection: Tensor, predicted: Tensor, observed: Tensor, views: Views) -> Tensor:
         cross, norm = (observed * projection).flatten(1).sum(1), predicted.square().flatten(1).sum(1)
         return (cross - 0.5 * norm) / self._variance(views)
+
+    def noise_variance(self, views: Views) -> Tensor:
+        return self._variance(views)[:, None].expand(-1, self.scene.box // 2 + 1)
 
     def sample(self, predicted: Tensor, views: Views, *, generator: torch.Generator | None = None) -> Tensor:
         noise = torch.randn(predicted.shape, generator=generator, dtype=predicted.dtype, device=predicted.device)

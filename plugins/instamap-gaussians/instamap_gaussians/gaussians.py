@@ -53,9 +53,13 @@ def _octree(x: Tensor) -> Tensor:
 
 
 def _sum(x: Tensor, centres: Tensor, widths: Tensor, amplitudes: Tensor) -> Tensor:
-    """Density "n" at neighbouring points "n 3", from the Gaussians that reach their bounding box."""
+    """Density "n" at neighbouring points "n 3", from the pairs of a point and a Gaussian that reaches it."""
     with torch.no_grad():
         gap = torch.maximum(x.amin(0) - centres, centres - x.amax(0)).clamp(min=0).norm(dim=1)
         near = (gap < REACH * widths).nonzero()[:, 0]
-    distance = torch.cdist(x, centres[near], compute_mode="donot_use_mm_for_euclid_dist") / widths[near]
-    return (torch.exp(-0.5 * distance.square()) - math.exp(-0.5 * REACH**2)).clamp(min=0) @ amplitudes[near]
+        i, j = (torch.cdist(x, centres[near]) < REACH * widths[near]).nonzero().unbind(1)
+        j = near[j]
+    apart = x.index_select(0, i) - centres.index_select(0, j)
+    square = apart.square().sum(-1) / widths.index_select(0, j).square()
+    values = (torch.exp(-0.5 * square) - math.exp(-0.5 * REACH**2)).clamp(min=0) * amplitudes.index_select(0, j)
+    return torch.zeros_like(x[:, 0]).index_add(0, i, values)

@@ -1,0 +1,37 @@
+"""A first map, straight from the statistics: it says where the particle is and how dense."""
+
+import torch
+from torch import Tensor
+
+from instamap.fit.statistics import Statistics
+from instamap.geometry import grids
+from instamap.maps import mask
+
+
+def least_squares(statistics: Statistics, window: Tensor, steps: int = 3) -> Tensor:
+    """A map "D D D" inside `window` "D D D" after a few steps of conjugate gradients from zero on K∗V = b (steps are the regularisation)."""
+    volume = torch.zeros_like(statistics.b)
+    residual = window * statistics.b
+    direction, square = residual.clone(), residual.square().sum()
+    for _ in range(steps):
+        curved = window * statistics.apply(direction)
+        length = square / (direction * curved).sum()
+        volume, residual = volume + length * direction, residual - length * curved
+        before, square = square, residual.square().sum()
+        direction = residual + square / before * direction
+    return volume
+
+
+def sphere(box: int, pixel_size: float) -> Tensor:
+    """Ones "D D D" inside the largest sphere of the box."""
+    return (grids.voxel_centres(box, pixel_size).norm(dim=-1) <= (box // 2 - 0.5) * pixel_size).float()
+
+
+def find_mask(volume: Tensor, pixel_size: float) -> Tensor:
+    """The automatic mask around the particle in a first map: see `maps.mask.from_map`. Raises DataError where the map is flat."""
+    return mask.from_map(volume, pixel_size, threshold=0.2, extend=2, edge=2)
+
+
+def scale(volume: Tensor, window: Tensor) -> float:
+    """The density that a field of order one stands for: the standard deviation of a first map inside the mask."""
+    return float((volume * window).square().sum().div(window.sum()).sqrt().clamp(min=1e-12))

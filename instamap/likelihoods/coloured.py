@@ -1,0 +1,52 @@
+"""Gaussian noise with a power spectrum."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from instamap.errors import CompositionError
+from instamap.geometry import grids
+from instamap.options import Options
+from instamap.protocols import Likelihood
+from instamap.scene import Scene, Views
+
+
+class Coloured(Likelihood):
+    """log p(y | μ) = -½ Σ_k |Y - M|² / (D² σ²(k)) - ½ Σ_k log 2πσ²(k), with a σ² for each optics group and Fourier shell.
+
+    White noise is the special case of equal σ². For images that were multiplied by their CTF see `Gaussian`.
+    """
+
+    Options = Options
+    premultiplied = True
+    quadratic = True
+
+    def __init__(self, options: Options, scene: Scene):
+        super().__init__(options, scene)
+        if scene.noise_variance is None:
+            raise CompositionError("likelihood 'coloured' knows no noise spectrum: the data gave none; choose --likelihood gaussian")
+        self.register_buffer("variance", scene.noise_variance.clone())
+        shell = grids.shells(scene.box, 2).clamp(max=scene.box // 2)  # the plane's corners continue the last shell
+        self.register_buffer("shell", shell, persistent=False)
+
+    def noise_variance(self, views: Views) -> Tensor:
+        return self.variance[views.group]
+
+    def _components(self, views: Views) -> Tensor:
+        """σ² of each component of the full plane, "B D D"."""
+        return self.variance[views.group][:, self.shell]
+
+    def log_prob(self, predicted: Tensor, observed: Tensor, views: Views) -> Tensor:
+        variance = self._components(views)
+        power = torch.fft.fft2(observed - predicted).abs().square() / predicted[0].numel()
+        return -0.5 * (power / variance + torch.log(2 * math.pi * variance)).flatten(1).sum(1)
+
+    def log_prob_premultiplied(self, projection: Tensor, predicted: Tensor, observed: Tensor, views: Views) -> Tensor:
+        data, field, image = (torch.fft.fft2(x) for x in (observed, projection, predicted))
+        terms = (data * field.conj()).real - 0.5 * image.abs().square()
+        return (terms / self._components(views)).flatten(1).sum(1) / predicted[0].numel()
+
+    def sample(self, predicted: Tensor, views: Views, *, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(predicted.shape, generator=generator, dtype=predicted.dtype, device=predicted.device)
+        return predicted + torch.fft.ifft2(torch.fft.fft2(noise) * self._components(views).sqrt()).real
