@@ -19,7 +19,7 @@ from instamap.representations.encoding import backend, encode, encode_torch, lev
 NO_NUMBA = importlib.util.find_spec("numba") is None
 needs_numba = pytest.mark.skipif(NO_NUMBA, reason="numba is not installed: there are no compiled kernels to test")
 BOTH = [pytest.param((encode_torch, torch.float64), id="torch"), pytest.param((encode, torch.float32), id="numba", marks=needs_numba)]
-# Points a rounding error beyond a vertex are interpolated with weights of that size; a hundred of them cover eight sums of F numbers.
+# Numbers are at most 4. Positions are rounded by 6e-8 of up to 20 cells, so weights by 1e-6; the rest is room for sums of them.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5}
 seeds = st.integers(0, 2**32 - 1)
 
@@ -75,7 +75,7 @@ def test_dense_level_reproduces_trilinear_functions(backend_and_dtype, seed, n):
     grid = levels(1, n, n, 1, 12, False)
     table = trilinear(vertices(n, dtype) / n)[:, None].contiguous()
     x = random(seed, 50, 3, dtype=dtype)
-    # Coefficients are below 1/2, so numbers are at most 4 and errors are absolute.
+    # Coefficients are below 1/2, so numbers are at most 4.
     assert torch.allclose(function(x, table, grid)[:, 0], trilinear(x), rtol=0, atol=TOLERANCE[dtype])
 
 

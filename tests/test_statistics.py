@@ -221,6 +221,16 @@ def test_finish_can_be_asked_for_before_the_end(seed, box):
     assert_same(accumulator.finish(), early, ROUNDING)
 
 
+@given(seed=seeds, box=boxes)
+def test_what_was_gathered_before_can_be_continued(seed, box):
+    case = Case.draw(seed, box, 6)
+    accumulator = Accumulator(box, PIXEL, dtype=torch.float64, start=case.statistics(rows=slice(0, 4)))
+    last = slice(4, 6)
+    variance, ctf, weights = (t[last] for t in (case.variance, case.ctf, case.weights))
+    accumulator.add(case.images[last], case.views[last], noise_variance=variance, ctf=ctf, weights=weights)
+    assert_same(accumulator.finish(), case.statistics(), ROUNDING)
+
+
 def c4() -> Tensor:
     quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     return torch.stack([torch.linalg.matrix_power(quarter, i) for i in range(4)])

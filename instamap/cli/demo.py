@@ -7,7 +7,7 @@ import typer
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the particles and, below it, the reconstruction.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the particles and, below it, the maps.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Of the particles and of the reconstruction.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo that the folder holds.")] = False,
 ) -> None:
@@ -23,3 +23,4 @@ def demo(
         simulate.demo(stage, transfer=ctf, seed=seed)
     typer.echo(f"simulated particles in {out}/: particles.star, particles.mrcs, truth.mrc")
     run.run(Settings(particles=out / "particles.star", seed=seed), out / "map", force)
+    typer.echo(f"look at {out}/map/map.png and {out}/map/fsc.png; the molecule itself is {out}/truth.mrc")

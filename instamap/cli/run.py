@@ -4,29 +4,37 @@ import dataclasses
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from instamap import compose
+from instamap.cli.progress import Stages
 from instamap.components import KINDS
 from instamap.errors import DataError, OptionError
-from instamap.fit.loop import Look
-from instamap.fit.reconstruct import AUTO, Data, Settings, reconstruct
+from instamap.fit.reconstruct import Data, Result, reconstruct
 from instamap.fit.record import read_toml
+from instamap.fit.settings import AUTO, Settings
 from instamap.options import parse, to_dict
 from instamap.registry import default
 
-PLAIN = {"particles": Path, "datadir": Path, "mask": Path, "halves": bool, "together": str, "held_out": float, "seed": int}
+PLAIN = {"particles": Path, "datadir": Path, "mask": Path, "halves": bool, "together": str, "held_out": float, "seed": int,
+         "symmetry": str, "weights": str, "statistics": Path}  # fmt: skip
+RANGES = {"held_out": (0.0, 0.9), "seed": (0, 2**31 - 1)}
 
 
-def settings(config: Path | None, plain: dict, names: dict[str, str | None], items: dict[str, list[str]]) -> Settings:
-    """Settings from a run.toml (if any), over which the options given on the command line (those not None) win."""
-    before = _checked(read_toml(config), config) if config else {}
+def earlier(config: Path | None) -> dict:
+    """What a run.toml says; nothing without one. Raises DataError or OptionError."""
+    return _checked(read_toml(config), config) if config else {}
+
+
+def settings(before: dict, plain: dict, names: dict[str, str | None], items: dict[str, list[str]]) -> Settings:
+    """Settings as an earlier run's, if any, over which the options given on the command line (those not None) win."""
     given = {**{k: before[k] for k in PLAIN if k in before}, **{k: v for k, v in plain.items() if v is not None}}
     if "particles" not in given:
         raise DataError("no particles: give a STAR file, or --config with the run.toml of an earlier run")
-    choices = {kind: _choice(kind, names[kind], items[kind], dict(before.get(kind, {}))) for kind in KINDS}
+    choices = {kind: _choice(kind, names.get(kind), items.get(kind) or [], dict(before.get(kind, {}))) for kind in KINDS}
     values = {k: PLAIN[k](v) for k, v in given.items()}
+    for key, (low, high) in RANGES.items():
+        if key in values and not low <= values[key] <= high:
+            raise OptionError(f"{key} is {values[key]}; it must be from {low} to {high}")
     return Settings(**values, engine=choices.pop("engine"), parts=choices)
 
 
@@ -36,8 +44,10 @@ def _checked(before: dict, config: Path) -> dict:
         kind = {Path: str, float: (int, float)}.get(known.get(key), known.get(key))
         if kind is None:
             raise OptionError(f"'{key}' in '{config}' is unknown; choose {', '.join(known)}")
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise OptionError(f"'{key}' in '{config}' is {value!r}; it must be {'a table' if kind is dict else known[key].__name__}")
+        if kind is dict and not isinstance(value.get("name"), str):
+            raise OptionError(f"table '{key}' in '{config}' has no name of a part; write name = \"...\" into it")
     return before
 
 
@@ -59,44 +69,33 @@ def _choice(kind: str, name: str | None, items: list[str], before: dict) -> comp
 
 
 def run(chosen: Settings, out: Path, force: bool) -> None:
-    """Reconstruct, with a progress bar on standard error and the outcome on standard output."""
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description:6}"), BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-               TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
-               TextColumn("{task.fields[state]}")]  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        tasks = {}
+    """Reconstruct, with progress on standard error and the outcome on standard output."""
+    steps = held_out = 0
+    with Stages() as stages:
 
         def announce(data: Data) -> None:
+            nonlocal steps, held_out
+            steps, held_out = data.engine.options.steps, next(iter(data.evidence.values())).held_out_count
             for line in introduction(chosen, data):
-                progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
-            steps = data.engine.options.steps
-            tasks.update({n: progress.add_task(n, total=steps, rate="", state="") for n in data.evidence})
+                stages.say(line)
 
-        def watch(name: str, look: Look) -> None:
-            state = f"held-out {look.held_out:+.4g} nats/image" + ("" if look.best else " (past its best)")
-            rate = f"{look.step / max(look.seconds, 1e-9):.1f} steps/s"
-            progress.update(tasks[name], completed=look.step, rate=rate, state=state)
-
-        def count(done: int, total: int) -> None:
-            if "read" not in tasks:
-                tasks["read"] = progress.add_task("read", total=total, rate="", state="images")
-            progress.update(tasks["read"], completed=done)
-
-        result = reconstruct(chosen, out, force=force, watch=watch, count=count, announce=announce)
-    for line in conclusion(result, out):
+        watch = lambda name, look: stages.look(name, look, steps)
+        result = reconstruct(chosen, out, force=force, watch=watch, count=stages.read, announce=announce)
+    for line in conclusion(result, out, held_out):
         typer.echo(line)
 
 
 def introduction(chosen: Settings, data: Data) -> list[str]:
     """What is about to happen, in lines for a person."""
     scene, particles = data.scene, data.particles
-    sets = ", ".join(f"{name} {len(one.rows)}" for name, one in data.evidence.items())
+    sets = ", ".join(f"{name} {one.count}" for name, one in data.evidence.items())
     kind = "premultiplied by the CTF" if scene.premultiplied else "with contrast transfer"
-    held_out = len(next(iter(data.evidence.values())).held_out)
-    lines = [f"particles       {particles.path}: {particles.count} images of {scene.box} px at {scene.pixel_size:g} Å, {kind}",
+    held_out = next(iter(data.evidence.values())).held_out_count
+    lines = [f"particles       {chosen.particles}: {scene.count} images of {scene.box} px at {scene.pixel_size:g} Å, {kind}",
              f"sets            {sets}, held out {held_out}"]  # fmt: skip
-    if particles.ignored:
+    special = {name: getattr(chosen, name) for name in ("symmetry", "weights", "statistics")}
+    lines += [f"{name:15} {value}" for name, value in special.items() if value not in (None, "C1")]
+    if particles and particles.ignored:
         lines.append(f"not modelled    {', '.join(particles.ignored)}")
     share = float((scene.mask > 0).float().mean())
     lines.append(f"mask            {chosen.mask or 'found in a first map, written to mask.mrc'}: {share:.0%} of the box")
@@ -107,15 +106,17 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     return lines
 
 
-def conclusion(result, out: Path) -> list[str]:
-    """Where things are and what they are worth."""
+def conclusion(result: Result, out: Path, held_out: int) -> list[str]:
+    """Where things are and what they are worth; `held_out` images were kept out of the fits."""
     lines = []
     for name, looks in result.looks.items():
-        best = max(looks, key=lambda look: look.held_out)
-        lines.append(f"{name}: held-out likelihood {best.held_out:+.4g} nats/image beyond an empty map, at step {best.step} of {looks[-1].step}")
-        if best.held_out <= 0:
-            lines.append(f"{name}: no signal found: no step explains held-out images better than an empty map; do not interpret this map")
+        best, last = max(looks, key=lambda look: look.held_out), looks[-1].step
+        lines.append(f"{name}: held-out likelihood {best.held_out:+.4g} nats/image beyond an empty map, at step {best.step} of {last}")
+        if name in result.nothing:
+            lines.append(f"{name}: no signal found: the {held_out} held-out images are no likelier than chance allows; this map is left empty")
     if result.resolution is not None:
-        lines.append(f"resolution {result.resolution:.2f} Å (half-map FSC 0.143, corrected for the mask by phase randomisation)")
+        lines.append(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143, corrected for the mask by phase randomisation)")
+    elif result.curves:
+        lines.append("resolution: none, as no signal was found")
     lines.append(f"maps and records in {out}/: {', '.join(sorted(p.name for p in out.iterdir()))}")
     return lines

@@ -19,7 +19,8 @@ _CHUNK = 256  # images in memory at once
 
 @dataclass(frozen=True)
 class Levels:
-    """noise_variance "G D//2+1": of an unfiltered image's pixels, per optics group and Fourier shell (float64). signal_scale: standard deviation of the signal near the middle of an image, in the images' unit; both are those of
+    """noise_variance "G D//2+1": of an unfiltered image's pixels, per optics group and Fourier shell (float64). signal_scale: standard
+    deviation of the signal near the middle of an image, in the images' unit; both are those of
     images that are not premultiplied."""
 
     noise_variance: Tensor
@@ -31,7 +32,8 @@ def estimate(particles: Particles, rows: Tensor | None = None, *, limit: int = 2
     """Measure both levels on at most `limit` of `rows` "n" (all of them by default), drawn evenly over the optics groups.
 
     The noise is what lies outside the inscribed circle (pixels farther than box/2 from the origin): each image's variance there about
-    its own mean, averaged within a group; its power spectrum, in shells, is that of the image with the circle blanked out. Of premultiplied images, whose noise was multiplied by C, it is divided by the mean
+    its own mean, averaged within a group; its power spectrum, in shells, is that of the image with the circle blanked out. Of
+    premultiplied images, whose noise was multiplied by C, it is divided by the mean
     of C² over all Fourier components, for which `transfer` is needed. A group of which no image was drawn gets the mean of the others.
     The signal's variance is that within box/4 of the origin less that outside, over the same mean, and at least 1e-4 of the noise's.
     Raises DataError for an image without variance outside the circle.

@@ -75,6 +75,11 @@ class Particles:
             raise DataError(f"{column} of row {row + 1} of '{self.path}' has no value; give it one or remove that row")
         return torch.from_numpy(codes.astype(np.int64))
 
+    def weights(self, column: str) -> Tensor:
+        """The factor "n" (float64, at least 0) of each row's log p that `column` holds. Raises DataError naming a row that has none."""
+        remedy, words = "name a column that the file has", "a number of at least 0"
+        return torch.tensor(self.table.columns.numbers(column, remedy=remedy, allowed=lambda v: v >= 0, words=words))
+
     def split(self, seed: int, together: str | None = None) -> Tensor:
         """The half, 0 or 1, of each row "n": that of rlnRandomSubset, or else drawn with `seed` so that both are equally large.
 

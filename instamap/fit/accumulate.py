@@ -21,18 +21,19 @@ class Accumulator:
 
     symmetry "S 3 3": rotations g of the density's point group, the identity among them. Image i then counts as the mean over g of images at
     poses A_i g, which for a symmetric map is its exact likelihood. premultiplied: images are C y; they enter b without another CTF.
+    start: statistics of other images, to which these are added.
     backend: how slices are spread; "numba" (float32, on CPUs), "torch" (any type and device; the same sums) or "auto", numba where it can.
     """
 
     def __init__(
         self, box: int, pixel_size: float, *, symmetry: Tensor | None = None, premultiplied: bool = False,
-        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", backend: str = "auto",
+        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", backend: str = "auto", start: Statistics | None = None,
     ):  # fmt: skip
         self.box, self.pixel_size, self.premultiplied, self.dtype, self.device = box, pixel_size, premultiplied, dtype, torch.device(device)
         self.symmetry = (torch.eye(3)[None] if symmetry is None else symmetry).to(self.device, dtype)
         self.backend = _backend(backend, dtype, self.device)
         self._grid = Grid(box, dtype, self.device)
-        self._flushed = Statistics.empty(box, pixel_size, dtype=dtype, device=device)
+        self._flushed = start or Statistics.empty(box, pixel_size, dtype=dtype, device=device)
         self._count, self._slices, self._weight, self._energy = 0, 0, 0.0, 0.0
         self._components = Components(box, dtype, self.device)
         self._batch = max(1, POINTS // len(self._components.share))

@@ -19,7 +19,7 @@ class Images(Objective):
         batch: int = option(16, "images at once", low=1)
         steps: int = option(2000, "steps at most", low=1)
         look: int = option(20, "steps between looks at the held-out likelihood", low=1)
-        average: float = option(0.98, "decay per step of the running average of the parameters, which is what is kept", low=0.0, high=0.9999)
+        average: float = option(0.98, "decay per step of the running average that is kept, of the parameters", low=0.0, high=0.9999)
 
     def __init__(self, options: Options, model: Model, evidence: Evidence):
         super().__init__(options, model, evidence)

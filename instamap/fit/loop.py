@@ -1,5 +1,6 @@
 """The fit: Adam on an objective, a running average, stopped where held-out images are most likely."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from instamap.compose import Model
 from instamap.fit.objective import Objective
+
+CHANCE = 0.01  # probability, at most, that a map of pure noise is taken for a signal
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Fit:
-    """The average map "D D D" at the best look, and all looks."""
+    """The average map "D D D" at the best look, all looks, and whether a signal was found; if not the map is empty."""
 
     map: Tensor
     looks: list[Look]
+    signal: bool
 
     @property
     def best(self) -> Look:
@@ -37,7 +41,8 @@ class Fit:
 def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch: Callable[[Look], None] = lambda look: None) -> Fit:
     """Lower the objective step by step until looks at the held-out images stop improving; the map is that of the best look.
 
-    If no look beat the empty map (held_out > 0), the best one is returned all the same: the caller sees it in the looks.
+    The fit starts from the empty map and goes back to it unless all held-out images together are likelier, at the best look, by more
+    than chance allows: under pure noise exp(gain) has mean 1, so the best of n looks gains x nats with probability n e^-x at most.
     """
     options, optimiser = objective.options, torch.optim.Adam(model.parameter_groups())
     looks, kept, start = [], None, time.monotonic()
@@ -58,4 +63,6 @@ def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch
         if not any(look.best for look in looks[-options.patience :]):
             break
     model.eval()
-    return Fit(kept, looks)
+    gain = max(look.held_out for look in looks) * objective.evidence.held_out_count
+    signal = gain > math.log(len(looks) / CHANCE)
+    return Fit(kept if signal else torch.zeros_like(kept), looks, signal)

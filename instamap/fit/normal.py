@@ -20,7 +20,7 @@ class Normal(Objective):
 
     @dataclass(frozen=True)
     class Options(EngineOptions):
-        jitter: float = option(1.0, "scale of the random displacement of the voxel centres in each step, 0 turns it off", unit="voxels", low=0.0)
+        jitter: float = option(1.0, "scale of the random displacement of voxel centres in each step, 0 for none", unit="voxels", low=0.0)
 
     def __init__(self, options: Options, model: Model, evidence: Evidence):
         super().__init__(options, model, evidence)
@@ -69,4 +69,6 @@ def check(model: Model) -> None:
     """Raises CompositionError, with both sides, if the normal equations cannot describe this composition."""
     reason = fits(model)
     if reason:
-        raise CompositionError(f"engine 'normal' needs one density for all particles and Gaussian noise, but {reason}; choose --engine images")
+        raise CompositionError(
+            f"engine 'normal' needs one density for all particles and Gaussian noise, but {reason}; choose --engine images"
+        )

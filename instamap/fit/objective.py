@@ -22,6 +22,16 @@ class Evidence:
     statistics: Statistics | None = None
     held_out_statistics: Statistics | None = None
 
+    @property
+    def count(self) -> int:
+        """Images that are fitted."""
+        return len(self.rows) if self.rows is not None else self.statistics.count
+
+    @property
+    def held_out_count(self) -> int:
+        """Images that were held out."""
+        return len(self.held_out) if self.held_out is not None else self.held_out_statistics.count
+
 
 @dataclass(frozen=True)
 class EngineOptions(Options):

@@ -9,6 +9,8 @@ from pathlib import Path
 from instamap.errors import OutputError
 
 MARK = "run.toml"
+# What a run may leave: one that is replaced goes whole, so that no map of it is taken for one of the new run.
+WRITTEN = (MARK, "map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "map.png", "fsc.csv", "fsc.png", "log.jsonl")
 
 
 def check(out: Path, force: bool) -> None:
@@ -31,6 +33,9 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
     try:
         yield stage
         out.mkdir(exist_ok=True)
+        if (out / MARK).exists():
+            for name in WRITTEN:
+                (out / name).unlink(missing_ok=True)
         for file in sorted(stage.iterdir(), key=lambda f: f.name == MARK):  # the mark comes last
             file.replace(out / file.name)
     finally:

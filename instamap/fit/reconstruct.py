@@ -1,60 +1,35 @@
 """A whole reconstruction: from a STAR file to half maps, a map and its resolution."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from instamap import __version__
-from instamap.compose import Choice, Model, choose, compose, defaults, record
-from instamap.data import noise
+from instamap.compose import Choice, Model, choose, compose
 from instamap.data.particles import Particles
-from instamap.errors import DataError
+from instamap.errors import CompositionError
 from instamap.fit import loop, normal, output, start
-from instamap.fit.gather import gather
-from instamap.fit.objective import EngineOptions, Evidence
+from instamap.fit.folder import SETS, Folder
+from instamap.fit.gather import counter, gather
+from instamap.fit.objective import Evidence
 from instamap.fit.record import Log, write_toml
+from instamap.fit.settings import Settings
 from instamap.fit.statistics import Statistics
-from instamap.forward.ctf import ctf
+from instamap.fit.survey import Survey, survey
 from instamap.maps import fsc, mask, mrc, slices
 from instamap.registry import default
 from instamap.scene import Scene
 
 FIRST = 2000  # images, at most, of the first map of engines that gather no statistics
-AUTO = Choice("auto", EngineOptions())
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides the outcome of a reconstruction; run.toml keeps it.
-
-    together: a column whose equal values stay in one half. held_out: share of the particles kept out of both halves.
-    """
-
-    particles: Path
-    datadir: Path | None = None
-    mask: Path | None = None
-    halves: bool = True
-    together: str | None = None
-    held_out: float = 0.05
-    seed: int = 0
-    engine: Choice = AUTO
-    parts: dict[str, Choice] = field(default_factory=defaults)
-
-    def record(self, engine: Choice) -> dict:
-        """As a dict of plain values for run.toml, with the engine that was used; unset ones are left out."""
-        names = ("particles", "datadir", "mask", "halves", "together", "held_out", "seed")
-        plain = {n: str(v.resolve()) if isinstance(v, Path) else v for n in names if (v := getattr(self, n)) is not None}
-        return {"instamap": __version__, **plain, **record({"engine": engine, **self.parts})}
 
 
 @dataclass(frozen=True)
 class Data:
-    """Particles that were read and checked: the scene, the engine, and what each fit may see."""
+    """Particles, or statistics (then particles is None), that were read and checked: the scene, the engine, and what each fit may see."""
 
-    particles: Particles
+    particles: Particles | None
     scene: Scene
     engine: Choice
     evidence: dict[str, Evidence]
@@ -66,78 +41,83 @@ Watch = Callable[[str, loop.Look], None]
 
 @dataclass(frozen=True)
 class Result:
-    """Maps "D D D" by name (map, half1, half2), the looks of each fit, the mask, the FSC curves by name and their resolution in Å."""
+    """Maps "D D D" by name (map, half1, half2), the looks of each fit, the mask, the FSC curves by name and their resolution in Å.
+
+    nothing: names of the fits that found no signal; their maps are empty, and there is no resolution.
+    """
 
     maps: dict[str, Tensor]
     looks: dict[str, list[loop.Look]]
     mask: Tensor | None
     curves: dict[str, Tensor]
     resolution: float | None
+    nothing: list[str]
 
 
 def prepare(settings: Settings, count: Callable[[int, int], None] = lambda done, total: None) -> Data:
     """Read and check the particles, estimate the noise, draw the sets, gather statistics, find the mask. Raises InstamapError.
 
-    count(done, total) is told how many images have been read.
+    Statistics that are kept in a folder take the place of the particles. count(done, total) is told how many images have been read.
     """
-    particles = Particles.open(settings.particles, datadir=settings.datadir)
-    window = mask.load(settings.mask, particles.box, particles.pixel_size) if settings.mask else None
-    levels = noise.estimate(particles, seed=settings.seed, transfer=ctf)
-    scene = Scene(
-        box=particles.box, pixel_size=particles.pixel_size, count=particles.count, premultiplied=particles.premultiplied,
-        mask=window, noise_variance=levels.noise_variance.float(),
-    )  # fmt: skip
-    model = compose(settings.parts, scene)
-    engine = settings.engine if settings.engine.name != "auto" else _automatic(model)
-    if engine.name == "normal":
+    return _stored(settings) if settings.statistics else _read(settings, count)
+
+
+def _read(settings: Settings, count: Callable[[int, int], None]) -> Data:
+    known = survey(settings)
+    model = compose(settings.parts, known.scene)
+    engine = _engine(settings, model)
+    for name, value, usual in (("symmetry", settings.symmetry, "C1"), ("weights", settings.weights, None)):
+        if engine.name != "normal" and value != usual:
+            raise CompositionError(f"{name} '{value}' needs engine 'normal', but engine is '{engine.name}'; leave it out, or choose others")
+    statistics = _statistics(known, engine, model, settings, count)
+    each = {n: Evidence(known.particles, r, known.held_out, statistics.get(n), statistics.get("held_out")) for n, r in known.rows.items()}
+    return _aimed(known.scene, engine, each, known.particles, statistics.get("first"))
+
+
+def _stored(settings: Settings) -> Data:
+    """From statistics on disk alone."""
+    folder = Folder.open(settings.statistics)
+    folder.check(settings)
+    scene = folder.scene
+    if settings.mask:
+        scene = replace(scene, mask=mask.load(settings.mask, scene.box, scene.pixel_size))
+    engine = _engine(settings, compose(settings.parts, scene))
+    if engine.name != "normal":
+        raise CompositionError(f"engine '{engine.name}' needs images: the statistics in '{folder.path}' hold no images; choose normal")
+    one, two, held_out = (folder.statistics(name) for name in SETS)
+    sets = {"half1": one, "half2": two} if settings.halves else {"map": one + two}
+    each = {name: Evidence(statistics=some, held_out_statistics=held_out) for name, some in sets.items()}
+    return _aimed(scene, engine, each)
+
+
+def _engine(settings: Settings, model: Model) -> Choice:
+    """The engine that was asked for, or the automatic one. Raises CompositionError where the normal equations do not hold."""
+    reason = normal.fits(model)
+    chosen = settings.engine if settings.engine.name != "auto" else choose("engine", "images" if reason else "normal", [])
+    if chosen.name == "normal":
         normal.check(model)
-    rows, held_out = draw_sets(particles, settings)
-    statistics = _statistics(particles, rows, held_out, scene, engine, model, settings, count)
-    first = start.least_squares(statistics["first"], start.sphere(scene.box, scene.pixel_size))
-    window = start.find_mask(first, scene.pixel_size) if window is None else window
-    scene = replace(scene, mask=window, density_scale=start.scale(first, window))
-    evidence = {n: Evidence(particles, r, held_out, statistics.get(n), statistics.get("held_out")) for n, r in rows.items()}
-    return Data(particles, scene, engine, evidence, settings.mask is None)
+    return chosen
 
 
-def _automatic(model: Model) -> Choice:
-    return choose("engine", "images" if normal.fits(model) else "normal", [])
-
-
-def _statistics(particles, rows, held_out, scene, engine, model, settings, count) -> dict[str, Statistics]:
-    """Of each set and the held-out one for normal equations, and "first": of all that is fitted, or of a sample for other engines."""
-    if engine.name == "normal":
-        judge, sets = model.likelihood, {**rows, "held_out": held_out}
-    else:
-        kept = torch.cat(list(rows.values()))
-        judge = compose({**settings.parts, "likelihood": choose("likelihood", "coloured", [])}, scene).likelihood
+def _statistics(known: Survey, engine: Choice, model: Model, settings: Settings, count) -> dict[str, Statistics]:
+    """Of each set and the held-out one for normal equations; for other engines "first", of a sample of all that is fitted."""
+    symmetry, weights, judge, sets = known.symmetry, known.weights, model.likelihood, {**known.rows, "held_out": known.held_out}
+    if engine.name != "normal":
+        kept = torch.cat(list(known.rows.values()))
+        judge = compose({**settings.parts, "likelihood": choose("likelihood", "coloured", [])}, known.scene).likelihood
         sets = {"first": kept[:: max(1, len(kept) // FIRST)]}
-    total, done = sum(len(r) for r in sets.values()), 0
-
-    def watch(number: int) -> None:
-        nonlocal done
-        done += number
-        count(done, total)
-
-    found = gather(particles, sets, judge, watch=watch)
-    return found if "first" in found else {**found, "first": sum((found[n] for n in rows), start=Statistics.empty(scene.box, scene.pixel_size))}
+    watch = counter(sets, count)
+    return gather(known.particles, sets, judge, symmetry=symmetry, weights=weights, watch=watch)
 
 
-def draw_sets(particles: Particles, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:
-    """Row numbers of each fit and of the held-out set, drawn with the seed; rows that stay together are drawn together."""
-    group = particles.groups(settings.together) if settings.together else torch.arange(particles.count)
-    order = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(settings.seed))
-    out = torch.isin(group, order[: max(1, round(settings.held_out * len(order)))])
-    half = particles.split(settings.seed, settings.together) if settings.halves else torch.zeros(particles.count)
-    names = ("half1", "half2") if settings.halves else ("map",)
-    rows = {name: ((half == i) & ~out).nonzero()[:, 0] for i, name in enumerate(names)}
-    for name, some in rows.items():
-        if not len(some):
-            raise DataError(
-                f"no particles are left for {name} of the {particles.count} in '{settings.particles}'; give more, "
-                "mend rlnRandomSubset, or add --no-halves"
-            )
-    return rows, out.nonzero()[:, 0]
+def _aimed(scene: Scene, engine: Choice, evidence: dict[str, Evidence], particles: Particles | None = None,
+           sample: Statistics | None = None) -> Data:  # fmt: skip
+    """With the mask (found, if the scene has none) and the density's scale, from a first map of the sample or of all that is fitted."""
+    sample = sample or sum((e.statistics for e in evidence.values()), start=Statistics.empty(scene.box, scene.pixel_size))
+    first = start.least_squares(sample, start.sphere(scene.box, scene.pixel_size))
+    window = start.find_mask(first, scene.pixel_size) if scene.mask is None else scene.mask
+    aimed = replace(scene, mask=window, density_scale=start.scale(first, window))
+    return Data(particles, aimed, engine, evidence, scene.mask is None)
 
 
 def fit_one(settings: Settings, data: Data, name: str, watch: Watch) -> loop.Fit:
@@ -177,14 +157,16 @@ def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Wa
 
 def finish(fits: dict[str, loop.Fit], scene: Scene) -> Result:
     """The mean map and, of half maps, the FSC curves and the resolution where the mask-corrected one falls to 0.143."""
-    maps, looks = {name: fit.map for name, fit in fits.items()}, {name: fit.looks for name, fit in fits.items()}
+    inside = 1.0 if scene.mask is None else (scene.mask > 0).float()  # voxels moved by jitter may have carried density over the edge
+    maps, looks = {name: fit.map * inside for name, fit in fits.items()}, {name: fit.looks for name, fit in fits.items()}
+    nothing = [name for name, fit in fits.items() if not fit.signal]
     if "map" in maps:
-        return Result(maps, looks, scene.mask, {}, None)
+        return Result(maps, looks, scene.mask, {}, None, nothing)
     one, two = maps["half1"], maps["half2"]
     curves = {"unmasked": fsc.fsc(one, two), "masked": fsc.fsc(one, two, scene.mask)}
     curves["corrected"] = fsc.phase_randomised(one, two, scene.mask, generator=torch.Generator().manual_seed(0))
-    resolution = fsc.resolution(curves["corrected"], scene.box, scene.pixel_size, 0.143)
-    return Result({"map": 0.5 * (one + two), **maps}, looks, scene.mask, curves, resolution)
+    resolution = None if nothing else fsc.resolution(curves["corrected"], scene.box, scene.pixel_size, 0.143)
+    return Result({"map": 0.5 * (one + two), **maps}, looks, scene.mask, curves, resolution, nothing)
 
 
 def write(result: Result, data: Data, folder: Path) -> None:
@@ -194,5 +176,8 @@ def write(result: Result, data: Data, folder: Path) -> None:
         mrc.write(folder / f"{name}.mrc", values, scene.pixel_size)
     if result.curves:
         fsc.write_csv(folder / "fsc.csv", result.curves, scene.box, scene.pixel_size)
+    if result.nothing:
+        return  # nothing to draw
+    if result.curves:
         fsc.plot(folder / "fsc.png", result.curves, scene.box, scene.pixel_size)
     slices.plot(folder / "map.png", result.maps["map"], scene.pixel_size)

@@ -9,7 +9,7 @@ from instamap.maps import mask
 
 
 def least_squares(statistics: Statistics, window: Tensor, steps: int = 3) -> Tensor:
-    """A map "D D D" inside `window` "D D D" after a few steps of conjugate gradients from zero on K∗V = b (steps are the regularisation)."""
+    """A map "D D D" inside `window` "D D D" after a few steps of conjugate gradients on K∗V = b from zero (few steps regularise)."""
     volume = torch.zeros_like(statistics.b)
     residual = window * statistics.b
     direction, square = residual.clone(), residual.square().sum()
@@ -33,5 +33,8 @@ def find_mask(volume: Tensor, pixel_size: float) -> Tensor:
 
 
 def scale(volume: Tensor, window: Tensor) -> float:
-    """The density that a field of order one stands for: the standard deviation of a first map inside the mask."""
-    return float((volume * window).square().sum().div(window.sum()).sqrt().clamp(min=1e-12))
+    """The density that a field of order one stands for: a tenth of the standard deviation of a first map inside the mask.
+
+    The floor of a model starts that far below zero: a lower scale makes it bind, which held-out images favour (docs/decisions/0003).
+    """
+    return 0.1 * float((volume * window).square().sum().div(window.sum()).sqrt().clamp(min=1e-12))

@@ -60,7 +60,7 @@ class Statistics:
         return replace(self, **sums)
 
     def crop(self, low: int, high: int) -> "Statistics":
-        """Those of maps that are zero outside voxels low..high-1 of each axis, as maps of just these voxels: the same loss, smaller FFTs."""
+        """Those of maps that are zero outside voxels low..high-1 of each axis, as maps of these voxels: the same loss, smaller FFTs."""
         n, cut = high - low, slice(low, high)
         if n == self.box:
             return self

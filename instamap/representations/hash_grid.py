@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from instamap.options import RepresentationOptions, option
 from instamap.protocols import Representation
 from instamap.representations import encoding
-from instamap.representations.decoder import decoder
+from instamap.representations.decoder import decoder, in_chunks
 from instamap.scene import Scene
 
 
@@ -25,14 +25,15 @@ class HashGrid(Representation):
         features: int = option(2, "numbers kept at each lattice point", low=1, high=16)
         table_size: int = option(18, "largest table of a level, as the power of two of its entries", low=4, high=26)
         base: int = option(8, "cells along an edge of the coarsest level", low=1)
-        finest: int | None = option(None, "cells along an edge of the finest level; none means one per pixel", low=1)
+        finest: int | None = option(None, "cells along an edge of the finest level; none means three for every two pixels", low=1)
         interpolation: Literal["linear", "smoothstep"] = option("linear", "within a cell; smoothstep has no kinks")
         width: int = option(32, "units of a hidden layer of the decoder", low=1)
-        depth: int = option(1, "hidden layers of the decoder, 0 makes it linear", low=0, high=8)
+        depth: int = option(2, "hidden layers of the decoder, 0 makes it linear", low=0, high=8)
+        learning_rate: float = option(3e-2, "step size of Adam for this part", low=0.0)
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
-        finest = max(options.finest or scene.box, options.base)
+        finest = max(options.finest or scene.box * 3 // 2, options.base)
         self.levels = encoding.levels(
             options.levels, options.base, finest, options.features, options.table_size, options.interpolation == "smoothstep"
         )
@@ -42,4 +43,4 @@ class HashGrid(Representation):
     def forward(self, x: Tensor) -> Tensor:
         unit = x.reshape(-1, 3) / (self.scene.box * self.scene.pixel_size) + 0.5
         features = encoding.encode(unit, self.table, self.levels)
-        return self.decoder(features).reshape(x.shape[:-1])
+        return in_chunks(self.decoder, features).reshape(x.shape[:-1])

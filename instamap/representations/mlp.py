@@ -8,7 +8,7 @@ from torch import Tensor
 
 from instamap.options import RepresentationOptions, option
 from instamap.protocols import Representation
-from instamap.representations.decoder import decoder
+from instamap.representations.decoder import decoder, in_chunks
 from instamap.scene import Scene
 
 
@@ -20,7 +20,7 @@ class FrequencyMLP(Representation):
         frequencies: int | None = option(None, "octaves of the encoding; none means up to the Nyquist frequency of the box", low=1, high=20)
         width: int = option(64, "units of a hidden layer", low=1)
         depth: int = option(3, "hidden layers", low=0, high=16)
-        learning_rate: float = option(2e-3, "step size of Adam for this part", low=0.0)
+        learning_rate: float = option(5e-3, "step size of Adam for this part", low=0.0)
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
@@ -32,4 +32,5 @@ class FrequencyMLP(Representation):
     def forward(self, x: Tensor) -> Tensor:
         t = x / (0.5 * self.scene.box * self.scene.pixel_size)
         phase = (t[..., None, :] * self.octaves[:, None]).flatten(-2)
-        return self.network(torch.cat([phase.sin(), phase.cos()], -1)).squeeze(-1)
+        encoded = torch.cat([phase.sin(), phase.cos()], -1)
+        return in_chunks(self.network, encoded.reshape(-1, encoded.shape[-1])).reshape(x.shape[:-1])

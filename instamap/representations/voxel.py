@@ -16,6 +16,7 @@ class Voxel(Representation):
     @dataclass(frozen=True)
     class Options(RepresentationOptions):
         size: int | None = option(None, "voxels along an edge; none means the box", low=2)
+        learning_rate: float = option(0.3, "step size of Adam for this part", low=0.0)
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from instamap.geometry import grids
 from instamap.protocols import Likelihood
 from instamap.scene import Views
 from instamap.testing import scenes
@@ -28,7 +29,7 @@ class LikelihoodLaws(PartLaws):
     """Subclass with `name = "..."` of a registered likelihood, or override `make(scene)`.
 
     invariances: changes of the prediction that log_prob does not see, out of "scale" (a positive factor) and "offset" (a constant).
-    Override `entropy` where it has a closed form.
+    Override `entropy` where it has a closed form (of `quadratic` likelihoods it is known).
     """
 
     kind = "likelihood"
@@ -36,7 +37,7 @@ class LikelihoodLaws(PartLaws):
 
     def entropy(self, part: Likelihood, views: Views) -> Tensor | None:
         """-E[log p(y)] "B" in nats of an image of each view, if it is known and does not depend on the prediction."""
-        return None
+        return 0.5 * torch.log(2 * math.pi * math.e * _components(part, views)).sum((1, 2)) if part.quadratic else None
 
     def evaluate(self, part, case, dtype):
         predicted, observed, views = self._draw(case)
@@ -155,6 +156,22 @@ class LikelihoodLaws(PartLaws):
         assert float(((found * along).sum((1, 2)) - slope).abs().max()) < 1e-6 * float(found.flatten(1).norm(dim=1).max())
 
     @law(SMALL)
+    def test_quadratic_form(self, case):
+        """log p(y | μ) = -½ Σ_k |Y - M|² / (D² σ²(k)) + const with σ² from `noise_variance`, where the likelihood declares `quadratic`:
+        that is all the normal equations know of it."""
+        part, (predicted, observed, views) = self.grown(case), self._draw(case)
+        if not part.quadratic:
+            pytest.skip("the likelihood declares quadratic = False")
+        variance = _components(part, views)
+
+        def expected(image: Tensor) -> Tensor:
+            return -0.5 * (torch.fft.fft2(observed - image).abs().square() / variance).sum((1, 2)) / case.box**2
+
+        nothing = torch.zeros_like(predicted)
+        gain = part.log_prob(predicted, observed, views) - part.log_prob(nothing, observed, views)
+        assert difference(gain, expected(predicted) - expected(nothing)) < ROUNDING
+
+    @law(SMALL)
     def test_premultiplied_images(self, case):
         """For y' = C y, log_prob_premultiplied and log p(y | C PV) differ by a constant of the data, so they have one gradient."""
         part, (projection, observed, views) = self.grown(case), self._draw(case)
@@ -173,6 +190,12 @@ class LikelihoodLaws(PartLaws):
         assert difference(gradient(special, p), gradient(plain, p)) < ROUNDING
         plain0, special0 = both(torch.zeros_like(projection))
         assert difference(special - special0, plain - plain0) < ROUNDING
+
+
+def _components(part: Likelihood, views: Views) -> Tensor:
+    """σ² "B D D" of the components of torch.fft.fft2; the plane's corners, beyond the last shell, continue it."""
+    box = part.scene.box
+    return part.noise_variance(views)[:, grids.shells(box, 2).clamp(max=box // 2)]
 
 
 def _directions(case: scenes.Case, count: int) -> Tensor:

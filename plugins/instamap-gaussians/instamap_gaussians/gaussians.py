@@ -17,15 +17,16 @@ BLOCK = 1024  # points at a time: the memory of a fit does not grow with their n
 class Gaussians(Representation):
     """ρ(x) = Σ_m a_m g(|x - c_m| / σ_m) with g(t) = exp(-t²/2) less its value at t = 3, and zero from there on.
 
-    Learned: amplitudes a, centres c (in units of the scene's radius), and σ between a quarter of a pixel and no bound.
+    Learned: amplitudes a, centres c (in units of the scene's radius), and widths σ of at least a quarter of a pixel.
     """
 
     @dataclass(frozen=True)
     class Options(RepresentationOptions):
         count: int = option(1000, "Gaussians", low=1)
-        width: float | None = option(None, "σ at birth; none means 0.6 of the distance between neighbours", unit="Å", low=1e-3)
+        width: float | None = option(None, "σ at birth; none means half of the distance between neighbours", unit="Å", low=1e-3)
         extent: float = option(0.6, "radius of the ball where they are born, relative to the scene's", low=0.01, high=1.0)
         seed: int = option(0, "of the places where they are born", low=0)
+        learning_rate: float = option(3e-2, "step size of Adam for this part", low=0.0)
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
@@ -33,7 +34,7 @@ class Gaussians(Representation):
         direction = nn.functional.normalize(torch.randn(options.count, 3, generator=g), dim=-1)
         self.centres = nn.Parameter(options.extent * direction * torch.rand(options.count, 1, generator=g) ** (1 / 3))
         neighbours = options.extent * scene.radius * (4 / 3 * math.pi / options.count) ** (1 / 3)
-        self.log_widths = nn.Parameter(torch.full((options.count,), math.log(options.width or 0.6 * neighbours)))
+        self.log_widths = nn.Parameter(torch.full((options.count,), math.log(options.width or 0.5 * neighbours)))
         self.amplitudes = nn.Parameter(torch.zeros(options.count))
 
     def forward(self, x: Tensor) -> Tensor:

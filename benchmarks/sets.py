@@ -1,0 +1,72 @@
+"""Particle sets to measure on: found, made on demand by an outside tool, or copied with other images."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import starfile
+import torch
+from torch import Tensor
+
+from instamap.data.particles import Particles
+
+# Arguments of the tool by the name of the set's folder; {data} is the folder `data` beside the tool's own.
+RECIPES = {
+    "T": "--model {data}/models/3j5p.pdb.gz --count 4000 --snr 0.02 --pixel 3 --solvent 0.6 --seed 1",
+    "antibody": "--model {data}/models/1igt.pdb.gz --poses {data}/empiar-10076-poses.npz --count 4000 --snr 0.03 --pixel 3.5 --solvent 0.6 "
+    "--noise coloured --seed 2",
+    "channel": "--model {data}/models/8eow.cif.gz --box 96 --pixel 2 --count 3000 --snr 0.05 --solvent 0.5 --groups 3 --seed 3",
+    "large": "--model {data}/models/3j5p.pdb.gz --poses {data}/empiar-10076-poses.npz --count 131899 --snr 0.02 --pixel 3 --solvent 0.6 "
+    "--seed 1",
+}
+REFERENCES = ("truth.mrc", "relion_reference.mrc")
+CHUNK = 1024  # images in memory at once
+
+
+def find(folder: Path, make: Path | None = None) -> Path:
+    """The folder of a set, made first where it is missing, `make` is given and its name is that of a recipe. Exits where it cannot be."""
+    if (folder / "particles.star").exists():
+        return folder
+    if make is None or folder.name not in RECIPES:
+        sys.exit(f"no set in '{folder}'; give a folder with particles.star, or --make and a folder called one of {', '.join(RECIPES)}")
+    arguments = RECIPES[folder.name].format(data=make.resolve().parents[1] / "data").split()
+    if subprocess.run([sys.executable, str(make), "--out", str(folder), *arguments]).returncode:
+        sys.exit(f"'{make}' could not make the set '{folder}'; see above")
+    return folder
+
+
+def reference(folder: Path) -> Path | None:
+    """The map that results are held against: the truth, or a published one."""
+    return next((folder / name for name in REFERENCES if (folder / name).exists()), None)
+
+
+def describe(folder: Path) -> dict:
+    """The set's name and, where it is known, how it was made; without the paths of this machine."""
+    recipe = folder / "recipe.json"
+    made = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+    plain = {key: Path(value).name if key in ("model", "model2", "poses") and value else value for key, value in made.items()}
+    return {"set": folder.resolve().name, **{key: value for key, value in plain.items() if key != "out"}}
+
+
+def rewrite(folder: Path, out: Path, images: Callable[[Particles, Tensor], Tensor], count: int | None = None) -> Path:
+    """Write to the folder `out` the first `count` particles of a set with other images, in float32 in one stack.
+
+    images(particles, rows "B") -> "B D D". What the STAR file says is kept but for the names of the images. Returns `out`.
+    """
+    particles = Particles.open(folder / "particles.star")
+    count = min(count or particles.count, particles.count)
+    out.mkdir(parents=True, exist_ok=True)
+    shape = (count, particles.box, particles.box)
+    with mrcfile.new_mmap(out / "particles.mrcs", shape, mrc_mode=2, overwrite=True) as stack:
+        for rows in torch.arange(count).split(CHUNK):
+            stack.data[int(rows[0]) : int(rows[-1]) + 1] = images(particles, rows).numpy()
+        stack.set_image_stack()
+        stack.voxel_size = particles.pixel_size
+    columns = particles.table.columns
+    table = columns.particles.iloc[:count].copy()
+    table["rlnImageName"] = [f"{i + 1:06d}@particles.mrcs" for i in range(count)]
+    starfile.write({**columns.blocks, columns.name: table}, out / "particles.star", overwrite=True)
+    return out

@@ -1,0 +1,21 @@
+"""`instamap merge`: statistics of shards to those of all their images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge(
+    statistics: Annotated[list[Path], typer.Argument(metavar="STATS...", help="Folders of accumulate or merge.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of statistics to write.")] = Path("stats"),
+    force: Annotated[bool, typer.Option("--force", help="Replace statistics that the folder holds.")] = False,
+) -> None:
+    """Add statistics of disjoint shards that were gathered with the same settings."""
+    from instamap.fit import shards
+
+    folder = shards.merge(statistics, out, force=force)
+    sets = ", ".join(f"{name} {count}" for name, count in folder.said["sets"].items())
+    left = shards.missing(folder.shards)
+    rest = f"; shards of {float(left):.1%} of the images are missing" if left else ""
+    typer.echo(f"statistics of {sets} images in {out}/{rest}")

@@ -1,0 +1,71 @@
+"""Progress on standard error: live bars on a terminal, elsewhere one plain line at the end of each stage."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from instamap.fit.loop import Look
+
+# All of it fits into the 80 columns of a usual terminal: what does not is cut off.
+COLUMNS = (TextColumn("{task.description:6}"), BarColumn(14), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+           TextColumn("{task.fields[rate]}"), TextColumn("≤"), TimeRemainingColumn(), TextColumn("left {task.fields[state]}"))  # fmt: skip
+
+
+class Stages:
+    """A context in which images are read, then maps are fitted, one after the other. A stage ends where the next one begins."""
+
+    def __init__(self):
+        self.console = Console(stderr=True)
+        self._bars = Progress(*COLUMNS, console=self.console) if self.console.is_terminal else None
+        self._tasks: dict[str, int] = {}
+        self._looks: list[Look] = []
+        self._name, self._start = None, time.monotonic()
+
+    def __enter__(self) -> "Stages":
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind, *exception) -> None:
+        if kind is None:
+            self._end()
+        if self._bars:
+            self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """A line, above the bars where there are any."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def read(self, done: int, total: int) -> None:
+        """`done` of `total` images have been read."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        self._show("read", done, total, f"{done / seconds:.0f} images/s", "")
+        if done == total and not self._bars:
+            self.say(f"read {total} images in {seconds:.1f} s")
+
+    def look(self, name: str, look: Look, steps: int) -> None:
+        """The fit called `name`, of `steps` at most, was looked at."""
+        if name != self._name:
+            self._end()
+            self._name, self._looks = name, []
+        self._looks.append(look)
+        self._show(name, look.step, steps, f"{look.step / max(look.seconds, 1e-9):.1f} steps/s", f"held-out {look.held_out:+.4g}")
+
+    def _show(self, name: str, done: int, total: int, rate: str, state: str) -> None:
+        if self._bars is None:
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total, rate="", state="")
+        self._bars.update(self._tasks[name], completed=done, total=total, rate=rate, state=state)
+
+    def _end(self) -> None:
+        """The current fit, if any, is over: most stop before their last step."""
+        if not self._looks:
+            return
+        last, name = self._looks[-1], self._name
+        if self._bars:
+            self._bars.update(self._tasks[name], total=last.step)
+        else:
+            best = max(self._looks, key=lambda look: look.held_out)
+            self.say(f"{name}: {last.step} steps in {last.seconds:.1f} s, best at step {best.step}")

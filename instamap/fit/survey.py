@@ -1,0 +1,63 @@
+"""What is settled before statistics are gathered: particles, noise, sets, weights. It depends on all particles, so shards agree on it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instamap.data import noise
+from instamap.data.particles import Particles
+from instamap.errors import DataError
+from instamap.fit.settings import Settings
+from instamap.forward.ctf import ctf
+from instamap.geometry.symmetry import point_group
+from instamap.maps import mask
+from instamap.scene import Scene
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Particles that were read and checked. scene: with the user's mask, if any. rows: row numbers of each set that is fitted; held_out:
+    of the one that judges. symmetry "S 3 3": rotations, None for C1. weights "n": of every particle's log p, None for 1."""
+
+    particles: Particles
+    scene: Scene
+    rows: dict[str, Tensor]
+    held_out: Tensor
+    symmetry: Tensor | None
+    weights: Tensor | None
+
+
+def survey(settings: Settings) -> Survey:
+    """Read and check the particles, estimate the noise, draw the sets. Raises InstamapError."""
+    particles = Particles.open(settings.particles, datadir=settings.datadir)
+    window = mask.load(settings.mask, particles.box, particles.pixel_size) if settings.mask else None
+    rows, held_out = draw_sets(particles, settings)
+    weights = None if settings.weights is None else particles.weights(settings.weights)
+    for name, some in {**rows, "held_out": held_out}.items():
+        if weights is not None and not weights[some].sum() > 0:
+            raise DataError(f"{settings.weights} of '{particles.path}' is 0 for all {len(some)} particles of {name}; weigh some of them")
+    levels = noise.estimate(particles, seed=settings.seed, transfer=ctf)
+    scene = Scene(
+        box=particles.box, pixel_size=particles.pixel_size, count=particles.count, premultiplied=particles.premultiplied,
+        mask=window, noise_variance=levels.noise_variance.float(),
+    )  # fmt: skip
+    symmetry = None if settings.symmetry == "C1" else point_group(settings.symmetry)
+    return Survey(particles, scene, rows, held_out, symmetry, weights)
+
+
+def draw_sets(particles: Particles, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:
+    """Row numbers of each fit and of the held-out set, drawn with the seed; rows that stay together are drawn together."""
+    group = particles.groups(settings.together) if settings.together else torch.arange(particles.count)
+    order = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(settings.seed))
+    out = torch.isin(group, order[: max(1, round(settings.held_out * len(order)))])
+    half = particles.split(settings.seed, settings.together) if settings.halves else torch.zeros(particles.count)
+    names = ("half1", "half2") if settings.halves else ("map",)
+    rows = {name: ((half == i) & ~out).nonzero()[:, 0] for i, name in enumerate(names)}
+    for name, some in rows.items():
+        if not len(some):
+            raise DataError(
+                f"no particles are left for {name} of the {particles.count} in '{settings.particles}'; give more, "
+                "mend rlnRandomSubset, or add --no-halves"
+            )
+    return rows, out.nonzero()[:, 0]
