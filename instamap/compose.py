@@ -147,8 +147,10 @@ class Model(nn.Module):
     def parameter_groups(self) -> list[dict]:
         """For the optimiser: the parameters of each part with that part's learning rate."""
         groups = []
-        for part in (self.representation, self.deformation):
+        for part in (self.representation, self.deformation, self.forward_operator, self.likelihood):
             own = list(part.parameters()) + (list(self.bound.parameters()) if part is self.representation else [])
+            if own and not hasattr(part.options, "learning_rate"):
+                raise CompositionError(f"{type(part).__name__} learns but has no option learning_rate; give its Options that field")
             if own:
                 groups.append({"params": own, "lr": part.options.learning_rate})
         return groups

@@ -17,7 +17,7 @@ from instamap.registry import default
 
 # A fit of a second or two on the sets of these tests; each engine needs its own pace.
 ENGINES = {"normal": ("--engine", "normal", "-E", "steps=30"), "images": ("--engine", "images", "-E", "steps=24", "-E", "look=8")}
-QUICK = ("--engine", "normal", "-E", "steps=5")
+QUICK = ("--engine", "normal", "-E", "steps=20")
 
 
 @dataclass(frozen=True)

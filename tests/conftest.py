@@ -5,7 +5,10 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
+
+torch.set_num_threads(1)  # the tests' tensors are small: threads would cost more than they save
 
 settings.register_profile("instamap", deadline=None, max_examples=20, derandomize=False, print_blob=True)
 settings.load_profile("instamap")

@@ -20,7 +20,8 @@ from instamap.scene import Scene, Views
 pytestmark = pytest.mark.skipif(shutil.which("relion_project") is None, reason="RELION (Debian package relion) is not installed")
 
 PIXEL, SIGMA, COUNT = 3.0, 5.0, 6
-# RELION interpolates linearly in a Fourier transform padded twice, which costs 1e-4; half a pixel would cost 2e-2. It is not made for odd boxes.
+# RELION interpolates linearly in a Fourier transform padded twice, which costs 1e-4.
+# Half a pixel would cost 2e-2. It is not made for odd boxes.
 AGREEMENT = 0.9995
 
 

@@ -8,8 +8,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from instamap.fit.loop import Look
 
 # All of it fits into the 80 columns of a usual terminal: what does not is cut off.
-COLUMNS = (TextColumn("{task.description:6}"), BarColumn(14), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-           TextColumn("{task.fields[rate]}"), TextColumn("≤"), TimeRemainingColumn(), TextColumn("left {task.fields[state]}"))  # fmt: skip
+COLUMNS = (TextColumn("{task.description:6}"), BarColumn(8), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+           TextColumn("{task.fields[rate]}"), TextColumn("≤"), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))  # fmt: skip
 
 
 class Stages:

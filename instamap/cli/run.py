@@ -113,7 +113,7 @@ def conclusion(result: Result, out: Path, held_out: int) -> list[str]:
         best, last = max(looks, key=lambda look: look.held_out), looks[-1].step
         lines.append(f"{name}: held-out likelihood {best.held_out:+.4g} nats/image beyond an empty map, at step {best.step} of {last}")
         if name in result.nothing:
-            lines.append(f"{name}: no signal found: the {held_out} held-out images are no likelier than chance allows; this map is left empty")
+            lines.append(f"{name}: no signal found: the {held_out} held-out images are no likelier than chance allows; this map is empty")
     if result.resolution is not None:
         lines.append(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143, corrected for the mask by phase randomisation)")
     elif result.curves:

@@ -66,7 +66,7 @@ class Ray(ForwardOperator):
 def _columns(inside: Tensor) -> tuple[Tensor, Tensor]:
     """Indices "B P" of the true entries of each row of "B F", rows padded to equal length, and which are not padding."""
     counts = inside.sum(1)
-    used = torch.arange(int(counts.max()), device=inside.device) < counts[:, None]
+    used = torch.arange(max(counts.tolist(), default=0), device=inside.device) < counts[:, None]
     at = torch.zeros(used.shape, dtype=torch.long, device=inside.device)
     at[used] = inside.nonzero()[:, 1]
     return at, used

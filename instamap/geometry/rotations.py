@@ -24,10 +24,15 @@ def _about_y(angle: Tensor) -> Tensor:
 
 
 def from_rotvec(vector: Tensor) -> Tensor:
-    """Rotation "*n 3 3" about the direction of `vector` "*n 3" by its length in radians, counter-clockwise; smooth at zero."""
+    """Rotation "*n 3 3" about the direction of `vector` "*n 3" by its length θ in radians, counter-clockwise; smooth at zero.
+
+    Rodrigues: 1 + sin θ/θ K + (1 - cos θ)/θ² K², with K the cross product by `vector`.
+    """
     x, y, z = vector.unbind(-1)
     o = torch.zeros_like(x)
-    return torch.linalg.matrix_exp(torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3)))
+    k = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
+    turns = vector.norm(dim=-1)[..., None, None] / torch.pi
+    return torch.eye(3).to(k) + torch.sinc(turns) * k + 0.5 * torch.sinc(turns / 2) ** 2 * (k @ k)
 
 
 def random(count: int, *, generator: torch.Generator | None = None, dtype=torch.float64) -> Tensor:

@@ -19,12 +19,12 @@ SMALL = (8, 9, 12, 13)
 
 # A law is inherited by many classes, which hypothesis suspects of being a mistake (differing_executors). No deadline: the first
 # example may compile kernels. Twenty examples keep a part's laws at some seconds.
-_SETTINGS = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow])
+SETTINGS = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow])
 
 
 def law(boxes: tuple[int, ...]) -> Callable:
     """Decorates a law: a test method of one argument, a `Case` whose box is one of `boxes`."""
-    return lambda test: _SETTINGS(given(case=cases(boxes))(test))
+    return lambda test: SETTINGS(given(case=cases(boxes))(test))
 
 
 def difference(a: Tensor, b: Tensor) -> float:

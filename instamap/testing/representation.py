@@ -29,7 +29,7 @@ class RepresentationLaws(PartLaws):
     def test_is_a_representation(self):
         assert isinstance(self.born(scenes.Case(0, 12, 1.0, 2)), Representation)
 
-    @common._SETTINGS
+    @common.SETTINGS
     @given(case=scenes.cases(SMALL), shape=st.lists(st.integers(0, 4), max_size=4).map(tuple))
     def test_any_leading_shape(self, case, shape):
         """Points "*n 3" give values "*n": one point, none, or any box of them."""
