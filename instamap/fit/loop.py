@@ -1,5 +1,6 @@
 """The fit: Adam on an objective, a running average, stopped where held-out images are most likely."""
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -39,13 +40,13 @@ class Fit:
 
 
 def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch: Callable[[Look], None] = lambda look: None) -> Fit:
-    """Lower the objective step by step until looks at the held-out images stop improving; the map is that of the best look.
+    """Lower the objective step by step until looks at the held-out images stop improving; the map and model are those of the best look.
 
     The fit starts from the empty map and goes back to it unless all held-out images together are likelier, at the best look, by more
     than chance allows: under pure noise exp(gain) has mean 1, so the best of n looks gains x nats with probability n e^-x at most.
     """
     options, optimiser = objective.options, torch.optim.Adam(model.parameter_groups())
-    looks, kept, start = [], None, time.monotonic()
+    looks, since, start = [], 0, time.monotonic()  # since: looks after the beginning or the last retry
     model.train()
     for step in range(1, options.steps + 1):
         loss = objective(model, generator)
@@ -57,11 +58,17 @@ def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch
             continue
         held_out = objective.held_out()
         best = not looks or held_out > max(look.held_out for look in looks)
-        kept = objective.map().clone() if best else kept
+        if best:
+            kept, state = objective.map().clone(), copy.deepcopy((model.state_dict(), optimiser.state_dict()))
         looks.append(Look(step, float(loss.detach()), held_out, best, time.monotonic() - start))
         watch(looks[-1])
-        if not any(look.best for look in looks[-options.patience :]):
-            break
+        since += 1
+        if since >= options.patience and not any(look.best for look in looks[-options.patience :]):
+            model.load_state_dict(state[0])
+            optimiser.load_state_dict(state[1])
+            if not objective.retry(kept):
+                break
+            since = 0
     model.eval()
     gain = max(look.held_out for look in looks) * objective.evidence.held_out_count
     signal = gain > math.log(len(looks) / CHANCE)

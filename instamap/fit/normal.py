@@ -15,12 +15,14 @@ from instamap.options import option
 class Normal(Objective):
     """½⟨V, K∗V⟩ - ⟨b, V⟩ per image, with V the field rasterised where the mask allows, at voxel centres moved by up to ±½ voxel · jitter.
 
-    The average is one of the rasters, so of the jitter too. Images enter as exact Fourier slices, without padding.
+    The average is one of the rasters, so of the jitter too. Images enter as exact Fourier slices, without padding. Jitter suppresses
+    what is finer than itself; how much of that is noise the held-out images tell: the fit tries a wider one before it stops.
     """
 
     @dataclass(frozen=True)
     class Options(EngineOptions):
         jitter: float = option(1.0, "scale of the random displacement of voxel centres in each step, 0 for none", unit="voxels", low=0.0)
+        widen: float = option(1.5, "factor by which the jitter grows, once, where looks stop improving; 1 stops there", low=1.0)
 
     def __init__(self, options: Options, model: Model, evidence: Evidence):
         super().__init__(options, model, evidence)
@@ -28,12 +30,11 @@ class Normal(Objective):
         centres = grids.voxel_centres(box, pixel_size)
         with torch.no_grad():
             near = torch.nn.functional.max_pool3d((model.window(centres) > 0).float()[None], 3, 1, 1)[0] > 0
-        self.low, self.high = (int(v) for v in (near.nonzero().min(), near.nonzero().max() + 1))
-        cut = slice(self.low, self.high)
-        self.near = near[cut, cut, cut]
-        self.centres, self.cell = centres[cut, cut, cut][self.near], pixel_size * options.jitter
-        self.data = evidence.statistics.crop(self.low, self.high)
-        self.judge = evidence.held_out_statistics.crop(self.low, self.high)
+        low, high = (int(v) for v in (near.nonzero().min(), near.nonzero().max() + 1))
+        self.cut = (slice(low, high),) * 3
+        self.near = near[self.cut]
+        self.centres, self.cell, self.widened = centres[self.cut][self.near], pixel_size * options.jitter, False
+        self.data, self.judge = evidence.statistics.crop(low, high), evidence.held_out_statistics.crop(low, high)
         self.box, self.now, self.average = box, None, torch.zeros(self.near.shape)
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
@@ -49,10 +50,15 @@ class Normal(Objective):
     def held_out(self) -> float:
         return -float(self.judge.loss(self.average)) / self.judge.weight
 
+    def retry(self, best: Tensor) -> bool:
+        if self.widened or self.options.widen == 1:
+            return False
+        self.widened, self.cell, self.average = True, self.cell * self.options.widen, best[self.cut].clone()
+        return True
+
     def map(self) -> Tensor:
         whole = torch.zeros(self.box, self.box, self.box)
-        cut = slice(self.low, self.high)
-        whole[cut, cut, cut] = self.average
+        whole[self.cut] = self.average
         return whole
 
 

@@ -39,7 +39,7 @@ class EngineOptions(Options):
 
     steps: int = option(300, "steps at most", low=1)
     look: int = option(5, "steps between looks at the held-out likelihood", low=1)
-    patience: int = option(4, "looks without improvement after which the fit stops", low=1)
+    patience: int = option(3, "looks without improvement after which the fit stops", low=1)
     average: float = option(0.95, "decay per step of the running average that is kept", low=0.0, high=0.9999)
 
 
@@ -62,6 +62,10 @@ class Objective(ABC):
     @abstractmethod
     def held_out(self) -> float:
         """log p of the held-out images given the average, beyond that of an empty map, in nats per image."""
+
+    def retry(self, best: Tensor) -> bool:
+        """Looks stopped improving and the model is back at the best one, whose map is `best`: change something and go on, or stop (False)."""
+        return False
 
     @abstractmethod
     def map(self) -> Tensor:
