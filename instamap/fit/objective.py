@@ -64,7 +64,7 @@ class Objective(ABC):
         """log p of the held-out images given the average, beyond that of an empty map, in nats per image."""
 
     def retry(self, best: Tensor) -> bool:
-        """Looks stopped improving and the model is back at the best one, whose map is `best`: change something and go on, or stop (False)."""
+        """Looks stopped improving, the model is back at the best one, with map `best`: change something and go on, or stop (False)."""
         return False
 
     @abstractmethod
