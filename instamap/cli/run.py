@@ -70,18 +70,17 @@ def _choice(kind: str, name: str | None, items: list[str], before: dict) -> comp
 
 def run(chosen: Settings, out: Path, force: bool) -> None:
     """Reconstruct, with progress on standard error and the outcome on standard output."""
-    steps = held_out = 0
+    seen: list[Data] = []
     with Stages() as stages:
 
         def announce(data: Data) -> None:
-            nonlocal steps, held_out
-            steps, held_out = data.engine.options.steps, next(iter(data.evidence.values())).held_out_count
+            seen.append(data)
             for line in introduction(chosen, data):
                 stages.say(line)
 
-        watch = lambda name, look: stages.look(name, look, steps)
+        watch = lambda name, look: stages.look(name, look, seen[0].engine.options.steps)
         result = reconstruct(chosen, out, force=force, watch=watch, count=stages.read, announce=announce)
-    for line in conclusion(result, out, held_out):
+    for line in conclusion(result, seen[0], out):
         typer.echo(line)
 
 
@@ -106,16 +105,17 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     return lines
 
 
-def conclusion(result: Result, out: Path, held_out: int) -> list[str]:
-    """Where things are and what they are worth; `held_out` images were kept out of the fits."""
-    lines = []
+def conclusion(result: Result, data: Data, out: Path) -> list[str]:
+    """Where things are and what they are worth."""
+    lines, held_out = [], next(iter(data.evidence.values())).held_out_count
     for name, looks in result.looks.items():
         best, last = max(looks, key=lambda look: look.held_out), looks[-1].step
         lines.append(f"{name}: held-out likelihood {best.held_out:+.4g} nats/image beyond an empty map, at step {best.step} of {last}")
         if name in result.nothing:
             lines.append(f"{name}: no signal found: the {held_out} held-out images are no likelier than chance allows; this map is empty")
     if result.resolution is not None:
-        lines.append(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143, corrected for the mask by phase randomisation)")
+        nyquist = ", which is Nyquist: smaller pixels may hold more" if result.resolution <= 2.001 * data.scene.pixel_size else ""
+        lines.append(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143, mask-corrected by phase randomisation){nyquist}")
     elif result.curves:
         lines.append("resolution: none, as no signal was found")
     lines.append(f"maps and records in {out}/: {', '.join(sorted(p.name for p in out.iterdir()))}")
