@@ -1,4 +1,4 @@
-"""The whole program on real tilt images and on a simulated set, scored by tools that share nothing with it, beside RELION's direct inversion."""
+"""The whole program on real and on simulated images, scored by tools that share nothing with it, beside RELION's direct inversion."""
 
 import json
 import shutil
@@ -42,8 +42,9 @@ def test_real_tilt_images_with_defaults(shared_data, tools, tmp_path):
 @pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="RELION (Debian package relion) is not installed")
 def test_simulated_images_beat_direct_inversion(shared_data, tools, tmp_path):
     model = shared_data / "models" / "3j5p.pdb.gz"
-    options = "--box 48 --count 1500 --pixel 4 --snr 0.05 --solvent 0.6 --seed 23".split()
-    run(sys.executable, tools / "make_particles.py", "--model", model, "--out", tmp_path, *options)
+    options = {"--box": 48, "--count": 1500, "--pixel": 4, "--snr": 0.05, "--solvent": 0.6, "--seed": 23}
+    options |= {"--model": model, "--out": tmp_path}
+    run(sys.executable, tools / "make_particles.py", *(word for option in options.items() for word in option))
     run("relion_reconstruct", "--i", "particles.star", "--o", "relion.mrc", "--ctf", "--subset", "1", cwd=tmp_path)
     run(INSTAMAP, "reconstruct", tmp_path / "particles.star", "-o", tmp_path / "out")
     ours = score(tools, "map", tmp_path / "out" / "half1.mrc", tmp_path / "truth.mrc")
