@@ -48,7 +48,7 @@ def one(folder: Path, count: int, seed: int) -> list[dict]:
     """Errors of each way of computing in float32."""
     particles = Particles.open(folder / "particles.star")
     rows = torch.randperm(particles.count, generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    variance = noise.estimate(particles, rows, seed=seed, transfer=ctf).noise_variance
+    variance = noise.estimate(particles, rows, seed=seed, transfer=ctf)
     exact = gather(particles, rows, variance, torch.float64, "torch")
     volume = start.least_squares(exact, start.sphere(particles.box, particles.pixel_size).double())
     curved, loss = exact.apply(volume), float(exact.loss(volume))

@@ -114,9 +114,9 @@ def test_images_follow_from_the_star_file_and_the_truth(clean):
 
 def test_noise_has_variance_one_and_the_ratio_is_kept(tmp_path):
     particles = Particles.open(simulate.demo(tmp_path / "a" / "b", transfer=ctf, count=400, snr=0.25, seed=1))
-    levels = noise.estimate(particles, transfer=ctf)
+    spectra = noise.estimate(particles, transfer=ctf)
     # 400 x 220 pixels: a standard error of 0.5 %
-    assert levels.noise_variance[0, 2:].mean().item() == pytest.approx(1.0, rel=0.02)  # the molecule reaches into the corners at shell 1
+    assert spectra[0, 2:].mean().item() == pytest.approx(1.0, rel=0.02)  # the molecule reaches into the corners at shell 1
     assert particles.images(torch.arange(400)).var().item() == pytest.approx(1.25, rel=0.02)
 
 

@@ -1,7 +1,6 @@
-"""Levels of noise and signal, measured on the images themselves."""
+"""The noise, measured on the images themselves."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,46 +16,32 @@ Transfer = Callable[[Optics, int, float], Tensor]
 _CHUNK = 256  # images in memory at once
 
 
-@dataclass(frozen=True)
-class Levels:
-    """noise_variance "G D//2+1": of an unfiltered image's pixels, per optics group and Fourier shell (float64). signal_scale: standard
-    deviation of the signal near the middle of an image, in the images' unit; both are those of
-    images that are not premultiplied."""
-
-    noise_variance: Tensor
-    signal_scale: float
-
-
 def estimate(particles: Particles, rows: Tensor | None = None, *, limit: int = 2000, seed: int = 0,
-             transfer: Transfer | None = None) -> Levels:  # fmt: skip
-    """Measure both levels on at most `limit` of `rows` "n" (all of them by default), drawn evenly over the optics groups.
+             transfer: Transfer | None = None) -> Tensor:  # fmt: skip
+    """Variance "G D//2+1" (float64) of the noise in an unfiltered image's pixels, per optics group and Fourier shell.
 
-    The noise is what lies outside the inscribed circle (pixels farther than box/2 from the origin): each image's variance there about
-    its own mean, averaged within a group; its power spectrum, in shells, is that of the image with the circle blanked out. Of
-    premultiplied images, whose noise was multiplied by C, it is divided by the mean
-    of C² over all Fourier components, for which `transfer` is needed. A group of which no image was drawn gets the mean of the others.
-    The signal's variance is that within box/4 of the origin less that outside, over the same mean, and at least 1e-4 of the noise's.
-    Raises DataError for an image without variance outside the circle.
+    Measured on at most `limit` of `rows` "n" (all of them by default), drawn evenly over the optics groups. The noise is what lies outside
+    the inscribed circle (pixels farther than box/2 from the origin): each image's variance there about its own mean, averaged within
+    a group; its power spectrum, in shells, is that of the image with the circle blanked out. Of premultiplied images, whose noise was
+    multiplied by C, it is divided by the mean of C², for which `transfer` is needed. A group of which no image was drawn gets the mean
+    of the others. Raises DataError for an image without variance outside the circle.
     """
     if particles.premultiplied and transfer is None:
         raise ValueError("premultiplied images: give the contrast transfer function as `transfer`")
     rows = _draw(particles, torch.arange(particles.count) if rows is None else rows, limit, seed)
-    outside, inside = _circles(particles.box)
-    noise, excess, power, shape = [], [], [], 0.0
+    outside = grids.pixel_centres(particles.box, 1.0, dtype=torch.float64).norm(dim=-1) > particles.box / 2
+    noise, power, shape = [], [], 0.0
     groups = int(particles.views.group.max()) + 1
     for some in rows.split(_CHUNK):
         images = particles.images(some).double()
         corner = images[:, outside].var(1)
         _check(particles, some, corner)
         noise.append(corner)
-        excess.append(images[:, inside].var(1) - corner)
         square = transfer(particles.views.optics[some], particles.box, particles.pixel_size) ** 2 if particles.premultiplied else None
         power.append(_mean(square, particles.box) if particles.premultiplied else torch.ones_like(corner))
         shape = shape + _shells(images * outside, outside, square, particles.views.group[some], groups)
-    noise, excess, power = torch.cat(noise), torch.cat(excess), torch.cat(power)
-    level = _per_group(noise, power, particles.views.group[rows], groups)
-    signal = max(float(excess.sum()), 1e-4 * float(noise.sum())) / float(power.sum())
-    return Levels(_scaled(shape, level, particles.box), signal**0.5)
+    level = _per_group(torch.cat(noise), torch.cat(power), particles.views.group[rows], groups)
+    return _scaled(shape, level, particles.box)
 
 
 def _draw(particles: Particles, rows: Tensor, limit: int, seed: int) -> Tensor:
@@ -66,12 +51,6 @@ def _draw(particles: Particles, rows: Tensor, limit: int, seed: int) -> Tensor:
     rows = rows[torch.argsort(particles.views.group[rows], stable=True)]
     start = torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return rows[((torch.arange(limit) + start) * (len(rows) / limit)).long()]
-
-
-def _circles(box: int) -> tuple[Tensor, Tensor]:
-    """Masks "D D" of the pixels outside radius box/2 and inside radius box/4."""
-    radius = grids.pixel_centres(box, 1.0, dtype=torch.float64).norm(dim=-1)
-    return radius > box / 2, radius < box / 4
 
 
 def _check(particles: Particles, rows: Tensor, variance: Tensor) -> None:

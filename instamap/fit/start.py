@@ -35,6 +35,6 @@ def find_mask(volume: Tensor, pixel_size: float) -> Tensor:
 def scale(volume: Tensor, window: Tensor) -> float:
     """The density that a field of order one stands for: a tenth of the standard deviation of a first map inside the mask.
 
-    The floor of a model starts that far below zero: a lower scale makes it bind, which held-out images favour (docs/decisions/0003).
+    The floor of a model starts that far below zero: a lower scale makes it bind, which held-out images favour (docs/decisions/0001).
     """
     return 0.1 * float((volume * window).square().sum().div(window.sum()).sqrt().clamp(min=1e-12))

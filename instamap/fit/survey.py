@@ -37,10 +37,10 @@ def survey(settings: Settings) -> Survey:
     for name, some in {**rows, "held_out": held_out}.items():
         if weights is not None and not weights[some].sum() > 0:
             raise DataError(f"{settings.weights} of '{particles.path}' is 0 for all {len(some)} particles of {name}; weigh some of them")
-    levels = noise.estimate(particles, seed=settings.seed, transfer=ctf)
+    spectra = noise.estimate(particles, seed=settings.seed, transfer=ctf)
     scene = Scene(
         box=particles.box, pixel_size=particles.pixel_size, count=particles.count, premultiplied=particles.premultiplied,
-        mask=window, noise_variance=levels.noise_variance.float(),
+        mask=window, noise_variance=spectra.float(),
     )  # fmt: skip
     symmetry = None if settings.symmetry == "C1" else point_group(settings.symmetry)
     return Survey(particles, scene, rows, held_out, symmetry, weights)
