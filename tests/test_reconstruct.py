@@ -21,7 +21,7 @@ from instamap.hookspecs import hookimpl
 from instamap.maps import fsc, mask, mrc
 
 BOX, PIXEL = 16, 6.0
-FILES = {"map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "map.png", "fsc.csv", "fsc.png", "run.toml", "log.jsonl"}
+FILES = {"map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "map.png", "fsc.csv", "fsc.png", "held_out.png", "run.toml", "log.jsonl"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def log(folder: Path) -> list[dict]:
 def test_everything_is_there_and_nothing_else(finished):
     assert {path.name for path in finished.out.iterdir()} == FILES
     assert {path.name for path in finished.out.parent.iterdir()} == {"out"}, "the stage was left behind"
-    for name in ("map.png", "fsc.png"):
+    for name in ("map.png", "fsc.png", "held_out.png"):
         assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
 
 

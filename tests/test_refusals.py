@@ -195,7 +195,7 @@ def test_a_folder_with_a_run_is_replaced_only_with_force(good, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert instamap(*words, "--seed", 3, "--no-halves", "--force").code == 0
     # Half maps of the earlier run would be taken for those of this one; what is no part of a run stays.
-    assert {path.name for path in out.iterdir()} == {"map.mrc", "mask.mrc", "map.png", "run.toml", "log.jsonl", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == {"map.mrc", "mask.mrc", "map.png", "held_out.png", "run.toml", "log.jsonl", "notes.txt"}
     assert (out / "map.mrc").read_bytes() != before["map.mrc"]
     # A run that fails leaves the earlier one as it is.
     kept = {path.name: path.read_bytes() for path in out.iterdir()}

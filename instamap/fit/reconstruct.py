@@ -18,7 +18,7 @@ from instamap.fit.record import Log, write_toml
 from instamap.fit.settings import Settings
 from instamap.fit.statistics import Statistics
 from instamap.fit.survey import Survey, survey
-from instamap.maps import fsc, mask, mrc, slices
+from instamap.maps import fsc, likelihood_plot, mask, mrc, slices
 from instamap.registry import default
 from instamap.scene import Scene
 
@@ -170,8 +170,9 @@ def finish(fits: dict[str, loop.Fit], scene: Scene) -> Result:
 
 
 def write(result: Result, data: Data, folder: Path) -> None:
-    """Maps and a found mask as .mrc, curves as fsc.csv and fsc.png, and a look at the map as map.png."""
+    """Maps and a found mask as .mrc, held_out.png, curves as fsc.csv and fsc.png, and a look at the map as map.png."""
     scene = data.scene
+    likelihood_plot.plot(folder / "held_out.png", {n: [(look.step, look.held_out) for look in some] for n, some in result.looks.items()})
     for name, values in {**result.maps, **({"mask": result.mask} if data.found_mask else {})}.items():
         mrc.write(folder / f"{name}.mrc", values, scene.pixel_size)
     if result.curves:
