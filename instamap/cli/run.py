@@ -100,6 +100,8 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     lines.append(f"mask            {chosen.mask or 'found in a first map, written to mask.mrc'}: {share:.0%} of the box")
     for part, choice in {**chosen.parts, "engine": data.engine}.items():
         options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
+        if part == "forward" and data.engine.name == "normal":
+            options = "as exact Fourier slices; its options are not used by this engine"
         auto = " (auto)" if part == "engine" and chosen.engine.name == "auto" else ""
         lines.append(f"{part:15} {choice.name}{auto}  {options}".rstrip())
     return lines
