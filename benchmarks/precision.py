@@ -23,6 +23,7 @@ from instamap.fit import start
 from instamap.fit.accumulate import Accumulator
 from instamap.fit.statistics import Statistics
 from instamap.forward.ctf import ctf
+from instamap.maps import mask
 
 HEAD = ["SET", "IMAGES", "FLOAT32 BY", "b", "K∗V", "K∗V, K IN FLOAT64", "LOSS", "LOSS, NATS/IMAGE"]
 CHUNK = 256
@@ -50,7 +51,8 @@ def one(folder: Path, count: int, seed: int) -> list[dict]:
     rows = torch.randperm(particles.count, generator=torch.Generator().manual_seed(seed))[:count].sort().values
     variance = noise.estimate(particles, rows, seed=seed, transfer=ctf)
     exact = gather(particles, rows, variance, torch.float64, "torch")
-    volume = start.least_squares(exact, start.sphere(particles.box, particles.pixel_size).double())
+    radius = (particles.box // 2 - 0.5) * particles.pixel_size
+    volume = start.least_squares(exact, mask.sphere(particles.box, particles.pixel_size, radius, 0.0).double())
     curved, loss = exact.apply(volume), float(exact.loss(volume))
     results = []
     for backend in dict.fromkeys((Accumulator(8, 1.0).backend, "torch")):

@@ -69,6 +69,7 @@ def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch
             if not objective.retry(kept):
                 break
             since = 0
+    model.load_state_dict(state[0])
     model.eval()
     gain = max(look.held_out for look in looks) * objective.evidence.held_out_count
     signal = gain > math.log(len(looks) / CHANCE)

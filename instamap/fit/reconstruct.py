@@ -114,7 +114,7 @@ def _aimed(scene: Scene, engine: Choice, evidence: dict[str, Evidence], particle
            sample: Statistics | None = None) -> Data:  # fmt: skip
     """With the mask (found, if the scene has none) and the density's scale, from a first map of the sample or of all that is fitted."""
     sample = sample or sum((e.statistics for e in evidence.values()), start=Statistics.empty(scene.box, scene.pixel_size))
-    first = start.least_squares(sample, start.sphere(scene.box, scene.pixel_size))
+    first = start.least_squares(sample, mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0))
     window = start.find_mask(first, scene.pixel_size) if scene.mask is None else scene.mask
     aimed = replace(scene, mask=window, density_scale=start.scale(first, window))
     return Data(particles, aimed, engine, evidence, scene.mask is None)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from instamap.fit.statistics import Statistics
-from instamap.geometry import grids
 from instamap.maps import mask
 
 
@@ -20,11 +19,6 @@ def least_squares(statistics: Statistics, window: Tensor, steps: int = 3) -> Ten
         before, square = square, residual.square().sum()
         direction = residual + square / before * direction
     return volume
-
-
-def sphere(box: int, pixel_size: float) -> Tensor:
-    """Ones "D D D" inside the largest sphere of the box."""
-    return (grids.voxel_centres(box, pixel_size).norm(dim=-1) <= (box // 2 - 0.5) * pixel_size).float()
 
 
 def find_mask(volume: Tensor, pixel_size: float) -> Tensor:
