@@ -84,7 +84,7 @@ def _shells(images: Tensor, window: Tensor, square: Tensor | None, group: Tensor
     # What white noise of variance one would give: taking off each image's mean costs power at low frequencies.
     white = (window.sum() - torch.fft.rfft2(window.to(images)).abs() ** 2 / window.sum()).expand_as(found)
     both = torch.stack([found, white if square is None else white * square]) * _both_halves(box)
-    shell = grids.shells(box, 2)[:, : box // 2 + 1].clamp(max=box // 2).flatten()  # the plane's corners continue the last shell
+    shell = grids.noise_shells(box)[:, : box // 2 + 1].flatten()
     sums = torch.zeros(2, groups, box // 2 + 1, dtype=images.dtype)
     each = torch.zeros(2, len(images), box // 2 + 1, dtype=images.dtype).index_add_(2, shell, both.flatten(2))
     return sums.index_add_(1, group, each)
@@ -101,7 +101,7 @@ def _scaled(sums: Tensor, level: Tensor, box: int) -> Tensor:
     shape[:, 0] = shape[:, 1]
     near = torch.nn.functional.pad(shape[:, None], (1, 1), mode="replicate")[:, 0].unfold(1, 3, 1).mean(-1)
     weight = torch.zeros(box // 2 + 1, dtype=shape.dtype)
-    weight.index_add_(0, grids.shells(box, 2).clamp(max=box // 2).flatten(), torch.ones(box**2, dtype=shape.dtype))
+    weight.index_add_(0, grids.noise_shells(box).flatten(), torch.ones(box**2, dtype=shape.dtype))
     return near * (level / ((near * weight).sum(1) / box**2))[:, None]
 
 

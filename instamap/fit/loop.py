@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from instamap.compose import Model
-from instamap.fit.objective import Objective
+from instamap.fit.objective import EngineOptions, Objective
 
 CHANCE = 0.01  # probability, at most, that a map of pure noise is taken for a signal
 
@@ -39,6 +39,14 @@ class Fit:
         return max(self.looks, key=lambda look: look.held_out)
 
 
+def stalled(looks: list[Look], options: EngineOptions) -> bool:
+    """Whether the last `patience` looks have gained at most the share `tolerance` of what the best one before had over an empty map."""
+    if len(looks) <= options.patience:
+        return False
+    before = max(look.held_out for look in looks[: -options.patience])
+    return max(look.held_out for look in looks) - before <= options.tolerance * abs(before)
+
+
 def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch: Callable[[Look], None] = lambda look: None) -> Fit:
     """Lower the objective step by step until looks at the held-out images stop improving; the map and model are those of the best look.
 
@@ -63,14 +71,17 @@ def fit(model: Model, objective: Objective, *, generator: torch.Generator, watch
         looks.append(Look(step, float(loss.detach()), held_out, best, time.monotonic() - start))
         watch(looks[-1])
         since += 1
-        if since >= options.patience and not any(look.best for look in looks[-options.patience :]):
-            model.load_state_dict(state[0])
-            optimiser.load_state_dict(state[1])
-            if not objective.retry(kept):
-                break
-            since = 0
+        if since < options.patience or not stalled(looks, options):
+            continue
+        if best:  # nothing has been overfitted: more steps would only cost time
+            break
+        model.load_state_dict(state[0])
+        optimiser.load_state_dict(state[1])
+        if not objective.retry(kept):
+            break
+        since = 0
     model.load_state_dict(state[0])
     model.eval()
-    gain = max(look.held_out for look in looks) * objective.evidence.held_out_count
+    gain = max(look.held_out for look in looks) * objective.evidence.held_out_weight
     signal = gain > math.log(len(looks) / CHANCE)
     return Fit(kept if signal else torch.zeros_like(kept), looks, signal)

@@ -28,6 +28,11 @@ class Evidence:
         return len(self.rows) if self.rows is not None else self.statistics.count
 
     @property
+    def held_out_weight(self) -> float:
+        """Sum of the held-out images' weights."""
+        return self.held_out_statistics.weight if self.held_out_statistics is not None else float(len(self.held_out))
+
+    @property
     def held_out_count(self) -> int:
         """Images that were held out."""
         return len(self.held_out) if self.held_out is not None else self.held_out_statistics.count
@@ -40,6 +45,7 @@ class EngineOptions(Options):
     steps: int = option(300, "steps at most", low=1)
     look: int = option(5, "steps between looks at the held-out likelihood", low=1)
     patience: int = option(3, "looks without improvement after which the fit stops", low=1)
+    tolerance: float = option(0.003, "share of the gain over an empty map that counts as improvement within the patience", low=0.0, high=1.0)
     average: float = option(0.95, "decay per step of the running average that is kept", low=0.0, high=0.9999)
 
 
@@ -64,7 +70,7 @@ class Objective(ABC):
         """log p of the held-out images given the average, beyond that of an empty map, in nats per image."""
 
     def retry(self, best: Tensor) -> bool:
-        """Looks stopped improving, the model is back at the best one, with map `best`: change something and go on, or stop (False)."""
+        """The likelihood has turned, the model is back at the best look, with map `best`: change something and go on, or stop (False)."""
         return False
 
     @abstractmethod

@@ -38,6 +38,11 @@ def shells(box: int, dimensions: int) -> Tensor:
     return square.sqrt().round().long()
 
 
+def noise_shells(box: int) -> Tensor:
+    """Shell "D D" whose noise variance each component of an image's full FFT has: the plane's corners continue the last one, D // 2."""
+    return shells(box, 2).clamp(max=box // 2)
+
+
 def pad(images: Tensor, box: int) -> Tensor:
     """Images "* D D" in the middle of zeros "* box box", origin on origin."""
     before = box // 2 - images.shape[-1] // 2

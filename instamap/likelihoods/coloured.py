@@ -27,8 +27,7 @@ class Coloured(Likelihood):
         if scene.noise_variance is None:
             raise CompositionError("likelihood 'coloured' knows no noise spectrum: the data gave none; choose --likelihood gaussian")
         self.register_buffer("variance", scene.noise_variance.clone())
-        shell = grids.shells(scene.box, 2).clamp(max=scene.box // 2)  # the plane's corners continue the last shell
-        self.register_buffer("shell", shell, persistent=False)
+        self.register_buffer("shell", grids.noise_shells(scene.box), persistent=False)
 
     def noise_variance(self, views: Views) -> Tensor:
         return self.variance[views.group]

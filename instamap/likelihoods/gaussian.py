@@ -56,5 +56,5 @@ class Gaussian(Likelihood):
 
 
 def _mean_over_components(spectrum: Tensor, box: int) -> Tensor:
-    """Variance of a pixel "G" for a spectrum "G D//2+1" per shell; the corners beyond Nyquist continue the last shell."""
-    return spectrum[:, grids.shells(box, 2).clamp(max=spectrum.shape[1] - 1).flatten()].mean(1)
+    """Variance of a pixel "G" for a spectrum "G D//2+1" per shell."""
+    return spectrum[:, grids.noise_shells(box).flatten()].mean(1)

@@ -195,7 +195,7 @@ class LikelihoodLaws(PartLaws):
 def _components(part: Likelihood, views: Views) -> Tensor:
     """σ² "B D D" of the components of torch.fft.fft2; the plane's corners, beyond the last shell, continue it."""
     box = part.scene.box
-    return part.noise_variance(views)[:, grids.shells(box, 2).clamp(max=box // 2)]
+    return part.noise_variance(views)[:, grids.noise_shells(box)]
 
 
 def _directions(case: scenes.Case, count: int) -> Tensor:
