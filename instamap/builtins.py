@@ -5,6 +5,7 @@ from instamap.hookspecs import hookimpl
 
 INSTAMAP = "Woollard et al., Acta Cryst. D81, 147-169 (2025), doi 10.1107/S2059798325002025"
 NGP = "Müller et al., ACM Trans. Graph. 41, 102 (2022), doi 10.1145/3528223.3530127"
+BIOEM = "Cossio & Hummer, J. Struct. Biol. 184, 427-437 (2013), doi 10.1016/j.jsb.2013.10.006"
 NERF = "Mildenhall et al., ECCV (2020), doi 10.1007/978-3-030-58452-8_24"
 
 
@@ -27,6 +28,12 @@ def instamap_components():
                   "independent Gaussian noise of one variance in every pixel", ""),
         Component("likelihood", "coloured", "instamap.likelihoods.coloured:Coloured",
                   "Gaussian noise with a power spectrum for each optics group", ""),
+        Component("likelihood", "correlation", "instamap.likelihoods.correlation:Correlation",
+                  "correlation of both images, whitened: no scale, no offset", INSTAMAP),
+        Component("likelihood", "half-correlation", "instamap.likelihoods.correlation:HalfCorrelation",
+                  "correlation with the whitened image, and the norm of the prediction", INSTAMAP),
+        Component("likelihood", "bioem", "instamap.likelihoods.bioem:Bioem",
+                  "Gaussian noise, with an image's scale and offset integrated out", BIOEM),
         Component("engine", "normal", "instamap.fit.normal:Normal",
                   "normal equations: all images at once, one density for all particles", ""),
         Component("engine", "images", "instamap.fit.images:Images",

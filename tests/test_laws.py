@@ -21,6 +21,9 @@ MORE = {
     # Collisions of the hash are part of it, so its table must be smaller than its finest level.
     ("representation", "hash-grid"): {"options": {"table_size": 8, "levels": 4, "base": 4}},
     ("deformation", "rigid"): {"laws": IsometryLaws},
+    ("likelihood", "correlation"): {"invariances": ("offset",)},  # and the scale, but for the tiny contrast that counts as none
+    ("likelihood", "half-correlation"): {"invariances": ("offset",)},
+    ("likelihood", "bioem"): {"invariances": ("offset",)},
     # It sums the density at exact points, in steps of σ/1.4: only the Gaussians' tails outside the sphere are lost.
     ("forward", "ray"): {"tolerance": 1e-6},
 }
