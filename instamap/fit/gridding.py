@@ -9,52 +9,16 @@ edge: 1.25 times the 2N that the convolution kernel of the normal equations need
 Relative L2 error 2e-4 for the data and for what the convolution kernel makes of a map (docs/decisions/0002-accumulation.md).
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-WIDTH = 5  # cells that one point reaches along an axis: 5 x (complex + real) is 15 floats, one row of 16 in `gridding_numba`
+from instamap.geometry import kaiser_bessel
+from instamap.geometry.kaiser_bessel import MARGIN, footprint, taps, window_transform
+
 OVERSAMPLING = 1.25  # of a lattice of 2N points
-SHAPE = 2.0 * WIDTH  # of the Kaiser-Bessel window; best for both sums at this width and oversampling
-MARGIN = 3  # cells around the grid, which are folded back at the end: nobody has to wrap an index
 SHEETS = 16  # of the grid transformed at once
-STEPS = 512  # subdivisions of a cell in the table of the window; interpolating it linearly errs by 1e-6
-
-
-def grid_size(box: int) -> int:
-    """The least even number M ≥ 2·OVERSAMPLING·box that has no prime factor above 5."""
-    size = 2 * math.ceil(box * OVERSAMPLING)
-    while _largest_factor(size) > 5:
-        size += 2
-    return size
-
-
-def _largest_factor(n: int) -> int:
-    for p in (2, 3, 5):
-        while n % p == 0:
-            n //= p
-    return max(n, 2)
-
-
-def window(distance: Tensor) -> Tensor:
-    """The Kaiser-Bessel window I0(β sqrt(1 - (2d/w)²)) / I0(β) at distances d in cells; 0 beyond w/2."""
-    inside = (1 - (2 * distance / WIDTH) ** 2).clamp(min=0)
-    beta = torch.tensor(SHAPE, dtype=distance.dtype)
-    return torch.exp(beta * (inside.sqrt() - 1)) * torch.special.i0e(beta * inside.sqrt()) / torch.special.i0e(beta)
-
-
-def window_transform(x: Tensor) -> Tensor:
-    """Fourier transform of `window` at x cycles per cell: w sinh(s) / (s I0(β)), s² = β² - (π w x)² > 0."""
-    s = torch.sqrt(SHAPE**2 - (math.pi * WIDTH * x) ** 2)
-    return WIDTH * torch.sinh(s) / s / torch.special.i0(torch.tensor(SHAPE, dtype=x.dtype))
-
-
-def taps() -> Tensor:
-    """Table "STEPS+2 WIDTH" of the window on the cells that a point reaches, by the fraction of a cell at which it lies; float64."""
-    fraction = torch.arange(STEPS + 2, dtype=torch.float64) / STEPS
-    return window(0.5 * WIDTH - 1 + fraction[:, None] - torch.arange(WIDTH))
 
 
 class Grid:
@@ -64,7 +28,7 @@ class Grid:
     """
 
     def __init__(self, box: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-        self.box, self.size = box, grid_size(box)
+        self.box, self.size = box, kaiser_bessel.grid_size(2 * box, OVERSAMPLING)
         edge = self.size + 2 * MARGIN + 1
         self.cells = torch.zeros(edge, edge, self.size // 2 + 2 * MARGIN + 2, 3, dtype=dtype, device=device)
 
@@ -75,32 +39,20 @@ class Grid:
     def first_cells(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates "V P 3" (x, y, z) in cells, whose whole part is the first cell that a point reaches, and the sign "V P 1" it got.
 
-        frames "V 2 3": the first two rows of rotations; plane "P 2": frequencies (kx, ky) in components of the box. Points of the other
-        half are replaced by their opposites, which has the sign -1 and makes their data conjugate.
+        frames "V 2 3": the first two rows of rotations; plane "P 2": frequencies (kx, ky) in components of the box.
         """
-        q = (plane @ frames) * (self.size / self.box)
-        sign = torch.where(q[..., :1] < 0, -1.0, 1.0).to(q)
-        half = self.size // 2
-        return q * sign + q.new_tensor([0, half, half]) + (MARGIN + 1 - 0.5 * WIDTH), sign
+        return kaiser_bessel.first_cells(frames * (self.size / self.box), plane, self.size // 2)
 
     def spread(self, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor, *, block: int = 2048) -> None:
         """Add complex `data` "V P" and real `power` "V P" at the frequencies plane @ frames; in torch, on any device."""
         table = taps().to(self.cells)
-        edge, row = self.cells.shape[1:3]
-        z, y, x = torch.meshgrid(*[torch.arange(WIDTH, device=table.device)] * 3, indexing="ij")
-        reach = ((z * edge + y) * row + x).reshape(-1)
         at, sign = (t.flatten(0, 1) for t in self.first_cells(frames, plane))
         values = torch.stack([data.real, data.imag, power], -1).flatten(0, 1) * torch.cat([sign.abs(), sign, sign.abs()], -1)
         flat = self.cells.view(-1)
         for a, v in zip(at.split(block), values.split(block), strict=True):
-            cell = a.long()
-            step = (a - cell) * STEPS
-            low = step.long()
-            wx, wy, wz = (table[low] + (step - low)[..., None] * (table[low + 1] - table[low])).unbind(1)
-            weights = (wz[:, :, None, None] * wy[:, None, :, None] * wx[:, None, None, :]).flatten(1)
-            index = (((cell[:, 2] * edge + cell[:, 1]) * row + cell[:, 0])[:, None] + reach).view(-1)
+            index, weights = footprint(a, table, self.cells.shape[:3])
             for channel in range(3):
-                flat[channel:].scatter_add_(0, 3 * index, (weights * v[:, channel, None]).view(-1))
+                flat[channel:].scatter_add_(0, 3 * index.view(-1), (weights * v[:, channel, None]).view(-1))
 
     def data_lattice(self) -> Tensor:
         """The sum of the data's waves on the lattice "N N N" [z, y, x] with the origin at voxel N // 2."""

@@ -9,12 +9,13 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from instamap.fit.gridding import MARGIN, STEPS, WIDTH, Grid, taps
+from instamap.fit.gridding import Grid
+from instamap.geometry.kaiser_bessel import WIDTH, taps
+from instamap.geometry.kaiser_bessel_numba import REACH, locate, weigh
 
 LANES = 16  # three numbers for each of five cells, and one idle
 TILE = 8  # planes and rows of one tile; what its points touch fits into a cache of 256 kB up to boxes of about 100
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
-_REACH = np.float32(MARGIN + 1 - 0.5 * WIDTH)
 
 
 @intrinsic
@@ -36,30 +37,21 @@ def _add_row(typing, cells, at, row, factor):
     return types.void(cells, at, row, factor), generate
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", inline="always")
-def _locate(frame, k, sheet):
-    """As `Grid.first_cells`, of one point."""
-    x, y, z = k[0] * frame[0, 0] + k[1] * frame[1, 0], k[0] * frame[0, 1] + k[1] * frame[1, 1], k[0] * frame[0, 2] + k[1] * frame[1, 2]
-    if x < 0:
-        return _REACH - x, sheet - y, sheet - z, np.float32(-1.0)
-    return _REACH + x, sheet + y, sheet + z, np.float32(1.0)
-
-
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
 def _sort(edge, half, frames, plane, data, power, low, high):
     """The points that reach planes low ≤ z < high as rows (x, y, z, three values), tile by tile; in a tile in their own order."""
-    sheet, across = np.float32(half) + _REACH, edge // TILE + 1
+    sheet, across = np.float32(half) + REACH, edge // TILE + 1
     begin = np.zeros(across * across + 1, np.int64)
     for view in range(frames.shape[0]):
         for p in range(plane.shape[0]):
-            x, y, z, sign = _locate(frames[view], plane[p], sheet)
+            x, y, z, sign = locate(frames[view], plane[p], sheet)
             if int(z) + WIDTH > low and int(z) < high:
                 begin[_U((int(z) // TILE) * across + int(y) // TILE + 1)] += 1
     begin = np.cumsum(begin)
     points = np.empty((begin[-1], 6), np.float32)
     for view in range(frames.shape[0]):
         for p in range(plane.shape[0]):
-            x, y, z, sign = _locate(frames[view], plane[p], sheet)
+            x, y, z, sign = locate(frames[view], plane[p], sheet)
             if int(z) + WIDTH > low and int(z) < high:
                 tile = _U((int(z) // TILE) * across + int(y) // TILE)
                 point = points[_U(begin[tile])]
@@ -73,17 +65,14 @@ def _sort(edge, half, frames, plane, data, power, low, high):
 def _add_points(cells, edge, width, table, points, low, high):
     """Spread points onto the planes low ≤ z < high of the flat `cells`."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    row, steps = np.zeros(LANES, np.float32), np.float32(STEPS)
+    row = np.zeros(LANES, np.float32)
     for p in range(_U(points.shape[0])):
         x, y, z, real, imaginary, square = points[p, 0], points[p, 1], points[p, 2], points[p, 3], points[p, 4], points[p, 5]
         cx, cy, cz = int(x), int(y), int(z)
-        tx, ty, tz = (x - np.float32(cx)) * steps, (y - np.float32(cy)) * steps, (z - np.float32(cz)) * steps
-        ix, iy, iz = _U(tx), _U(ty), _U(tz)
-        tx, ty, tz = tx - np.float32(ix), ty - np.float32(iy), tz - np.float32(iz)
+        weigh(table, x, cx, wx)
+        weigh(table, y, cy, wy)
+        weigh(table, z, cz, wz)
         for j in range(_U(WIDTH)):
-            wx[j] = table[ix, j] + tx * (table[ix + _U(1), j] - table[ix, j])
-            wy[j] = table[iy, j] + ty * (table[iy + _U(1), j] - table[iy, j])
-            wz[j] = table[iz, j] + tz * (table[iz + _U(1), j] - table[iz, j])
             row[_U(3) * j], row[_U(3) * j + _U(1)], row[_U(3) * j + _U(2)] = wx[j] * real, wx[j] * imaginary, wx[j] * square
         for k in range(max(cz, low), min(cz + WIDTH, high)):
             at = _U(((k * edge + cy) * width + cx) * 3)
