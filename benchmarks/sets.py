@@ -6,11 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import mrcfile
-import starfile
-import torch
 from torch import Tensor
 
+from instamap.data import rewrite as rewriting
 from instamap.data.particles import Particles
 
 # Arguments of the tool by the name of the set's folder; {data} is the folder `data` beside the tool's own.
@@ -23,7 +21,6 @@ RECIPES = {
     "--seed 1",
 }
 REFERENCES = ("truth.mrc", "relion_reference.mrc")
-CHUNK = 1024  # images in memory at once
 
 
 def find(folder: Path, make: Path | None = None) -> Path:
@@ -57,16 +54,7 @@ def rewrite(folder: Path, out: Path, images: Callable[[Particles, Tensor], Tenso
     images(particles, rows "B") -> "B D D". What the STAR file says is kept but for the names of the images. Returns `out`.
     """
     particles = Particles.open(folder / "particles.star")
-    count = min(count or particles.count, particles.count)
     out.mkdir(parents=True, exist_ok=True)
-    shape = (count, particles.box, particles.box)
-    with mrcfile.new_mmap(out / "particles.mrcs", shape, mrc_mode=2, overwrite=True) as stack:
-        for rows in torch.arange(count).split(CHUNK):
-            stack.data[int(rows[0]) : int(rows[-1]) + 1] = images(particles, rows).numpy()
-        stack.set_image_stack()
-        stack.voxel_size = particles.pixel_size
-    columns = particles.table.columns
-    table = columns.particles.iloc[:count].copy()
-    table["rlnImageName"] = [f"{i + 1:06d}@particles.mrcs" for i in range(count)]
-    starfile.write({**columns.blocks, columns.name: table}, out / "particles.star", overwrite=True)
+    star, stack = out / "particles.star", out / "particles.mrcs"
+    rewriting.rewrite(particles, star, stack, name=stack.name, images=lambda rows: images(particles, rows), count=count)
     return out

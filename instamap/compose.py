@@ -115,9 +115,14 @@ class Model(nn.Module):
         there = x if z is None else self.deformation(x, z)
         return self.scene.density_scale * self.window(x) * self.bound(self.representation(there))
 
-    def project(self, views: Views, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The projections PV "B D D" and, with contrast transfer, the predicted images C PV."""
-        z = self.deformation.latent(views)
+    def project(
+        self, views: Views, generator: torch.Generator | None = None, *, images: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The projections PV "B D D" and, with contrast transfer, the predicted images C PV.
+
+        images "B D D": what was observed, for deformations that infer their coordinates from it.
+        """
+        z = self.deformation.latent(views, images)
         projection = self.forward_operator(lambda x: self.density(x, z), views, generator=generator)
         if views.optics is None:
             return projection, projection
@@ -125,7 +130,7 @@ class Model(nn.Module):
 
     def log_prob(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """log p "B" of each image, in nats (premultiplied images: up to a constant of the data)."""
-        return self._judge(*self.project(batch.views, generator), batch)
+        return self._judge(*self.project(batch.views, generator, images=batch.images), batch)
 
     def gain(self, batch: Batch) -> Tensor:
         """log p "B" of each image beyond that of an empty map, in nats."""
@@ -145,12 +150,13 @@ class Model(nn.Module):
         return self.density(x.reshape(1, -1, 3)).reshape(box, box, box)
 
     def parameter_groups(self) -> list[dict]:
-        """For the optimiser: the parameters of each part with that part's learning rate."""
+        """For the optimiser: the parameters of each part that learns, with its kind ("part") and learning rate."""
         groups = []
-        for part in (self.representation, self.deformation, self.forward_operator, self.likelihood):
+        parts = zip(DEFAULTS, (self.representation, self.deformation, self.forward_operator, self.likelihood), strict=True)
+        for kind, part in parts:
             own = list(part.parameters()) + (list(self.bound.parameters()) if part is self.representation else [])
             if own and not hasattr(part.options, "learning_rate"):
                 raise CompositionError(f"{type(part).__name__} learns but has no option learning_rate; give its Options that field")
             if own:
-                groups.append({"params": own, "lr": part.options.learning_rate})
+                groups.append({"params": own, "lr": part.options.learning_rate, "part": kind})
         return groups

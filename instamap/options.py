@@ -10,9 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from instamap.errors import OptionError
 
 
-def option(default, help: str, *, unit: str = "", low: float | None = None, high: float | None = None):
-    """A field of an Options class: its default, what it means, its unit and its inclusive range."""
-    return dataclasses.field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high})
+def option(default, help: str, *, unit: str = "", low: float | None = None, high: float | None = None, name: str | None = None):
+    """A field of an Options class: its default, what it means, its unit and its inclusive range.
+
+    name: as people write it, where that is not the field's (such as a word that Python keeps for itself).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "name": name})
 
 
 @dataclass(frozen=True)
@@ -21,31 +24,40 @@ class Options:
 
     def __post_init__(self):
         for spec in describe(type(self)):
-            object.__setattr__(self, spec.name, spec.check(getattr(self, spec.name)))
+            object.__setattr__(self, spec.field, spec.check(getattr(self, spec.field)))
 
 
 @dataclass(frozen=True)
 class RepresentationOptions(Options):
-    """What every representation offers: the lower bound, which is applied where the model is composed, and its step size."""
+    """What every representation offers: the lower bound (applied where parts are composed), its step size, regularisers of the density.
+
+    Regularisers are weights: what they weigh, times them, is added to the loss in nats per image (see `fit.priors`).
+    """
 
     floor: Literal["learned", "none"] = option(
         "learned", "bound the density below by a learned solvent level (softplus minus an offset), or not at all")
     learning_rate: float = option(1e-2, "step size of Adam for this part", low=0.0)  # fmt: skip
+    total_variation: float = option(0.0, "weight of the density's mean change over a voxel, in units of its scale", low=0.0)
+    positivity: float = option(0.0, "weight of the density's mean amount below zero, in units of its scale", low=0.0)
 
 
 @dataclass(frozen=True)
 class DeformationOptions(Options):
-    """What every deformation offers: its step size."""
+    """What every deformation offers: its step size and regularisers of the displacement u (weights, as the representation's)."""
 
     learning_rate: float = option(1e-2, "step size of Adam for this part", low=0.0)
+    magnitude: float = option(0.0, "weight of the mean |u|²", unit="1/Å²", low=0.0)
+    total_variation: float = option(0.0, "weight of the mean norm of u's gradient", low=0.0)
+    strain: float = option(0.0, "weight of the mean squared strain, which is zero for rigid motions", low=0.0)
 
 
 @dataclass(frozen=True)
 class OptionSpec:
-    """One option as shown by `instamap describe`: name, type, default, help, unit, range."""
+    """One option as shown by `instamap describe`: name, type, default, help, unit, range. field: its name in the dataclass."""
 
     owner: str
     name: str
+    field: str
     type: Any
     default: Any
     help: str
@@ -135,7 +147,8 @@ def _spec(owner: str, made: dataclasses.Field, kind) -> OptionSpec:
             f"option '{made.name}' of {owner} cannot be typed on a command line: "
             "write it as `name: bool, int, float, str or Literal[...] (or None) = option(default, help)`"
         )
-    return OptionSpec(owner, made.name, kind, made.default, **made.metadata)
+    said = dict(made.metadata)
+    return OptionSpec(owner, said.pop("name") or made.name, made.name, kind, made.default, **said)
 
 
 def parse(options_class: type, items: list[str]):
@@ -147,9 +160,9 @@ def parse(options_class: type, items: list[str]):
         if not equals:
             raise OptionError(f"option '{item}' has no value; write key=value")
         _known(options_class, specs, key)
-        if key in values:
-            raise OptionError(f"option '{key}' is given twice ({values[key]} and {text}); give it once")
-        values[key] = specs[key].parse(text)
+        if specs[key].field in values:
+            raise OptionError(f"option '{key}' is given twice ({values[specs[key].field]} and {text}); give it once")
+        values[specs[key].field] = specs[key].parse(text)
     return options_class(**values)
 
 
@@ -158,12 +171,13 @@ def from_dict(options_class: type, values: dict):
     specs = {s.name: s for s in describe(options_class)}
     for key in values:
         _known(options_class, specs, key)
-    return options_class(**values)
+    return options_class(**{specs[key].field: value for key, value in values.items()})
 
 
 def to_dict(options: Options) -> dict:
-    """The values as run.toml keeps them (None as "none")."""
-    return {key: "none" if value is None else value for key, value in dataclasses.asdict(options).items()}
+    """The values by the names that people write, as run.toml keeps them (None as "none")."""
+    values = {spec.name: getattr(options, spec.field) for spec in describe(type(options))}
+    return {name: "none" if value is None else value for name, value in values.items()}
 
 
 def _known(options_class: type, specs: dict, key: str) -> None:

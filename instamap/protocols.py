@@ -50,8 +50,8 @@ class Deformation(nn.Module, ABC):
         self.options, self.scene = options, scene
 
     @abstractmethod
-    def latent(self, views: Views) -> Tensor:
-        """Coordinates z "B L" of the particles in `views`."""
+    def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
+        """Coordinates z "B L" of the particles in `views`, and in their `images` "B D D" where they are given: an encoder needs them."""
 
     @abstractmethod
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -65,11 +65,13 @@ class ForwardOperator(nn.Module, ABC):
     Gaussian at (R x)[:2] - origin; pixels times pixel area sum to ∫ρ; rows are independent; random only in training and
     only through `generator`.
     padding: how many times larger the frame is in which the CTF is applied. deforms: whether rows may have different densities.
+    jitter: factor of its random displacements, if it has any, which the stage of a fit sets.
     """
 
     Options = Options
     padding = 1.0
     deforms = True
+    jitter = 1.0
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__()
@@ -85,12 +87,14 @@ class Likelihood(nn.Module, ABC):
 
     Laws: E[-log p(sample)] is the entropy; the declared invariances hold. premultiplied: whether images that were multiplied by
     their CTF can be judged (then `log_prob_premultiplied` is there). quadratic: whether log p is that of Gaussian noise, independent
-    between Fourier components (then `noise_variance` is there, and normal equations describe it).
+    between Fourier components (then `noise_variance` is there, and normal equations describe it). proper: whether log p is that of a
+    distribution over images from which `sample` draws; False with flat priors, which have no samples.
     """
 
     Options = Options
     premultiplied = False
     quadratic = False
+    proper = True
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.flags import Word, Words, items, part, plain
+from instamap.cli.flags import Background, Box, Crop, Normalise, Word, Words, items, part, plain
 
 
 def accumulate(
@@ -18,6 +18,10 @@ def accumulate(
     held_out: Annotated[float | None, plain(help="Share of the particles kept out of both halves to judge fits.  [default: 0.05]")] = None,
     datadir: Annotated[Path | None, plain(help="Folder that image paths are relative to, if not the STAR file's.")] = None,
     together: Annotated[Word, plain(help="Column whose equal values stay in one half, such as rlnGroupName.")] = None,
+    crop: Crop = None,
+    box: Box = None,
+    normalise: Normalise = None,
+    background: Background = None,
     force: Annotated[bool, typer.Option("--force", help="Start anew where the folder holds statistics.")] = False,
     likelihood: Annotated[Word, part("--likelihood", "How noise is judged.  [default: gaussian]")] = None,
     l: Annotated[Words, items("-L", "Option of the likelihood; repeatable.")] = None,  # noqa: E741
@@ -29,7 +33,8 @@ def accumulate(
     from instamap.fit.folder import Shard
 
     kept = {"particles": particles, "seed": seed, "held_out": held_out, "datadir": datadir, "together": together,
-            "symmetry": symmetry, "weights": weights}  # fmt: skip
+            "symmetry": symmetry, "weights": weights, "crop": crop, "box": box, "normalise": normalise,
+            "background": background}  # fmt: skip
     settings, piece = run.settings({}, kept, {"likelihood": likelihood}, {"likelihood": l}), Shard.parse(shard)
     with Stages() as stages:
 

@@ -6,6 +6,7 @@ import typer
 
 from instamap.cli.table import columns
 from instamap.components import KINDS
+from instamap.options import OptionSpec
 from instamap.options import describe as specs_of
 from instamap.registry import default
 
@@ -14,10 +15,12 @@ FLAGS = {"representation": ("--representation", "-R"), "deformation": ("--deform
 
 
 def describe(
-    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
-    name: Annotated[str, typer.Argument(help="As `instamap parts` lists it.")],
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}; or stage.")],
+    name: Annotated[str, typer.Argument(help="As `instamap parts` lists it; none for stage.")] = "",
 ) -> None:
-    """Show a part and its options."""
+    """Show a part and its options, or those of a stage of the fit."""
+    if kind == "stage":
+        return _stage()
     part = default().get(kind, name)
     specs = specs_of(part.load().Options)
     choice, option = FLAGS[part.kind]
@@ -25,6 +28,18 @@ def describe(
     typer.echo(f"{part.kind} {part.name}: {part.summary}\n")
     facts = [["from", part.provider], ["class", part.target], ["cite", part.cite], ["use", use]]
     typer.echo(columns([["  " + what, value] for what, value in facts if value]))
+    _options(specs)
+
+
+def _stage() -> None:
+    from instamap.fit.stages import Stage
+
+    typer.echo("stage: what learns in one stage of a fit, and how fast; it ends where looks stop improving\n")
+    typer.echo('  use  --stage "OPTION=VALUE OPTION=VALUE", once for each stage; in run.toml a table [[stage]] each')
+    _options(specs_of(Stage))
+
+
+def _options(specs: list[OptionSpec]) -> None:
     if specs:
         head = ["OPTION", "DEFAULT", "ALLOWED", "UNIT", "WHAT IT IS"]
         rows = [head, *[[s.name, _written(s.default), s.allowed, s.unit, s.help] for s in specs]]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.flags import Word, Words, items, part, plain
+from instamap.cli.flags import Word, Words, items, part, plain, stages
 
 
 def fit(
@@ -18,6 +18,7 @@ def fit(
     r: Annotated[Words, items("-R", "Option of the representation; repeatable, as is -E.")] = None,
     engine: Annotated[str, part("--engine", "One that needs no images.  [default: normal]")] = "normal",
     e: Annotated[Words, items("-E", "Option of the engine.")] = None,
+    stage: Annotated[Words, stages()] = None,
 ) -> None:
     """Fit half maps to statistics: what reconstruct makes of the images, as often as you like.
 
@@ -28,5 +29,5 @@ def fit(
     from instamap.fit.settings import AUTO
 
     before = Folder.open(statistics).settings.record(AUTO)
-    names, given = {"representation": representation, "engine": engine}, {"representation": r, "engine": e}
+    names, given = {"representation": representation, "engine": engine}, {"representation": r, "engine": e, "stage": stage}
     run.run(run.settings(before, {"mask": mask, "seed": seed}, names, given), out, force)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.flags import Word, Words, items, part, plain
+from instamap.cli.flags import Background, Box, Crop, Normalise, Word, Words, items, part, plain, stages
 
 
 def reconstruct(
@@ -23,6 +23,10 @@ def reconstruct(
     together: Annotated[Word, plain(help="Column whose equal values stay in one half, such as rlnGroupName.")] = None,
     symmetry: Annotated[Word, plain(help="Point group, as RELION orients it: Cn, Dn, T, O, I, I1 to I4.  [default: C1]")] = None,
     weights: Annotated[Word, plain(help="Column of factors of each image's log-likelihood.  [default: all 1]")] = None,
+    crop: Crop = None,
+    box: Box = None,
+    normalise: Normalise = None,
+    background: Background = None,
     config: Annotated[Path | None, plain(help="run.toml of an earlier run to repeat; options given here win.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that the folder holds.")] = False,
     representation: Annotated[Word, part("--representation", "What the map is made of.  [default: hash-grid]")] = None,
@@ -35,12 +39,14 @@ def reconstruct(
     l: Annotated[Words, items("-L", "Option of the likelihood.")] = None,  # noqa: E741
     engine: Annotated[Word, part("--engine", "images, normal, or auto: normal where the parts allow it.  [default: auto]")] = None,
     e: Annotated[Words, items("-E", "Option of the engine.")] = None,
+    stage: Annotated[Words, stages()] = None,
 ) -> None:
     """Reconstruct half maps, a map and its resolution from particles with known poses."""
     from instamap.cli import run
 
     names = {"representation": representation, "deformation": deform, "forward": forward, "likelihood": likelihood, "engine": engine}
-    given = {"representation": r, "deformation": d, "forward": f, "likelihood": l, "engine": e}
+    given = {"representation": r, "deformation": d, "forward": f, "likelihood": l, "engine": e, "stage": stage}
     kept = {"particles": particles, "mask": mask, "halves": halves, "seed": seed, "datadir": datadir, "together": together,
-            "symmetry": symmetry, "weights": weights}  # fmt: skip
+            "symmetry": symmetry, "weights": weights, "crop": crop, "box": box, "normalise": normalise,
+            "background": background}  # fmt: skip
     run.run(run.settings(run.earlier(config), kept, names, given), out, force)

@@ -1,6 +1,5 @@
 """Carries out a reconstruction for a person: settings from options and run.toml, what was chosen, progress, where things are."""
 
-import dataclasses
 from pathlib import Path
 
 import typer
@@ -8,15 +7,19 @@ import typer
 from instamap import compose
 from instamap.cli.progress import Stages
 from instamap.components import KINDS
+from instamap.data.preprocess import Preprocess
 from instamap.errors import DataError, OptionError
 from instamap.fit.reconstruct import Data, Result, reconstruct
 from instamap.fit.record import read_toml
 from instamap.fit.settings import AUTO, Settings
-from instamap.options import parse, to_dict
+from instamap.fit.stages import Stage
+from instamap.options import from_dict, parse, to_dict
 from instamap.registry import default
 
 PLAIN = {"particles": Path, "datadir": Path, "mask": Path, "halves": bool, "together": str, "held_out": float, "seed": int,
          "symmetry": str, "weights": str, "statistics": Path}  # fmt: skip
+PREPROCESS = {"crop": int, "box": int, "normalise": bool, "background": float}
+KNOWN = {**PLAIN, "instamap": str, "preprocess": dict, **dict.fromkeys(KINDS, dict), "stage": list}
 RANGES = {"held_out": (0.0, 0.9), "seed": (0, 2**31 - 1)}
 
 
@@ -30,23 +33,34 @@ def settings(before: dict, plain: dict, names: dict[str, str | None], items: dic
     given = {**{k: before[k] for k in PLAIN if k in before}, **{k: v for k, v in plain.items() if v is not None}}
     if "particles" not in given:
         raise DataError("no particles: give a STAR file, or --config with the run.toml of an earlier run")
+    done = {**before.get("preprocess", {}), **{k: given.pop(k) for k in PREPROCESS if k in given}}
     choices = {kind: _choice(kind, names.get(kind), items.get(kind) or [], dict(before.get(kind, {}))) for kind in KINDS}
     values = {k: PLAIN[k](v) for k, v in given.items()}
     for key, (low, high) in RANGES.items():
         if key in values and not low <= values[key] <= high:
             raise OptionError(f"{key} is {values[key]}; it must be from {low} to {high}")
-    return Settings(**values, engine=choices.pop("engine"), parts=choices)
+    engine, stages = choices.pop("engine"), _stages(items.get("stage") or [], before.get("stage", []))
+    return Settings(**values, preprocess=Preprocess(**done), engine=engine, parts=choices, stages=stages)
 
 
-def _checked(before: dict, config: Path) -> dict:
-    known = {**PLAIN, "instamap": str, **dict.fromkeys(KINDS, dict)}
+def _stages(items: list[str], before: list[dict]) -> tuple[Stage, ...] | None:
+    """Those of the command line, each "key=value key=value", else those of run.toml; None where neither has any."""
+    given = [parse(Stage, text.split()) for text in items] or [from_dict(Stage, table) for table in before]
+    return tuple(given) or None
+
+
+def _checked(before: dict, config: Path, known: dict[str, type] = KNOWN) -> dict:
     for key, value in before.items():
         kind = {Path: str, float: (int, float)}.get(known.get(key), known.get(key))
         if kind is None:
             raise OptionError(f"'{key}' in '{config}' is unknown; choose {', '.join(known)}")
         if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise OptionError(f"'{key}' in '{config}' is {value!r}; it must be {'a table' if kind is dict else known[key].__name__}")
-        if kind is dict and not isinstance(value.get("name"), str):
+        if kind is list and not all(isinstance(table, dict) for table in value):
+            raise OptionError(f"'{key}' in '{config}' is {value!r}; it must be tables, each headed [[{key}]]")
+        if key == "preprocess":
+            _checked(value, config, PREPROCESS)
+        elif kind is dict and not isinstance(value.get("name"), str):
             raise OptionError(f"table '{key}' in '{config}' has no name of a part; write name = \"...\" into it")
     return before
 
@@ -62,10 +76,8 @@ def _choice(kind: str, name: str | None, items: list[str], before: dict) -> comp
     options = default().get(kind, name).load().Options
     if name != earlier or not before:
         return compose.choose(kind, name, items)
-    chosen = parse(options, items)
-    keys = {item.partition("=")[0] for item in items}
-    start = compose.choose(kind, name, before).options
-    return compose.Choice(name, dataclasses.replace(start, **{k: getattr(chosen, k) for k in keys}))
+    given, keys = to_dict(parse(options, items)), {item.partition("=")[0] for item in items}
+    return compose.choose(kind, name, {**before, **{key: given[key] for key in keys}})
 
 
 def run(chosen: Settings, out: Path, force: bool) -> None:
@@ -92,8 +104,8 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     held_out = next(iter(data.evidence.values())).held_out_count
     lines = [f"particles       {chosen.particles}: {scene.count} images of {scene.box} px at {scene.pixel_size:g} Å, {kind}",
              f"sets            {sets}, held out {held_out}"]  # fmt: skip
-    special = {name: getattr(chosen, name) for name in ("symmetry", "weights", "statistics")}
-    lines += [f"{name:15} {value}" for name, value in special.items() if value not in (None, "C1")]
+    special = {name: getattr(chosen, name) for name in ("preprocess", "symmetry", "weights", "statistics")}
+    lines += [f"{name:15} {value}" for name, value in special.items() if value and value != "C1"]
     if particles and particles.ignored:
         lines.append(f"not modelled    {', '.join(particles.ignored)}")
     share = float((scene.mask > 0).float().mean())

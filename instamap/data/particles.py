@@ -8,54 +8,76 @@ import torch
 from torch import Tensor
 
 from instamap.data import star
+from instamap.data.preprocess import NOTHING, Preprocess, Preprocessor
 from instamap.data.stacks import Stacks
 from instamap.errors import DataError
 from instamap.geometry import rotations
 from instamap.scene import Batch, Views
 
+_PIXELS = 1 << 21  # of the images, as they are on disk, that are preprocessed at once
 _SAME = 1e-4  # relative difference of pixel sizes that is mere rounding: 0.02 Å across 200 Å
 
 
 class Particles:
     """Every particle of a STAR file.
 
-    path: the STAR file. count: its rows. box: pixels along an image's edge. pixel_size: Å. premultiplied: the images were multiplied
-    by their CTF. views: pose and optics of all rows (float64; index counts them from 0). half "n": 0 or 1 for rlnRandomSubset 1 or 2,
-    or None without that column. ignored: columns that say something which is not modelled. table: what the STAR file says.
+    path: the STAR file. count: its rows. box: pixels along an image's edge, pixel_size: Å, both as preprocessed. premultiplied: the
+    images were multiplied by their CTF. views: pose and optics of all rows (float64; index counts them from 0). half "n": 0 or 1 for
+    rlnRandomSubset 1 or 2, or None without that column. ignored: columns that say something which is not modelled. table: what the
+    STAR file says. preprocessor: what is done to each image.
     """
 
-    def __init__(self, table: star.StarTable, stacks: Stacks):
+    def __init__(self, table: star.StarTable, stacks: Stacks, preprocess: Preprocess = NOTHING):
         self.table, self.stacks = table, stacks
-        self.path, self.count, self.box = table.path, len(table), stacks.box
+        self.path, self.count = table.path, len(table)
         _check_box(table, stacks.box)
-        self.pixel_size = _pixel_size(table)
+        self.preprocessor = Preprocessor(preprocess, stacks.box, _pixel_size(table))
+        self.box, self.pixel_size = self.preprocessor.box, self.preprocessor.pixel_size
         self.premultiplied = _premultiplied(table)
+        if self.premultiplied and preprocess.normalise:
+            raise DataError(
+                f"images of '{table.path}' are premultiplied by their CTF, and so is their background, whose level then says nothing "
+                "of the noise; leave out --normalise, or normalise the images before they are multiplied"
+            )
         rotation = rotations.from_euler(*table.angles.unbind(-1))
         self.views = Views(rotation, table.origin, torch.arange(self.count), table.group, table.optics)
         self.half = _half(table)
         self.ignored = star.unmodelled(table.columns)
 
     @classmethod
-    def open(cls, path: str | Path, *, datadir: str | Path | None = None, ctf: bool = True) -> "Particles":
+    def open(cls, path: str | Path, *, datadir: str | Path | None = None, ctf: bool = True,
+             preprocess: Preprocess = NOTHING) -> "Particles":  # fmt: skip
         """Read the STAR file and look at the header of each stack; no image is read yet.
 
         datadir: the folder of the stacks where they are not below the STAR file's folder or one of its parents.
-        ctf: False takes the images as free of contrast transfer whatever the file says. Raises DataError.
+        ctf: False takes the images as free of contrast transfer whatever the file says. preprocess: done to each image when it is
+        read. Raises DataError, or OptionError where the images are too small for that.
         """
         table = star.read(path, ctf=ctf)
-        return cls(table, Stacks(table.image_names, table.path, None if datadir is None else Path(datadir)))
+        return cls(table, Stacks(table.image_names, table.path, None if datadir is None else Path(datadir)), preprocess)
 
     def __len__(self) -> int:
         return self.count
 
     def images(self, rows: Tensor) -> Tensor:
-        """Images "B D D" [y, x] of `rows` "B", float32. Raises DataError for pixels that are not finite."""
+        """Images "B D D" [y, x] of `rows` "B", float32, preprocessed. Raises DataError for pixels that are not finite, or cannot be."""
+        if not self.preprocessor.steps:
+            return self._read(rows)
+        some = rows.split(max(1, _PIXELS // self.stacks.box**2))
+        images = torch.cat([self.preprocessor(self._read(each)) for each in some])
+        self._check(images, rows, "has a background in which nothing varies, by which it cannot be normalised; remove that row")
+        return images
+
+    def _read(self, rows: Tensor) -> Tensor:
+        """Images as they are on disk."""
         images = torch.from_numpy(self.stacks.read(rows.numpy()))
+        self._check(images, rows, "has pixels that are not finite; remove that row or extract the image again")
+        return images
+
+    def _check(self, images: Tensor, rows: Tensor, reason: str) -> None:
         bad = ~images.isfinite().flatten(1).all(1)
         if bad.any():
-            row = int(rows[bad][0])
-            raise DataError(f"{self.describe(row)} has pixels that are not finite; remove that row or extract the image again")
-        return images
+            raise DataError(f"{self.describe(int(rows[bad][0]))} {reason}")
 
     def batch(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Batch:
         """Images and views of `rows` "B", in `dtype`. Raises DataError."""

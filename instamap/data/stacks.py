@@ -55,6 +55,11 @@ class Stacks:
         """Pixels along an edge of every image."""
         return self._headers[0].shape[-1]
 
+    @property
+    def files(self) -> list[Path]:
+        """Every stack."""
+        return [header.path for header in self._headers]
+
     def __len__(self) -> int:
         return len(self.names)
 

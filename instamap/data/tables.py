@@ -70,7 +70,7 @@ class Columns:
 
 def load(path: Path) -> Columns:
     """All tables of `path` (also gzipped: .star.gz). Raises DataError if it has no particle table, or a broken one."""
-    blocks = _blocks(path)
+    blocks = {name: pd.DataFrame([block]) if isinstance(block, dict) else block for name, block in _blocks(path, _TEXT).items()}
     name = _particle_block(path, blocks)
     particles, optics = blocks[name], blocks.get("optics")
     for block, table in blocks.items():
@@ -82,8 +82,13 @@ def load(path: Path) -> Columns:
     return Columns(path, blocks, name, _groups(path, particles, optics))
 
 
-def _blocks(path: Path) -> dict[str, pd.DataFrame]:
-    """Every table of the file; one that is written without loop_ becomes a table of one row."""
+def texts(columns: Columns) -> dict[str, pd.DataFrame | dict]:
+    """Every table of the file, which is read again, with each value as the text that is written; a dict where it is without loop_."""
+    return _blocks(columns.path, list({name for table in columns.blocks.values() for name in table}))
+
+
+def _blocks(path: Path, text: list[str]) -> dict[str, pd.DataFrame | dict]:
+    """Every table of the file, in which the columns `text` stay text; a dict of one that is written without loop_."""
     content = _content(path)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +97,7 @@ def _blocks(path: Path) -> dict[str, pd.DataFrame]:
                 plain = Path(folder) / path.stem
                 plain.write_bytes(content)
             linecache.checkcache(str(plain))  # the parser reads through linecache: forget a file that changed since it failed
-            blocks = starfile.read(plain, always_dict=True, parse_as_string=_TEXT)
+            blocks = starfile.read(plain, always_dict=True, parse_as_string=text)
     except TypeError as error:  # how the parser fails on data_ that nothing follows
         raise DataError(f"'{path}' ends in a data_ block without a table; copy it again or mend it") from error
     except ValueError as error:
@@ -100,7 +105,7 @@ def _blocks(path: Path) -> dict[str, pd.DataFrame]:
         raise DataError(f"'{path}' can't be read as a STAR file ({reason}); copy it again or mend it") from error
     if not blocks:
         raise DataError(f"'{path}' holds no data_ table; give a STAR file of particles")
-    return {name: pd.DataFrame([block]) if isinstance(block, dict) else block for name, block in blocks.items()}
+    return blocks
 
 
 def _content(path: Path) -> bytes:

@@ -13,7 +13,7 @@ class Identity(Deformation):
     Options = Options
     per_particle = False
 
-    def latent(self, views: Views) -> Tensor:
+    def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
         return views.rotation.new_zeros(len(views), 0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:

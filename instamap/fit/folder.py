@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from instamap.compose import choose, defaults, record
+from instamap.data.preprocess import Preprocess
 from instamap.errors import DataError, OptionError, OutputError
 from instamap.fit.record import read_toml, write_toml
 from instamap.fit.settings import Settings
@@ -58,7 +59,7 @@ class Folder:
     """A folder of statistics: one .npz per set, and `said`, the plain values of accumulate.toml.
 
     said: those of Settings that decide the statistics; digest of the STAR file; shards; box, pixel_size, premultiplied, count and
-    noise_variance as in Scene; tables `sets` (images of each) and `likelihood`.
+    noise_variance as in Scene, of images as preprocessed; tables `sets` (images of each), `likelihood` and, if anything, `preprocess`.
     """
 
     path: Path
@@ -87,7 +88,8 @@ class Folder:
         likelihood = dict(said["likelihood"])
         parts = {**defaults(), "likelihood": choose("likelihood", likelihood.pop("name"), likelihood)}
         return Settings(
-            particles=place("particles"), datadir=place("datadir"), together=said.get("together"), held_out=said["held_out"],
+            particles=place("particles"), datadir=place("datadir"), preprocess=Preprocess(**said.get("preprocess", {})),
+            together=said.get("together"), held_out=said["held_out"],
             seed=said["seed"], symmetry=said["symmetry"], weights=said.get("weights"), statistics=self.path, parts=parts,
         )  # fmt: skip
 
@@ -120,7 +122,7 @@ class Folder:
     def check(self, settings: Settings) -> None:
         """Raises OptionError if `settings` ask for statistics other than these."""
         own = self.settings
-        for name in ("particles", "datadir", "together", "held_out", "symmetry", "weights"):
+        for name in ("particles", "datadir", "preprocess", "together", "held_out", "symmetry", "weights"):
             value, kept = getattr(settings, name), getattr(own, name)
             if value != kept:
                 raise OptionError(f"{name} is '{value}', but the statistics in '{self.path}' were gathered with '{kept}'; accumulate again")

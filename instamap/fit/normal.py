@@ -38,11 +38,11 @@ class Normal(Objective):
         self.box, self.now, self.average = box, None, torch.zeros(self.near.shape)
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
-        shift = (torch.rand(self.centres.shape, generator=generator) - 0.5) * self.cell
+        shift = (torch.rand(self.centres.shape, generator=generator) - 0.5) * (self.cell * self.jitter)
         values = model.density((self.centres + shift)[None])[0]
         volume = torch.zeros(self.near.shape).masked_scatter(self.near, values)
         self.now = volume.detach()
-        return self.data.loss(volume) / self.data.weight
+        return self.data.loss(volume) / self.data.weight + self.prior(model, None, generator)
 
     def follow(self, model: Model, decay: float) -> None:
         self.average.lerp_(self.now, 1 - decay)
@@ -50,11 +50,17 @@ class Normal(Objective):
     def held_out(self) -> float:
         return -float(self.judge.loss(self.average)) / self.judge.weight
 
-    def retry(self, best: Tensor) -> bool:
+    def retry(self) -> bool:
         if self.widened or self.options.widen == 1:
             return False
-        self.widened, self.cell, self.average = True, self.cell * self.options.widen, best[self.cut].clone()
+        self.widened, self.cell = True, self.cell * self.options.widen
         return True
+
+    def state(self) -> Tensor:
+        return self.average
+
+    def restore(self, state: Tensor) -> None:
+        self.average = state
 
     def map(self) -> Tensor:
         whole = torch.zeros(self.box, self.box, self.box)

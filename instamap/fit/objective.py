@@ -8,6 +8,7 @@ from torch import Tensor
 
 from instamap.compose import Model
 from instamap.data.particles import Particles
+from instamap.fit.priors import Prior
 from instamap.fit.statistics import Statistics
 from instamap.options import Options, option
 
@@ -45,7 +46,7 @@ class EngineOptions(Options):
     steps: int = option(300, "steps at most", low=1)
     look: int = option(5, "steps between looks at the held-out likelihood", low=1)
     patience: int = option(3, "looks without improvement after which the fit stops", low=1)
-    tolerance: float = option(0.003, "share of the gain over an empty map that counts as improvement within the patience", low=0.0, high=1.0)
+    tolerance: float = option(0.003, "share of the gain that counts as improvement within the patience", low=0.0, high=1.0)
     average: float = option(0.95, "decay per step of the running average that is kept", low=0.0, high=0.9999)
 
 
@@ -55,7 +56,8 @@ class Objective(ABC):
     Options = EngineOptions
 
     def __init__(self, options: EngineOptions, model: Model, evidence: Evidence):
-        self.options, self.evidence = options, evidence
+        self.options, self.evidence, self.prior = options, evidence, Prior(model)
+        self.jitter = 1.0  # factor of all random displacements, which the stage of the fit sets
 
     @abstractmethod
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
@@ -69,9 +71,17 @@ class Objective(ABC):
     def held_out(self) -> float:
         """log p of the held-out images given the average, beyond that of an empty map, in nats per image."""
 
-    def retry(self, best: Tensor) -> bool:
-        """The likelihood has turned, the model is back at the best look, with map `best`: change something and go on, or stop (False)."""
+    def retry(self) -> bool:
+        """The likelihood has turned, model and average are back at the best look: change something and go on, or stop (False)."""
         return False
+
+    @abstractmethod
+    def state(self) -> Tensor | dict:
+        """The average, for `restore`."""
+
+    @abstractmethod
+    def restore(self, state: Tensor | dict) -> None:
+        """Goes back to an earlier average."""
 
     @abstractmethod
     def map(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from instamap.compose import Choice, Model, choose, compose
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError
-from instamap.fit import loop, normal, output, start
+from instamap.fit import loop, normal, output, stages, start
 from instamap.fit.folder import SETS, Folder
 from instamap.fit.gather import counter, gather
 from instamap.fit.objective import Evidence
@@ -65,6 +65,7 @@ def prepare(settings: Settings, count: Callable[[int, int], None] = lambda done,
 def _read(settings: Settings, count: Callable[[int, int], None]) -> Data:
     known = survey(settings)
     model = compose(settings.parts, known.scene)
+    stages.check(model, settings.stages or ())
     engine = _engine(settings, model)
     for name, value, usual in (("symmetry", settings.symmetry, "C1"), ("weights", settings.weights, None)):
         if engine.name != "normal" and value != usual:
@@ -81,7 +82,9 @@ def _stored(settings: Settings) -> Data:
     scene = folder.scene
     if settings.mask:
         scene = replace(scene, mask=mask.load(settings.mask, scene.box, scene.pixel_size))
-    engine = _engine(settings, compose(settings.parts, scene))
+    model = compose(settings.parts, scene)
+    stages.check(model, settings.stages or ())
+    engine = _engine(settings, model)
     if engine.name != "normal":
         raise CompositionError(f"engine '{engine.name}' needs images: the statistics in '{folder.path}' hold no images; choose normal")
     one, two, held_out = (folder.statistics(name) for name in SETS)
@@ -128,7 +131,8 @@ def fit_one(settings: Settings, data: Data, name: str, watch: Watch) -> loop.Fit
         model = compose(settings.parts, data.scene)
     engine = default().get("engine", data.engine.name).load()
     objective = engine(data.engine.options, model, data.evidence[name])
-    return loop.fit(model, objective, generator=torch.Generator().manual_seed(number), watch=lambda look: watch(name, look))
+    generator = torch.Generator().manual_seed(number)
+    return loop.fit(model, objective, settings.stages, generator=generator, watch=lambda look: watch(name, look))
 
 
 def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Watch = lambda name, look: None,
@@ -144,7 +148,7 @@ def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Wa
 
         def look_at(name: str, look: loop.Look) -> None:
             metrics = {"loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)}
-            log.write({"fit": name, "step": look.step, **metrics})
+            log.write({"fit": name, "stage": look.stage, "step": look.step, **metrics})
             default().hook.instamap_step_finished(name=name, step=look.step, metrics=metrics)
             watch(name, look)
 

@@ -8,12 +8,20 @@ from instamap.errors import DataError
 
 
 def write_toml(path: Path, settings: dict) -> None:
-    """Write a dict of values and of one level of tables."""
-    plain = [f"{k} = {_value(v)}" for k, v in settings.items() if not isinstance(v, dict)]
-    for name, table in settings.items():
-        if isinstance(table, dict):
-            plain += ["", f"[{name}]", *[f"{k} = {_value(v)}" for k, v in table.items()]]
+    """Write a dict of values, of tables of values and of lists of such tables."""
+    plain = [f"{k} = {_value(v)}" for k, v in settings.items() if not _tables(v)]
+    for name, value in settings.items():
+        for table in _tables(value):
+            head = f"[{name}]" if table is value else f"[[{name}]]"
+            plain += ["", head, *[f"{k} = {_value(v)}" for k, v in table.items()]]
     path.write_text("\n".join(plain) + "\n", encoding="utf-8")
+
+
+def _tables(value) -> list[dict]:
+    """The tables that a value is; none for a plain one."""
+    if isinstance(value, dict):
+        return [value]
+    return value if isinstance(value, list) and value and all(isinstance(v, dict) for v in value) else []
 
 
 def _value(value) -> str:

@@ -53,10 +53,11 @@ def _said(settings: Settings, known: Survey, shard: Shard, counts: dict[str, int
     plain = {n: str(v.resolve()) if isinstance(v, Path) else v for n in names if (v := getattr(settings, n)) is not None}
     with settings.particles.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    done = {"preprocess": settings.preprocess.record()} if settings.preprocess else {}
     return {
-        "instamap": __version__, **plain, "digest": digest, "shards": [str(shard)], "box": scene.box, "pixel_size": scene.pixel_size,
-        "premultiplied": scene.premultiplied, "count": scene.count, "noise_variance": scene.noise_variance.tolist(), "sets": counts,
-        **record({"likelihood": settings.parts["likelihood"]}),
+        "instamap": __version__, **plain, **done, "digest": digest, "shards": [str(shard)], "box": scene.box,
+        "pixel_size": scene.pixel_size, "premultiplied": scene.premultiplied, "count": scene.count,
+        "noise_variance": scene.noise_variance.tolist(), "sets": counts, **record({"likelihood": settings.parts["likelihood"]}),
     }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Survey:
 
 def survey(settings: Settings) -> Survey:
     """Read and check the particles, estimate the noise, draw the sets. Raises InstamapError."""
-    particles = Particles.open(settings.particles, datadir=settings.datadir)
+    particles = Particles.open(settings.particles, datadir=settings.datadir, preprocess=settings.preprocess)
     window = mask.load(settings.mask, particles.box, particles.pixel_size) if settings.mask else None
     rows, held_out = draw_sets(particles, settings)
     weights = None if settings.weights is None else particles.weights(settings.weights)

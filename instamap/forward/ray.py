@@ -44,8 +44,9 @@ class Ray(ForwardOperator):
             inside = torch.stack([self._inside(s, a) for s, a in zip(shift, views.rotation, strict=True)])
             at, used = _columns(inside)
         x = self.frame.to(views.rotation.dtype)[at] + shift[:, None]
-        if self.training and self.options.jitter:
-            cell = x.new_tensor([self.scene.pixel_size, self.scene.pixel_size, self.spacing]) * self.options.jitter
+        jitter = self.options.jitter * self.jitter
+        if self.training and jitter:
+            cell = x.new_tensor([self.scene.pixel_size, self.scene.pixel_size, self.spacing]) * jitter
             x = x + (torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 0.5) * cell
         values = density(x @ views.rotation) * used  # row vectors times A: Aᵀ x
         pixels = values.new_zeros(len(views), self.scene.box**2)
