@@ -6,6 +6,7 @@ from instamap.hookspecs import hookimpl
 INSTAMAP = "Woollard et al., Acta Cryst. D81, 147-169 (2025), doi 10.1107/S2059798325002025"
 NGP = "Müller et al., ACM Trans. Graph. 41, 102 (2022), doi 10.1145/3528223.3530127"
 BIOEM = "Cossio & Hummer, J. Struct. Biol. 184, 427-437 (2013), doi 10.1016/j.jsb.2013.10.006"
+ONE_BLOB = "Müller et al., ACM Trans. Graph. 38, 145 (2019), doi 10.1145/3341156"
 NERF = "Mildenhall et al., ECCV (2020), doi 10.1007/978-3-030-58452-8_24"
 
 
@@ -16,8 +17,14 @@ def instamap_components():
                   "multiresolution hash grid with a small decoder (instant-NGP)", f"{NGP}; {INSTAMAP}"),
         Component("representation", "voxel", "instamap.representations.voxel:Voxel",
                   "values on a cubic lattice, trilinear in between", INSTAMAP),
-        Component("representation", "mlp", "instamap.representations.mlp:FrequencyMLP",
+        Component("representation", "frequency", "instamap.representations.networks:Frequency",
                   "coordinate network with a frequency encoding", NERF),
+        Component("representation", "one-blob", "instamap.representations.networks:OneBlob",
+                  "coordinate network with a one-blob encoding", ONE_BLOB),
+        Component("representation", "spherical-harmonics", "instamap.representations.networks:SphericalHarmonics",
+                  "coordinate network with an encoding by spherical harmonics", INSTAMAP),
+        Component("representation", "triangle-wave", "instamap.representations.networks:TriangleWave",
+                  "coordinate network with an encoding by triangle waves", INSTAMAP),
         Component("forward", "ray", "instamap.forward.ray:Ray",
                   "line integrals through the field, sampled at jittered depths", INSTAMAP),
         Component("deformation", "identity", "instamap.deform.identity:Identity",

@@ -1,0 +1,103 @@
+"""Encodings of coordinate networks against their formulas, and what the networks can express."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from instamap.compose import choose
+from instamap.registry import default
+from instamap.scene import Scene
+
+NAMES = ["frequency", "one-blob", "spherical-harmonics", "triangle-wave"]
+SCENE = Scene(box=16, pixel_size=2.0)
+
+
+def _part(name, *items):
+    return default().get("representation", name).load()(choose("representation", name, list(items)).options, SCENE).double()
+
+
+def _points(n, seed=0):
+    return 2 * torch.rand(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
+
+
+def test_frequencies_are_sines_and_cosines():
+    t = _points(5)
+    found = _part("frequency", "frequencies=3").encode(t).reshape(5, 2, 3, 3).numpy()  # sin or cos, octave, axis
+    phase = np.pi * np.array([1.0, 2.0, 4.0])[None, :, None] * t.numpy()[:, None]
+    np.testing.assert_allclose(found[:, 0], np.sin(phase), atol=1e-12)
+    np.testing.assert_allclose(found[:, 1], np.cos(phase), atol=1e-12)
+
+
+def test_the_finest_octave_is_nyquist():
+    """Wavelength: box / 2^j, two pixels for j = 3 in a box of 16."""
+    assert _part("frequency").encode(_points(1)).shape == (1, 2 * 4 * 3)
+    assert _part("triangle-wave").encode(_points(1)).shape == (1, 5 * 3)  # which begins with twice the box
+    assert _part("one-blob").encode(_points(1)).shape == (1, 16 * 3)
+    assert _part("spherical-harmonics").encode(_points(1)).shape == (1, 64)
+
+
+def test_triangle_waves_have_their_corners_where_they_should():
+    t = torch.tensor([-1.0, -0.5, 0.0, 0.5, 0.75], dtype=torch.float64)[:, None].expand(-1, 3)
+    found = _part("triangle-wave", "frequencies=2").encode(t).reshape(5, 2, 3)
+    assert torch.allclose(found[:, 0, 1], torch.tensor([1.0, 0.5, 0.0, -0.5, -0.75], dtype=torch.float64))
+    assert torch.allclose(found[:, 1, 2], torch.tensor([1.0, 0.0, -1.0, 0.0, 0.5], dtype=torch.float64))
+
+
+def test_one_blob_is_a_normal_distribution_in_bins():
+    t = _points(4)
+    found = _part("one-blob", "bins=10").encode(t).reshape(4, 3, 10).numpy()
+    edges = np.linspace(0, 1, 11)
+    expected = np.diff(stats.norm.cdf(edges, loc=(t.numpy()[..., None] + 1) / 2, scale=0.1), axis=-1)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    middle = _part("one-blob", "bins=32").encode(torch.zeros(1, 3, dtype=torch.float64)).reshape(3, 32).sum(1)
+    assert torch.allclose(middle, torch.ones(3, dtype=torch.float64))
+
+
+def test_harmonics_are_those_of_scipy_and_orthonormal():
+    nodes, weights = np.polynomial.legendre.leggauss(10)
+    phi = np.arange(20) * 2 * np.pi / 20
+    z, f = (a.ravel() for a in np.meshgrid(nodes, phi, indexing="ij"))
+    weight = np.repeat(weights, 20) * 2 * np.pi / 20
+    s = np.sqrt(1 - z**2)
+    found = _part("spherical-harmonics", "degree=6").encode(torch.tensor(np.stack([s * np.cos(f), s * np.sin(f), z], -1))).numpy()
+    np.testing.assert_allclose(found.T @ (found * weight[:, None]), np.eye(36), atol=1e-10)
+    zonal = found[:, :6]  # m = 0
+    expected = np.stack([np.sqrt((2 * n + 1) / (4 * np.pi)) * special.eval_legendre(n, z) for n in range(6)], -1)
+    np.testing.assert_allclose(zonal, expected, atol=1e-12)
+    np.testing.assert_allclose(found[:, 6], math.sqrt(3 / (4 * math.pi)) * s * np.cos(f), atol=1e-12)  # l = 1, m = 1: x
+
+
+@given(seed=st.integers(0, 50))
+def test_harmonics_are_polynomials_beyond_the_sphere(seed):
+    t = _points(3, seed)
+    found = _part("spherical-harmonics", "degree=3").encode(t)
+    x, y, z = t.unbind(-1)
+    expected = {
+        2: 0.25 * math.sqrt(5 / math.pi) * (3 * z**2 - 1),
+        4: math.sqrt(3 / (4 * math.pi)) * y,
+        7: 0.25 * math.sqrt(15 / math.pi) * (x**2 - y**2),
+    }
+    for column, values in expected.items():
+        assert torch.allclose(found[:, column], values, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_learns_a_smooth_density(name):
+    torch.manual_seed(0)
+    part = _part(name).float()
+    x = (_points(4000, 1) * 10).float()
+    target = torch.exp(-0.5 * ((x - torch.tensor([2.0, -1.0, 3.0])) / 4.0).square().sum(-1))
+    optimiser = torch.optim.Adam(part.parameters(), lr=part.options.learning_rate)
+    for _ in range(150):
+        optimiser.zero_grad()
+        (part(x) - target).square().mean().backward()
+        optimiser.step()
+    fresh = (_points(2000, 2) * 10).float()
+    truth = torch.exp(-0.5 * ((fresh - torch.tensor([2.0, -1.0, 3.0])) / 4.0).square().sum(-1))
+    error = (part(fresh).detach() - truth).square().mean().sqrt() / truth.std()
+    assert error < 0.15  # of the density's own spread, at points that it has not seen
