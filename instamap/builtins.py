@@ -27,6 +27,8 @@ def instamap_components():
                   "coordinate network with an encoding by triangle waves", INSTAMAP),
         Component("forward", "ray", "instamap.forward.ray:Ray",
                   "line integrals through the field, sampled at jittered depths", INSTAMAP),
+        Component("forward", "slice", "instamap.forward.central_slice:Slice",
+                  "central slices of the Fourier transform of one raster, for all images at once", ""),
         Component("deformation", "identity", "instamap.deform.identity:Identity",
                   "every particle has the same density", ""),
         Component("deformation", "rigid", "instamap.deform.rigid:Rigid",

@@ -13,7 +13,7 @@ from instamap.options import Options, from_dict, parse, to_dict
 from instamap.registry import Registry, default
 from instamap.scene import Batch, Scene, Views
 
-DEFAULTS = {"representation": "hash-grid", "deformation": "identity", "forward": "ray", "likelihood": "gaussian"}
+DEFAULTS = {"representation": "hash-grid", "deformation": "identity", "forward": "slice", "likelihood": "gaussian"}
 CHUNK = 1 << 19  # points at once, which bounds memory; a field splits them further where that is faster
 
 
@@ -31,9 +31,15 @@ def choose(kind: str, name: str, items: list[str] | dict, registry: Registry | N
     return Choice(name, from_dict(made, items) if isinstance(items, dict) else parse(made, items))
 
 
-def defaults() -> dict[str, Choice]:
-    """The parts a reconstruction uses where nothing else is chosen."""
-    return {kind: choose(kind, name, []) for kind, name in DEFAULTS.items()}
+def defaults(deformation: str = DEFAULTS["deformation"]) -> dict[str, Choice]:
+    """The parts a reconstruction uses where nothing else is chosen, beside this deformation."""
+    names = {**DEFAULTS, "deformation": deformation, "forward": usual_forward(deformation)}
+    return {kind: choose(kind, name, []) for kind, name in names.items()}
+
+
+def usual_forward(deformation: str, registry: Registry | None = None) -> str:
+    """The forward operator that goes with a deformation where none is chosen: rays if particles differ, for slices share one density."""
+    return "ray" if (registry or default()).get("deformation", deformation).load().per_particle else DEFAULTS["forward"]
 
 
 def record(parts: dict[str, Choice]) -> dict:

@@ -268,7 +268,7 @@ def test_rigid_undoes_a_pose_error():
 
 
 def test_the_optimiser_sees_every_parameter_once():
-    model = compose(parts(deformation="rigid"), Scene(12, 2.0, count=3, noise_variance=torch.ones(1, 7)))
+    model = compose(parts(deformation="rigid", forward="ray"), Scene(12, 2.0, count=3, noise_variance=torch.ones(1, 7)))
     groups = model.parameter_groups()
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in model.parameters())
     assert [group["lr"] for group in groups] == [model.representation.options.learning_rate, model.deformation.options.learning_rate]

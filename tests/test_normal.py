@@ -223,4 +223,4 @@ def test_what_has_no_normal_equations_is_refused():
     scene = Scene(8, 2.0, noise_variance=torch.ones(1, 5))
     check(compose(defaults(), scene))
     with pytest.raises(CompositionError, match="engine 'normal' needs one density .*deformation Rigid .*choose --engine images"):
-        check(compose({**defaults(), "deformation": choose("deformation", "rigid", [])}, scene))
+        check(compose(defaults("rigid"), scene))

@@ -115,7 +115,7 @@ def test_without_weights_there_is_no_cost():
 
 def test_the_gradient_at_birth_is_finite():
     rigid = choose("deformation", "rigid", ["total_variation=1", "strain=1", "magnitude=1"])
-    model = compose({**defaults(), "deformation": rigid}, SCENE)
+    model = compose({**defaults("rigid"), "deformation": rigid}, SCENE)
     z = model.deformation.table * 1.0
     Prior(model)(model, z, torch.Generator().manual_seed(0)).backward()
     assert model.deformation.table.grad.isfinite().all()

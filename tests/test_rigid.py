@@ -20,7 +20,7 @@ def _scene(count):
 
 
 def _model(scene, *options):
-    return compose({**defaults(), "deformation": choose("deformation", "rigid", list(options))}, scene)
+    return compose({**defaults("rigid"), "deformation": choose("deformation", "rigid", list(options))}, scene)
 
 
 def test_from_image_starts_with_no_correction_and_needs_the_images():
@@ -63,7 +63,7 @@ def _wrong(count, seed, angle=6.0, shift=4.0):
     true = rotations.random(count, generator=g).float()
     origin = torch.zeros(count, 2)
     scene = _scene(count)
-    ray = compose(defaults(), scene).forward_operator.eval()
+    ray = compose(defaults("rigid"), scene).forward_operator.eval()
     images = ray(density, Views.of(true, origin))
     images = images + 0.05 * images.std() * torch.randn(images.shape, generator=g)
     turned = rotations.from_rotvec(torch.randn(count, 3, generator=g) * math.radians(angle) / 3**0.5) @ true

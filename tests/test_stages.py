@@ -4,7 +4,7 @@ import pytest
 import torch
 from command import instamap
 
-from instamap.compose import choose, compose, defaults
+from instamap.compose import compose, defaults
 from instamap.errors import CompositionError, OptionError
 from instamap.fit import loop, stages
 from instamap.fit.objective import EngineOptions, Objective
@@ -16,8 +16,8 @@ from instamap.scene import Scene
 SCENE = Scene(box=8, pixel_size=2.0, count=5, noise_variance=torch.ones(1, 5))
 
 
-def _model(**names):
-    return compose({**defaults(), **{kind: choose(kind, name, []) for kind, name in names.items()}}, SCENE)
+def _model(deformation="identity"):
+    return compose(defaults(deformation), SCENE)
 
 
 class _Scripted(Objective):

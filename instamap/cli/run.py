@@ -34,7 +34,11 @@ def settings(before: dict, plain: dict, names: dict[str, str | None], items: dic
     if "particles" not in given:
         raise DataError("no particles: give a STAR file, or --config with the run.toml of an earlier run")
     done = {**before.get("preprocess", {}), **{k: given.pop(k) for k in PREPROCESS if k in given}}
-    choices = {kind: _choice(kind, names.get(kind), items.get(kind) or [], dict(before.get(kind, {}))) for kind in KINDS}
+    usual, choices = {**compose.DEFAULTS, "engine": AUTO.name}, {}
+    for kind in KINDS:
+        if kind == "forward":  # the deformation comes before it
+            usual[kind] = compose.usual_forward(choices["deformation"].name)
+        choices[kind] = _choice(kind, usual[kind], names.get(kind), items.get(kind) or [], dict(before.get(kind, {})))
     values = {k: PLAIN[k](v) for k, v in given.items()}
     for key, (low, high) in RANGES.items():
         if key in values and not low <= values[key] <= high:
@@ -65,10 +69,10 @@ def _checked(before: dict, config: Path, known: dict[str, type] = KNOWN) -> dict
     return before
 
 
-def _choice(kind: str, name: str | None, items: list[str], before: dict) -> compose.Choice:
+def _choice(kind: str, usual: str, name: str | None, items: list[str], before: dict) -> compose.Choice:
     """The part named on the command line, else in run.toml (whose options are then the defaults), else the usual one."""
     earlier = before.pop("name", None)
-    name = name or earlier or {**compose.DEFAULTS, "engine": AUTO.name}[kind]
+    name = name or earlier or usual
     if kind == "engine" and name == AUTO.name:
         if items:
             raise OptionError(f"option '{items[0]}' is for one engine, but engine is 'auto'; add --engine images or --engine normal")
