@@ -88,13 +88,15 @@ class Likelihood(nn.Module, ABC):
     Laws: E[-log p(sample)] is the entropy; the declared invariances hold. premultiplied: whether images that were multiplied by
     their CTF can be judged (then `log_prob_premultiplied` is there). quadratic: whether log p is that of Gaussian noise, independent
     between Fourier components (then `noise_variance` is there, and normal equations describe it). proper: whether log p is that of a
-    distribution over images from which `sample` draws; False with flat priors, which have no samples.
+    distribution over images from which `sample` draws; False with flat priors, which have no samples. refines: whether the noise spectrum
+    of the scene is to be measured again, on what a first map leaves of the images.
     """
 
     Options = Options
     premultiplied = False
     quadratic = False
     proper = True
+    refines = False
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__()

@@ -96,8 +96,9 @@ def test_log_and_hooks_tell_of_every_look(finished):
     assert entries == finished.told.steps and finished.told.settings == finished.settings
     assert [name for name in dict.fromkeys(e["fit"] for e in entries)] == ["half1", "half2"]
     for entry in entries:
-        assert set(entry) == {"fit", "step", "loss", "held_out", "seconds"}
+        assert set(entry) == {"fit", "stage", "step", "loss", "held_out", "seconds"}
         assert all(isinstance(entry[key], float) for key in ("loss", "held_out", "seconds")) and isinstance(entry["step"], int)
+        assert entry["stage"] == 1
     steps = [e["step"] for e in entries if e["fit"] == "half1"]
     assert steps == sorted(set(steps)) and steps[-1] <= 30
     assert entries[-1]["loss"] < 0, "the fit is no better than an empty map"
@@ -121,7 +122,7 @@ def test_a_run_is_repeated_bit_for_bit_in_another_process(finished, tmp_path):
     command = Path(sys.executable).with_name("instamap")
     words = ["reconstruct", "--config", str(finished.out / "run.toml"), "-o", "again"]
     outcome = subprocess.run([command, *words], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, timeout=120,
-                             env={**os.environ, "COLUMNS": "80"})  # fmt: skip
+                             env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": str(torch.get_num_threads())})  # fmt: skip
     assert outcome.returncode == 0, outcome.stderr
     for name in ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "run.toml"):
         assert (tmp_path / "again" / name).read_bytes() == (finished.out / name).read_bytes(), name

@@ -217,7 +217,8 @@ gather.CHUNK_PIXELS, accumulate.FLUSH = {CHUNK * BOX**2}, {2 * CHUNK}
 kill = lambda done, total: done >= 130 and os.kill(os.getpid(), signal.SIGKILL)
 shards.accumulate(Settings(Path({str(star)!r})), Path({str(tmp_path / "stats")!r}), count=kill)
 """
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+    surroundings = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run([sys.executable, "-c", script], env=surroundings)
     assert done.returncode == -signal.SIGKILL
     found, read = resumed(Settings(star), tmp_path / "stats")
     assert 0 < read <= COUNT - 130 + 3 * CHUNK
@@ -337,7 +338,7 @@ def test_settings_that_the_statistics_contradict_are_refused(whole):
     (["--shard", "3"], "shard '3' cannot be read; write two whole numbers, such as 3/16"), (["--symmetry", "Q"], "symmetry 'Q' is unknown"),
     (["--held-out", "1.5"], "held_out is 1.5"), (["--weights", "rlnNone"], "has no column rlnNone"),
     (["--weights", "rlnOriginXAngst"], "it must be a number of at least 0"), (["--weights", "rlnPhaseShift"], "is 0 for all"),
-    (["--likelihood", "correlation"], "correlation"), (["-L", "sigma=3"], "sigma"), (["--together", "rlnNone"], "rlnNone"),
+    (["--likelihood", "correlation"], "Correlation is not Gaussian"), (["-L", "sigma=3"], "sigma"), (["--together", "rlnNone"], "rlnNone"),
 ])  # fmt: skip
 def test_accumulate_refuses(star, tmp_path, words, said):
     assert said in instamap("accumulate", star, "-o", tmp_path / "stats", *words).refusal

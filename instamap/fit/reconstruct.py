@@ -147,8 +147,8 @@ def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Wa
         default().hook.instamap_run_started(settings=record)
 
         def look_at(name: str, look: loop.Look) -> None:
-            metrics = {"loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)}
-            log.write({"fit": name, "stage": look.stage, "step": look.step, **metrics})
+            metrics = {"stage": look.stage, "loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)}
+            log.write({"fit": name, "step": look.step, **metrics})
             default().hook.instamap_step_finished(name=name, step=look.step, metrics=metrics)
             watch(name, look)
 

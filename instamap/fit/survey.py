@@ -1,13 +1,15 @@
 """What is settled before statistics are gathered: particles, noise, sets, weights. It depends on all particles, so shards agree on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from instamap.compose import compose
 from instamap.data import noise
 from instamap.data.particles import Particles
 from instamap.errors import DataError
+from instamap.fit import residuals
 from instamap.fit.settings import Settings
 from instamap.forward.ctf import ctf
 from instamap.geometry.symmetry import point_group
@@ -43,6 +45,10 @@ def survey(settings: Settings) -> Survey:
         mask=window, noise_variance=spectra.float(),
     )  # fmt: skip
     symmetry = None if settings.symmetry == "C1" else point_group(settings.symmetry)
+    likelihood = compose(settings.parts, scene).likelihood
+    if likelihood.refines:
+        spectra = residuals.refine(particles, torch.cat(list(rows.values())), likelihood, scene, symmetry=symmetry)
+        scene = replace(scene, noise_variance=spectra)
     return Survey(particles, scene, rows, held_out, symmetry, weights)
 
 

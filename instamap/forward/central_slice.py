@@ -6,20 +6,16 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import grids
-from instamap.geometry.central_slices import central_slices
+from instamap.geometry.projections import Projector
 from instamap.options import Options, option
 from instamap.protocols import DensityFn, ForwardOperator
 from instamap.scene import Scene, Views
 
-FRAME = 1.25  # of the box: what a shift moves over an edge by up to an eighth of the box leaves, and does not come back opposite
-
 
 class Slice(ForwardOperator):
-    """P(u) = F⁻¹[ Δ · V̂(Aᵀ(k, 0)) e^{2πi k·origin} ], V the density at the voxel centres inside the sphere or the user's mask.
+    """Projections of V, the density at the voxel centres inside the sphere or the user's mask, as in `geometry.projections`.
 
-    The projection theorem; for a density without frequencies beyond Nyquist images err by 1e-4 of their largest pixel. The corners of the
-    image's Fourier plane, beyond its inscribed circle, are left empty. One raster serves all images, which therefore have one density.
-    In training every voxel centre moves by up to ±½ voxel · jitter.
+    One raster serves all images, which therefore have one density. In training every voxel centre moves by up to ±½ voxel · jitter.
     """
 
     deforms = False
@@ -38,10 +34,7 @@ class Slice(ForwardOperator):
             inside = torch.nn.functional.max_pool3d((scene.mask > 0).float()[None], 3, 1, 1)[0] > 0
         self.register_buffer("inside", inside, persistent=False)
         self.register_buffer("centres", centres[inside], persistent=False)
-        self.frame = 2 * round(scene.box * FRAME / 2) + scene.box % 2
-        k = grids.frequencies(self.frame, 1 / self.frame, dtype=torch.float64)
-        self.register_buffer("known", k.norm(dim=-1) < self.frame / 2 - 1e-6, persistent=False)
-        self.register_buffer("plane", k[self.known], persistent=False)  # "P 2": (kx, ky) in cycles per frame
+        self.projector = Projector(scene.box, scene.pixel_size)
 
     def forward(self, density: DensityFn, views: Views, *, generator: torch.Generator | None = None) -> Tensor:
         scene, kind = self.scene, views.rotation.dtype
@@ -52,10 +45,4 @@ class Slice(ForwardOperator):
             x = x + shift * (scene.pixel_size * jitter)
         values = density(x[None])[0]
         volume = values.new_zeros(self.inside.shape).masked_scatter(self.inside, values)
-        plane = self.plane.to(kind)
-        slices = central_slices(volume, views.rotation[:, :2], plane * (scene.box / self.frame)) * scene.pixel_size
-        turns = plane @ (self.frame // 2 - views.origin / scene.pixel_size).T / self.frame  # "P B", of the particle's centre
-        slices = slices * torch.polar(torch.ones_like(turns), -2 * torch.pi * turns).T
-        spectrum = slices.new_zeros(len(views), *self.known.shape)
-        spectrum[:, self.known] = slices
-        return grids.crop(torch.fft.irfft2(spectrum, s=(self.frame, self.frame)), scene.box)
+        return self.projector(volume, views.rotation, views.origin)

@@ -1,13 +1,15 @@
 """Gaussian noise with a power spectrum."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from instamap.errors import CompositionError
 from instamap.geometry import grids
-from instamap.options import Options
+from instamap.options import Options, option
 from instamap.protocols import Likelihood
 from instamap.scene import Scene, Views
 
@@ -18,12 +20,18 @@ class Coloured(Likelihood):
     White noise is the special case of equal σ². For images that were multiplied by their CTF see `Gaussian`.
     """
 
-    Options = Options
     premultiplied = True
     quadratic = True
 
+    @dataclass(frozen=True)
+    class Options(Options):
+        noise: Literal["residuals", "corners"] = option(
+            "residuals", "where the spectrum is measured: on what a first map leaves of the images, or in their corners"
+        )
+
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
+        self.refines = options.noise == "residuals"
         if scene.noise_variance is None:
             raise CompositionError("likelihood 'coloured' knows no noise spectrum: the data gave none; choose --likelihood gaussian")
         self.register_buffer("variance", scene.noise_variance.clone())
