@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instamap.data import noise, simulate
+from instamap.data.beads import Beads, molecule
 from instamap.data.particles import Particles
 from instamap.errors import OptionError, OutputError
 from instamap.forward.ctf import ctf
@@ -21,7 +22,7 @@ seeds = st.integers(0, 2**31)
 def test_one_bead_against_quadrature():
     """A pixel is the mean of the line integral over it: 200 x 200 midpoints a pixel leave an error of 1e-6."""
     bead, origin, size, box = torch.tensor([[3.0, -5.0, 2.0]]).double(), torch.tensor([[1.0, -1.5]]).double(), 2.0, 7
-    image = simulate.project(bead, torch.tensor([2.0]).double(), torch.eye(3).double()[None], origin, box, size)[0]
+    image = Beads(bead, torch.tensor([2.0]).double(), box, size).project(torch.eye(3).double()[None], origin)[0]
     fine = (np.arange(box * 200) + 0.5) / 200 * size - (box // 2 + 0.5) * size  # midpoints; pixel i spans (i - D // 2 ± 1/2) size
     bell = lambda x, s: np.exp(-(x**2) / (2 * s * s)) / (math.sqrt(2 * math.pi) * s)
     narrow, wide = 0.75 * size, math.hypot(0.75, 0.6) * size
@@ -37,7 +38,7 @@ def test_a_bead_lands_at_the_rotated_point_less_the_origin(seed, box):
     bead = 15 * torch.rand(1, 3, generator=generator, dtype=torch.float64) - 7.5
     rotation = rotations.random(4, generator=generator)
     origin = 4 * torch.rand(4, 2, generator=generator, dtype=torch.float64) - 2
-    images = simulate.project(bead, torch.ones(1).double(), rotation, origin, box, 1.5)
+    images = Beads(bead, torch.ones(1).double(), box, 1.5).project(rotation, origin)
     axis = (torch.arange(box).double() - box // 2) * 1.5
     total = images.sum((1, 2))
     centre = torch.stack([(images * axis).sum((1, 2)), (images * axis[:, None]).sum((1, 2))], -1) / total[:, None]
@@ -47,29 +48,29 @@ def test_a_bead_lands_at_the_rotated_point_less_the_origin(seed, box):
 
 @pytest.mark.parametrize("box", [32, 33])
 def test_map_and_projection_are_of_the_same_molecule(box):
-    beads, mass = simulate.molecule()
-    beads = beads * box * 6.0
-    volume = simulate.density(beads, mass, box, 6.0)
-    straight = simulate.project(beads, mass, torch.eye(3).double()[None], torch.zeros(1, 2).double(), box, 6.0)[0]
+    beads, mass = molecule()
+    source = Beads(beads * box * 6.0, mass, box, 6.0)
+    volume = source.density()
+    straight = source.project(torch.eye(3).double()[None], torch.zeros(1, 2).double())[0]
     torch.testing.assert_close(volume.sum(0) * 6.0, straight, atol=1e-9, rtol=0)
     down_y = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]).double()  # x stays, image y is z: the beam runs along y
-    side = simulate.project(beads, mass, down_y[None], torch.zeros(1, 2).double(), box, 6.0)[0]
+    side = source.project(down_y[None], torch.zeros(1, 2).double())[0]
     torch.testing.assert_close(volume.sum(1) * 6.0, side, atol=1e-9, rtol=0)
 
 
 def test_molecule_fits_the_box_and_is_centred():
-    beads, mass = simulate.molecule()
+    beads, mass = molecule()
     assert beads.norm(dim=-1).max() < 0.36  # of the edge: with 5 pixels' margin in a box of 32
     torch.testing.assert_close((mass[:, None] * beads).sum(0), torch.zeros(3).double(), atol=1e-12, rtol=0)
 
 
 def test_molecule_has_a_hand():
     """Its mirror image, turned about the long axis in steps of 15° with either end up, correlates with it below 0.9."""
-    beads, mass = simulate.molecule()
+    beads, mass = molecule()
     moments, axes = torch.linalg.eigh((beads * mass[:, None]).T @ beads)
     assert moments[2] > 3 * moments[1]
     aligned = beads @ (axes * axes.det())  # by a rotation; the last axis is the long one
-    view = lambda points: simulate.density(points * 144.0, mass, 24, 6.0).flatten()
+    view = lambda points: Beads(points * 144.0, mass, 24, 6.0).density().flatten()
     alike = lambda one, two: torch.corrcoef(torch.stack([view(one), view(two)]))[0, 1].item()
     about = lambda x, y, z: rotations.from_rotvec(torch.tensor([x, y, z], dtype=torch.float64))
     turns = [about(0, 0, k * math.pi / 12) @ about(end, 0, 0) for k in range(24) for end in (0.0, math.pi)]
@@ -101,11 +102,12 @@ def test_files(clean):
 def test_images_follow_from_the_star_file_and_the_truth(clean):
     """What a reader of the three files computes is what is in them. STAR has six decimals: 1e-8 rad and 1e-6 Å."""
     truth = mrcfile.read(clean.path.parent / "truth.mrc").astype(np.float64)
-    beads, mass = simulate.molecule()
+    beads, mass = molecule()
     unit = truth.sum() * 5.0**3 / (0.4 * mass.sum())
-    assert np.abs(truth - unit.item() * simulate.density(beads * 120.0, mass, 24, 5.0).numpy()).max() < 1e-6 * truth.max()
+    source = Beads(beads * 120.0, mass, 24, 5.0)
+    assert np.abs(truth - unit.item() * source.density().numpy()).max() < 1e-6 * truth.max()
     views = clean.views
-    flat = simulate.project(beads * 120.0, mass, views.rotation, views.origin, 24, 5.0) * unit
+    flat = source.project(views.rotation, views.origin) * unit
     expected = torch.fft.irfft2(torch.fft.rfft2(flat) * ctf(views.optics, 24, 5.0), s=(24, 24))
     images = clean.images(torch.arange(40)).double()
     assert images.std().item() == pytest.approx(1e5, rel=1e-3)

@@ -39,14 +39,14 @@ def preprocess(
     if (out / output.MARK).exists():
         raise OutputError(f"output folder '{out}' holds a run; choose another")
     for target in (out / STAR, out / STACK):
-        _check(target, (given.path, *given.stacks.files), force)
+        check_target(target, (given.path, *given.stacks.files), force)
     with output.staged(out, force) as folder, Stages() as stages:
         stages.say(f"{given.count} images of {given.stacks.box} px: {steps}")
         rewrite(given, folder / STAR, folder / STACK, name=str(out / STACK), watch=stages.read)
     typer.echo(f"{given.count} images of {given.box} px at {given.pixel_size:g} Å in {out}/: {STAR}, {STACK}")
 
 
-def _check(target: Path, sources: tuple[Path, ...], force: bool) -> None:
+def check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
     """Raise OutputError if the target would replace what is read, or, unless forced, anything."""
     if not target.exists():
         return

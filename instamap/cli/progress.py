@@ -39,10 +39,17 @@ class Stages:
 
     def read(self, done: int, total: int) -> None:
         """`done` of `total` images have been read."""
+        self._images("read", "read", done, total)
+
+    def simulate(self, done: int, total: int) -> None:
+        """`done` of `total` images have been simulated."""
+        self._images("images", "simulated", done, total)
+
+    def _images(self, name: str, verb: str, done: int, total: int) -> None:
         seconds = max(time.monotonic() - self._start, 1e-9)
-        self._show("read", done, total, f"{done / seconds:.0f} images/s", "")
+        self._show(name, done, total, f"{done / seconds:.0f} images/s", "")
         if done == total and not self._bars:
-            self.say(f"read {total} images in {seconds:.1f} s")
+            self.say(f"{verb} {total} images in {seconds:.1f} s")
 
     def look(self, name: str, look: Look, steps: int) -> None:
         """The fit called `name`, of `steps` at most, was looked at."""
