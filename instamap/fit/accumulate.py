@@ -77,20 +77,12 @@ class Accumulator:
         if not finite.all():
             raise DataError(f"image {int((~finite).nonzero()[0, 0])} of a batch, its origin, CTF or weight is not finite; leave it out")
         for turn in self.symmetry:
-            self._spread((rotation @ turn)[:, :2], part.plane, data, power)
+            spread(self._grid, (rotation @ turn)[:, :2], part.plane, data, power, self.backend)
         self._count, self._weight = self._count + len(images), self._weight + float(weights.double().sum())
         self._energy += math.nan if self.premultiplied else float(energy.sum())
         self._slices += len(images) * len(self.symmetry)
         if self._slices >= FLUSH:
             self._flush()
-
-    def _spread(self, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor) -> None:
-        if self.backend == "numba":
-            from instamap.fit import gridding_numba  # here, so that numba is needed by nobody else
-
-            gridding_numba.spread(self._grid, frames, plane, data, power)
-        else:
-            self._grid.spread(frames, plane, data, power)
 
     def _flush(self) -> None:
         if not self._count:
@@ -100,6 +92,16 @@ class Accumulator:
         self._flushed = self._flushed + part
         self._count, self._slices, self._weight, self._energy = 0, 0, 0.0, 0.0
         self._grid.clear()
+
+
+def spread(grid: Grid, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor, backend: str = "auto") -> None:
+    """As `Grid.spread`, by the backend ("auto", "numba" or "torch") that is asked for."""
+    if _backend(backend, grid.cells.dtype, grid.cells.device) == "numba":
+        from instamap.fit import gridding_numba  # here, so that numba is needed by nobody else
+
+        gridding_numba.spread(grid, frames, plane, data, power)
+    else:
+        grid.spread(frames, plane, data, power)
 
 
 class Components:

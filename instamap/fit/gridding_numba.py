@@ -4,37 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 from torch import Tensor
 
 from instamap.fit.gridding import Grid
 from instamap.geometry.kaiser_bessel import WIDTH, taps
-from instamap.geometry.kaiser_bessel_numba import REACH, locate, weigh
+from instamap.geometry.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
 
-LANES = 16  # three numbers for each of five cells, and one idle
 TILE = 8  # planes and rows of one tile; what its points touch fits into a cache of 256 kB up to boxes of about 100
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
-
-
-@intrinsic
-def _add_row(typing, cells, at, row, factor):
-    """cells[at : at + LANES] += factor * row, as one vector operation; numba by itself leaves loops this short scalar."""
-
-    def generate(context, builder, signature, arguments):
-        vector = ir.VectorType(ir.FloatType(), LANES)
-        array = lambda i: context.make_array(signature.args[i])(context, builder, arguments[i]).data
-        target = builder.bitcast(builder.gep(array(0), [arguments[1]]), vector.as_pointer())
-        source = builder.bitcast(array(2), vector.as_pointer())
-        nothing = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(nothing, arguments[3], ir.Constant(ir.IntType(32), 0))
-        factors = builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-        added = builder.fmul(builder.load(source, align=4), factors, flags=["fast"])
-        builder.store(builder.fadd(builder.load(target, align=4), added, flags=["fast"]), target, align=4)
-        return context.get_dummy_value()
-
-    return types.void(cells, at, row, factor), generate
 
 
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
@@ -65,7 +43,7 @@ def _sort(edge, half, frames, plane, data, power, low, high):
 def _add_points(cells, edge, width, table, points, low, high):
     """Spread points onto the planes low ≤ z < high of the flat `cells`."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    row = np.zeros(LANES, np.float32)
+    row = np.zeros(LANES, np.float32)  # three numbers for each of five cells, and one idle
     for p in range(_U(points.shape[0])):
         x, y, z, real, imaginary, square = points[p, 0], points[p, 1], points[p, 2], points[p, 3], points[p, 4], points[p, 5]
         cx, cy, cz = int(x), int(y), int(z)
@@ -77,7 +55,7 @@ def _add_points(cells, edge, width, table, points, low, high):
         for k in range(max(cz, low), min(cz + WIDTH, high)):
             at = _U(((k * edge + cy) * width + cx) * 3)
             for j in range(_U(WIDTH)):
-                _add_row(cells, at + j * _U(width * 3), row, wz[_U(k - cz)] * wy[j])
+                add_row(cells, at + j * _U(width * 3), row, _U(0), wz[_U(k - cz)] * wy[j])
 
 
 def spread(grid: Grid, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor) -> None:

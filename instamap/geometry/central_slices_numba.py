@@ -8,15 +8,16 @@ from numba import njit
 from torch import Tensor
 
 from instamap.geometry.kaiser_bessel import WIDTH, taps
-from instamap.geometry.kaiser_bessel_numba import REACH, locate, weigh
+from instamap.geometry.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
 
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 
 
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
 def _gather(cells, edge, width, table, frames, plane, sheet, out):
-    """cells: flat, real and imaginary in turn; out "V P 2"."""
+    """cells: flat, real and imaginary in turn; out "V P 2". The numbers of WIDTH cells come in rows of LANES, the last of which are idle."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    row = np.empty(LANES, np.float32)
     for view in range(frames.shape[0]):
         for p in range(plane.shape[0]):
             x, y, z, sign = locate(frames[view], plane[p], sheet)
@@ -24,25 +25,24 @@ def _gather(cells, edge, width, table, frames, plane, sheet, out):
             weigh(table, x, cx, wx)
             weigh(table, y, cy, wy)
             weigh(table, z, cz, wz)
-            real, imaginary = np.float32(0), np.float32(0)
+            row[:] = 0
             for k in range(_U(WIDTH)):
                 for j in range(_U(WIDTH)):
-                    at = _U((((_U(cz) + k) * edge + _U(cy) + j) * width + _U(cx)) * _U(2))
-                    a, b = np.float32(0), np.float32(0)
-                    for i in range(_U(WIDTH)):
-                        a += wx[i] * cells[at + _U(2) * i]
-                        b += wx[i] * cells[at + _U(2) * i + _U(1)]
-                    w = wz[k] * wy[j]
-                    real += w * a
-                    imaginary += w * b
+                    at = (((_U(cz) + k) * edge + _U(cy) + j) * width + _U(cx)) * _U(2)
+                    add_row(row, _U(0), cells, at, wz[k] * wy[j])
+            real, imaginary = np.float32(0), np.float32(0)
+            for i in range(_U(WIDTH)):
+                real += wx[i] * row[_U(2) * i]
+                imaginary += wx[i] * row[_U(2) * i + _U(1)]
             out[view, p, 0] = real
             out[view, p, 1] = imaginary * sign
 
 
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
 def _scatter(cells, edge, width, table, frames, plane, sheet, values, low, high):
-    """Adds to planes low ≤ z < high alone."""
+    """Adds to planes low ≤ z < high alone. Idle lanes add zeros, which may reach the next row, but no other plane: no slice is in its corner."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    row = np.zeros(LANES, np.float32)
     for view in range(frames.shape[0]):
         for p in range(plane.shape[0]):
             x, y, z, sign = locate(frames[view], plane[p], sheet)
@@ -52,15 +52,13 @@ def _scatter(cells, edge, width, table, frames, plane, sheet, values, low, high)
             weigh(table, x, cx, wx)
             weigh(table, y, cy, wy)
             weigh(table, z, cz, wz)
-            real, imaginary = values[view, p, 0], values[view, p, 1] * sign
+            for i in range(_U(WIDTH)):
+                row[_U(2) * i] = wx[i] * values[view, p, 0]
+                row[_U(2) * i + _U(1)] = wx[i] * values[view, p, 1] * sign
             for k in range(max(cz, low), min(cz + WIDTH, high)):
                 for j in range(_U(WIDTH)):
                     at = _U(((_U(k) * edge + _U(cy) + j) * width + _U(cx)) * _U(2))
-                    w = wz[_U(k - cz)] * wy[j]
-                    a, b = w * real, w * imaginary
-                    for i in range(_U(WIDTH)):
-                        cells[at + _U(2) * i] += wx[i] * a
-                        cells[at + _U(2) * i + _U(1)] += wx[i] * b
+                    add_row(cells, at, row, _U(0), wz[_U(k - cz)] * wy[j])
 
 
 def gather(grid: Tensor, frames: Tensor, plane: Tensor, half: int) -> Tensor:

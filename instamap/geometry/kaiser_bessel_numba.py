@@ -1,11 +1,14 @@
 """Where one point lies on the Fourier grid and its weights there, compiled: `kaiser_bessel.first_cells` and `footprint` for inner loops."""
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from instamap.geometry.kaiser_bessel import MARGIN, STEPS, WIDTH
 
 REACH = np.float32(MARGIN + 1 - 0.5 * WIDTH)
+LANES = 16  # numbers that one vector operation adds
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 _STEPS = np.float32(STEPS)
 
@@ -27,3 +30,24 @@ def weigh(table, at, cell, weights):
     step -= np.float32(low)
     for j in range(_U(WIDTH)):
         weights[j] = table[low, j] + step * (table[low + _U(1), j] - table[low, j])
+
+
+@intrinsic
+def add_row(typing, target, to, source, start, factor):
+    """target[to : to + LANES] += factor * source[start : start + LANES] of flat arrays, as one vector operation, unchecked.
+
+    numba by itself leaves loops this short scalar.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        at = lambda i: builder.gep(context.make_array(signature.args[i])(context, builder, arguments[i]).data, [arguments[i + 1]])
+        there, here = (builder.bitcast(at(i), vector.as_pointer()) for i in (0, 2))
+        nothing = ir.Constant(vector, ir.Undefined)
+        first = builder.insert_element(nothing, arguments[4], ir.Constant(ir.IntType(32), 0))
+        factors = builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        added = builder.fmul(builder.load(here, align=4), factors, flags=["fast"])
+        builder.store(builder.fadd(builder.load(there, align=4), added, flags=["fast"]), there, align=4)
+        return context.get_dummy_value()
+
+    return types.void(target, to, source, start, factor), generate
