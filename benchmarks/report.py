@@ -43,6 +43,12 @@ def table(head: list[str], rows: list[list]) -> str:
     return columns([head, *[[number(v) for v in row] for row in rows]])
 
 
+def markdown(head: list[str], rows: list[list]) -> str:
+    """The same as a table of Markdown, its head in small letters, as docs/ has it."""
+    line = lambda cells: "| " + " | ".join(cells) + " |"
+    return "\n".join([line([h.lower() for h in head]), line(["---"] * len(head)), *[line([number(v) for v in row]) for row in rows]])
+
+
 def show(text: str) -> None:
     """One piece of output at once, so that a long run can be followed."""
     sys.stdout.write(text + "\n")

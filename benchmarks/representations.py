@@ -1,89 +1,150 @@
-"""Every registered representation through the normal engine on one set, and relion_reconstruct beside them.
+"""The paper's comparison: every registered representation through both engines, against steps and seconds, and relion_reconstruct.
 
-    python -m benchmarks.representations --data T [--only NAME ...] [--make PATH] [--score PATH] [--seeds 0 1 2] [--out FILE.json]
+    python -m benchmarks.representations --data T [--only NAME ...] [--engines normal images] [--steps 400] [--limit 120]
+        [--figure FILE.png] [--markdown] [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
 
-Each is run as the command line runs it, with its own defaults, turn by turn; numbers are medians over the seeds. HELD-OUT is the best
-look's, in nats per image beyond an empty map, the mean of both halves; FIT S the seconds of both fits, without statistics and start-up.
+Half 1, one process a fit, each representation with its own defaults. Curves are fits that no look stops: of --steps steps (normal) or
+--limit seconds (images). A row of the table is what the defaults keep of half 1: the average at the look where held-out images were
+likeliest. STEP is that look's, STEPS and FIT S end where the fit does; PREPARE S is all before the fit. HELD-OUT is in nats per image
+beyond an empty map. The normal engine widens its jitter before it stops, so its rows are fits of their own; the images engine does not:
+its rows are read from its curves, and STOPPED says whether it would have stopped before they end. PASSES is where a curve, looked at in
+--points places, first has a higher AUC than relion_reconstruct.
 """
 
 import tempfile
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from benchmarks import runs, sets
+from benchmarks import curves, runs, sets
 from benchmarks.common import environment
-from benchmarks.options import parser
-from benchmarks.report import median, megabytes, number, save, show, spread, table
-from instamap.compose import choose, compose, defaults
-from instamap.data.particles import Particles
+from benchmarks.report import markdown, median, megabytes, number, save, show, spread, table
+from instamap.compose import choose
 from instamap.registry import default
-from instamap.scene import Scene
 
-HEAD = ["SET", "REPRESENTATION", "AUC", "SPREAD", "HALF AUC", "HELD-OUT", "STEP", "SECONDS", "FIT S", "PARAMETERS", "RSS MB", "ANON MB"]
+HEAD = ["SET", "REPRESENTATION", "ENGINE", "AUC", "SPREAD", "FSC 0.5", "HELD-OUT", "STEP", "STEPS", "STOPPED", "FIT S", "PREPARE S",
+        "PASSES STEP", "PASSES S", "PARAMETERS", "ANON MB"]  # fmt: skip
 RELION = "(relion_reconstruct)"
+ENGINES = ("normal", "images")
 
 
-def parameters(name: str, particles: Particles) -> int:
-    """How many numbers the model of a map with this representation learns."""
-    groups = int(particles.views.group.max()) + 1
-    scene = Scene(box=particles.box, pixel_size=particles.pixel_size, count=particles.count, premultiplied=particles.premultiplied,
-                  noise_variance=torch.ones(groups, particles.box // 2 + 1))  # fmt: skip
-    model = compose({**defaults(), "representation": choose("representation", name, [])}, scene)
-    return sum(p.numel() for p in model.parameters())
+def one(case: curves.Case, tool: Path, points: int, reference: dict | None, work: Path) -> dict:
+    """One representation through one engine with one seed: what the defaults keep; the endless fit's looks, some of them scored, and where
+    it passes relion_reconstruct's AUC (`reference`)."""
+    truth, settings = sets.reference(case.folder), choose("engine", case.engine, []).options
+    endless = curves.follow(case, work / "endless")
+    cut = curves.stop(endless["looks"], settings)
+    looks, maps, rest = endless["looks"][:cut], work / "endless", endless
+    if endless["changes"]:
+        rest = curves.follow(curves.Case(case.folder, case.seed, case.representation, case.engine), work / "default")
+        looks, maps, cut = rest["looks"], work / "default", len(rest["looks"])
+    kept = curves.best(looks)
+    marked = curves.best(endless["looks"][: curves.stop(endless["looks"], settings)])
+    curves.score(endless["looks"], work / "endless", tool, truth, points, [marked])
+    curves.score([kept], maps, tool, truth, 1, [])
+    found = {key: kept[key] for key in ("auc", "res_0.5", "held_out", "step")}
+    found |= {"steps": looks[-1]["step"], "seconds": looks[-1]["seconds"], "stopped": cut is not None, "marked": marked}
+    found |= {key: rest[key] for key in ("prepare_seconds", "parameters", "rss", "anonymous")}
+    passes = next((k for k in endless["looks"] if reference and k.get("auc", 0.0) > reference["auc"]), {})
+    found |= {"passes_step": passes.get("step"), "passes_seconds": passes.get("seconds")}
+    result = {"set": case.folder.resolve().name, "representation": case.representation, "engine": case.engine, "seed": case.seed}
+    return {**result, **found, "looks": endless["looks"]}
 
 
-def one(folder: Path, name: str, seed: int, tool: Path, work: Path) -> dict | None:
-    """One representation, or relion_reconstruct, with one seed."""
-    result = {"set": folder.resolve().name, "representation": name, "seed": seed}
-    if name == RELION:
-        run = runs.by_relion(folder, work / "out")
-    else:
-        run = runs.by_instamap(folder, work / "out", seed, "--representation", name, "--engine", "normal")
-    if run is None:
+def relion(folder: Path, seed: int, tool: Path, work: Path) -> dict | None:
+    """relion_reconstruct's half 1, in half of the time of both."""
+    run = runs.by_relion(folder, work / "relion")
+    if run is None or run.code:
+        show(f"no row of relion_reconstruct: {'it is not installed' if run is None else run.output[-800:]}")
         return None
-    if run.code:
-        show(f"{name} failed on {folder.name}:\n{run.output[-800:]}")
-        return {**result, "failed": run.output[-800:]}
-    result |= {**run.numbers(), **runs.judge(tool, folder, work / "out", None)}
-    if name != RELION:
-        fits = runs.fits(work / "out").values()
-        result |= {"held_out": sum(f["held_out"] for f in fits) / len(fits), "fit_seconds": sum(f["seconds"] for f in fits)}
-        result["step"] = sum(f["step"] for f in fits) / len(fits)
-    return result
+    found = runs.score(tool, "map", work / "relion" / "half1.mrc", sets.reference(folder))
+    result = {"set": folder.resolve().name, "representation": RELION, "engine": "-", "seed": seed, "seconds": run.seconds / 2}
+    return {**result, "auc": found["auc"], "res_0.5": found["res_0.5"], "rss": run.rss, "anonymous": run.anonymous}
 
 
-def row(name: str, representation: str, results: list[dict], count: int | None) -> list[str]:
+def row(some: list[dict]) -> list[str]:
     """Medians over the seeds, as text."""
-    some = [r for r in results if (r["set"], r["representation"]) == (name, representation)]
     middle = lambda key, form: number(median(r.get(key) for r in some), form)
-    memory = [number(megabytes(median(r.get(k) for r in some)), ".0f") for k in ("rss", "anonymous")]
-    scores = [middle("auc", ".4f"), number(spread(r.get("auc") for r in some), ".4f"), middle("half_auc", ".4f")]
-    fit = [middle("held_out", "+.4f"), middle("step", ".0f"), middle("seconds", ".1f"), middle("fit_seconds", ".1f")]
-    return [name, representation, *scores, *fit, number(count, ","), *memory]
+    memory = number(megabytes(median(r.get("anonymous") for r in some)), ".0f")
+    stopped = "-" if "stopped" not in some[0] else "yes" if all(r["stopped"] for r in some) else "no"
+    scores = [middle("auc", ".4f"), number(spread(r["auc"] for r in some) if len(some) > 1 else None, ".4f"), middle("res_0.5", ".2f")]
+    fit = [middle("held_out", "+.3f"), middle("step", ".0f"), middle("steps", ".0f"), stopped]
+    times = [middle("seconds", ".1f"), middle("prepare_seconds", ".1f")]
+    passes = [middle("passes_step", ".0f"), middle("passes_seconds", ".1f"), middle("parameters", ",.0f")]
+    return [some[0]["set"], some[0]["representation"], some[0]["engine"], *scores, *fit, *times, *passes, memory]
+
+
+def draw(path: Path, results: list[dict]) -> None:
+    """AUC against steps and seconds, a row of panels for each engine; a ring is the look that held-out images would have stopped at."""
+    engines = [e for e in ENGINES if any(r["engine"] == e for r in results)]
+    names = list(dict.fromkeys(r["representation"] for r in results if r["representation"] != RELION))
+    figure = Figure(figsize=(9, 3.2 * len(engines) + 0.5), layout="constrained")
+    panels = figure.subplots(len(engines), 2, squeeze=False, sharey="row")
+    for engine, pair in zip(engines, panels, strict=True):
+        for axes, key, unit in zip(pair, ("step", "seconds"), ("step", "seconds of the fit"), strict=True):
+            for r in (r for r in results if r["engine"] == engine):
+                scored, colour = [look for look in r["looks"] if "auc" in look], f"C{names.index(r['representation'])}"
+                axes.plot([look[key] for look in scored], [look["auc"] for look in scored], color=colour, label=r["representation"], lw=1.3)
+                axes.plot(r["marked"][key], r["marked"]["auc"], "o", color=colour, mfc="white", ms=5)
+            for r in (r for r in results if r["representation"] == RELION):
+                axes.axhline(r["auc"], color="0.4", ls="--", lw=1, label="relion_reconstruct")
+            axes.set(xscale="log", xlabel=unit)
+            axes.spines[["top", "right"]].set_visible(False)
+        pair[0].set_ylabel(f"engine {engine}\nAUC of half 1 against the truth")
+    for axes in panels.flat:
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    handles = {label: handle for handle, label in zip(*panels[0][0].get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
-    add = parser(__doc__)
+    add = curves.options(__doc__)
     add.add_argument("--only", nargs="+", help="of the representations  [default: all]")
+    add.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    add.add_argument("--steps", type=int, default=400, help="of the normal engine's curves  [default: 400]")
+    add.add_argument("--limit", type=float, default=120.0, help="seconds of the images engine's curves  [default: 120]")
     options, where = add.parse_args(), environment()
-    names = [RELION, *(options.only or [part.name for part in default().parts("representation")])]
+    names = options.only or [part.name for part in default().parts("representation")]
     folders, results = [sets.find(folder, options.make) for folder in options.data], []
     runs.warm_up()
+    said = {"sets": [sets.describe(folder) for folder in folders], "seeds": options.seeds, "steps": options.steps, "limit": options.limit}
+    ends = {"normal": {"steps": options.steps}, "images": {"steps": curves.NEVER, "limit": options.limit}}
     for seed in options.seeds:
         for folder in folders:
-            for name in names:
-                with tempfile.TemporaryDirectory() as work:
-                    found = one(folder, name, seed, options.score, Path(work))
-                results += [found] if found else []
-    rows, counts = [], {}
-    for folder in folders:
-        particles = Particles.open(folder / "particles.star")
-        counts[folder.resolve().name] = {name: parameters(name, particles) for name in names[1:]}
-        rows += [row(folder.resolve().name, name, results, counts[folder.resolve().name].get(name)) for name in names]
-    show(table(HEAD, rows))
-    described = [sets.describe(folder) for folder in folders]
-    save(options.out, "representations", where, results, sets=described, seeds=options.seeds, parameters=counts)
+            reference = attempt(lambda work: relion(folder, seed, options.score, work), results)  # noqa: B023
+            for case in (curves.Case(folder, seed, name, engine, **ends[engine]) for engine in options.engines for name in names):
+                attempt(lambda work: one(case, options.score, options.points, reference, work), results)  # noqa: B023
+                if options.out:  # it takes long: what is known is kept
+                    save(options.out, "representations", where, results, **said)
+    report(results, options)
+    if not options.out:
+        save(None, "representations", where, results, **said)
+
+
+def attempt(measure: Callable[[Path], dict | None], results: list[dict]) -> dict | None:
+    """What is measured in a folder that is then removed, shown and added to the results."""
+    with tempfile.TemporaryDirectory() as work:
+        found = measure(Path(work))
+    if found:
+        results.append(found)
+        show("  ".join(row([found])))
+    return found
+
+
+def report(results: list[dict], options: Namespace) -> None:
+    """Table and figure."""
+    groups: dict[tuple, list[dict]] = {}
+    for r in results:
+        groups.setdefault((r["set"], r["representation"], r["engine"]), []).append(r)
+    show((markdown if options.markdown else table)(HEAD, [row(some) for some in groups.values()]))
+    if options.figure:
+        first = [r for r in results if (r["set"], r["seed"]) == (results[0]["set"], results[0]["seed"])]
+        draw(options.figure, first)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ def instamap_components():
                   "every particle has the same density", ""),
         Component("deformation", "rigid", "instamap.deform.rigid:Rigid",
                   "a small rotation and translation of its own for each particle", INSTAMAP),
+        Component("deformation", "bending-field", "instamap.deform.bending_field:BendingField",
+                  "a smooth displacement field steered by a few coordinates per particle", INSTAMAP),
         Component("likelihood", "gaussian", "instamap.likelihoods.gaussian:Gaussian",
                   "independent Gaussian noise of one variance in every pixel", ""),
         Component("likelihood", "coloured", "instamap.likelihoods.coloured:Coloured",
@@ -45,6 +47,8 @@ def instamap_components():
                   "Gaussian noise, with an image's scale and offset integrated out", BIOEM),
         Component("engine", "normal", "instamap.fit.normal:Normal",
                   "normal equations: all images at once, one density for all particles", ""),
+        Component("engine", "states", "instamap.motion.objective:States",
+                  "normal equations of states along a motion, for deformations that differ between particles", ""),
         Component("engine", "images", "instamap.fit.images:Images",
                   "mini-batches of images; fits any composition", INSTAMAP),
     ]  # fmt: skip

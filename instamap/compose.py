@@ -149,11 +149,11 @@ class Model(nn.Module):
         return self.likelihood.log_prob(predicted, batch.images, batch.views)
 
     @torch.no_grad()
-    def raster(self) -> Tensor:
-        """The common map "D D D" [z, y, x] at the voxel centres."""
+    def raster(self, z: Tensor | None = None) -> Tensor:
+        """The common map "D D D" [z, y, x] at the voxel centres, or that of a particle with coordinates z "1 L"."""
         box, parameter = self.scene.box, next(self.parameters())
         x = grids.voxel_centres(box, self.scene.pixel_size, dtype=parameter.dtype).to(parameter.device)
-        return self.density(x.reshape(1, -1, 3)).reshape(box, box, box)
+        return self.density(x.reshape(1, -1, 3), z).reshape(box, box, box)
 
     def parameter_groups(self) -> list[dict]:
         """For the optimiser: the parameters of each part that learns, with its kind ("part") and learning rate."""

@@ -32,8 +32,9 @@ ALLOWED = {
     "maps": {"geometry", "scene"},
     "compose": {*NAMES, *TENSORS, "forward.ctf"},  # the transfer function is no part to be chosen, but belongs to every one
     "fit": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose"},
+    "motion": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose", "fit"},
     "testing": {*NAMES, *TENSORS, "forward", "data", "maps", "compose", "fit"},
-    "cli": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose", "fit"},
+    "cli": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose", "fit", "motion"},
 }
 EVERYONE = {"", "errors"}
 TORCHLESS = {"", "errors", *NAMES}

@@ -23,7 +23,7 @@ def accumulate(
     normalise: Normalise = None,
     background: Background = None,
     force: Annotated[bool, typer.Option("--force", help="Start anew where the folder holds statistics.")] = False,
-    likelihood: Annotated[Word, part("--likelihood", "How noise is judged.  [default: gaussian]")] = None,
+    likelihood: Annotated[Word, part("--likelihood", "How noise is judged: gaussian or coloured.  [default: gaussian]")] = None,
     l: Annotated[Words, items("-L", "Option of the likelihood; repeatable.")] = None,  # noqa: E741
 ) -> None:
     """Gather statistics of images, once, for any number of fits; the same command resumes where an interrupted one was."""

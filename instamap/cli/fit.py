@@ -11,7 +11,7 @@ from instamap.cli.flags import Word, Words, items, part, plain, stages
 def fit(
     statistics: Annotated[Path, typer.Argument(metavar="STATS", help="Folder that accumulate or merge wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("out"),
-    mask: Annotated[Path | None, plain(help="Map of 0..1; the density is zero outside it.")] = None,
+    mask: Annotated[Path | None, plain(help="Map of 0..1; the density is zero outside it.  [default: found in a first map]")] = None,
     seed: Annotated[int | None, plain(help="Of the fit's random numbers.  [default: that of the statistics]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that the folder holds.")] = False,
     representation: Annotated[Word, part("--representation", "What the map is made of.  [default: hash-grid]")] = None,

@@ -1,6 +1,8 @@
 """Progress on standard error: live bars on a terminal, elsewhere one plain line at the end of each stage."""
 
+import itertools
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -50,6 +52,18 @@ class Stages:
         self._show(name, done, total, f"{done / seconds:.0f} images/s", "")
         if done == total and not self._bars:
             self.say(f"{verb} {total} images in {seconds:.1f} s")
+
+    def counter(self, name: str, total: int) -> Callable[[], None]:
+        """What is called when one more of `total` things, together called `name`, is done."""
+        start, done = time.monotonic(), itertools.count(1)
+
+        def one_more() -> None:
+            number, seconds = next(done), max(time.monotonic() - start, 1e-9)
+            self._show(name, number, total, f"{number / seconds:.1f}/s", "")
+            if number == total and not self._bars:
+                self.say(f"{total} {name} in {seconds:.1f} s")
+
+        return one_more
 
     def look(self, name: str, look: Look, steps: int) -> None:
         """The fit called `name`, of `steps` at most, was looked at."""

@@ -13,7 +13,7 @@ def reconstruct(
         Path | None, typer.Argument(help="STAR file with poses (RELION 3.0 or later); may come from --config.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("out"),
-    mask: Annotated[Path | None, plain(help="Map of 0..1; the density is zero outside it.")] = None,
+    mask: Annotated[Path | None, plain(help="Map of 0..1; the density is zero outside it.  [default: found in a first map]")] = None,
     halves: Annotated[
         bool | None,
         plain("--halves/--no-halves", help="Two independent half maps and their mean, or one map of all particles.  [default: halves]"),
@@ -33,11 +33,11 @@ def reconstruct(
     r: Annotated[Words, items("-R", "Option of the representation; repeatable, as are -D -F -L -E.")] = None,
     deform: Annotated[Word, part("--deform", "How particles differ.  [default: identity]")] = None,
     d: Annotated[Words, items("-D", "Option of the deformation.")] = None,
-    forward: Annotated[Word, part("--forward", "How images are made.  [default: ray]")] = None,
+    forward: Annotated[Word, part("--forward", "How engine images makes images.  [default: slice; ray where particles differ]")] = None,
     f: Annotated[Words, items("-F", "Option of the forward operator.")] = None,
     likelihood: Annotated[Word, part("--likelihood", "How noise is judged.  [default: gaussian]")] = None,
     l: Annotated[Words, items("-L", "Option of the likelihood.")] = None,  # noqa: E741
-    engine: Annotated[Word, part("--engine", "images, normal, or auto: normal where the parts allow it.  [default: auto]")] = None,
+    engine: Annotated[Word, part("--engine", "images, normal (all at once), or auto: normal where parts allow.  [default: auto]")] = None,
     e: Annotated[Words, items("-E", "Option of the engine.")] = None,
     stage: Annotated[Words, stages()] = None,
 ) -> None:

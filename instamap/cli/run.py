@@ -13,6 +13,7 @@ from instamap.fit.reconstruct import Data, Result, reconstruct
 from instamap.fit.record import read_toml
 from instamap.fit.settings import AUTO, Settings
 from instamap.fit.stages import Stage
+from instamap.motion import reconstruct as motion
 from instamap.options import from_dict, parse, to_dict
 from instamap.registry import default
 
@@ -86,6 +87,10 @@ def _choice(kind: str, usual: str, name: str | None, items: list[str], before: d
 
 def run(chosen: Settings, out: Path, force: bool) -> None:
     """Reconstruct, with progress on standard error and the outcome on standard output."""
+    moving = motion.resolved(chosen)
+    if moving:
+        _move(moving, out, force)
+        return
     seen: list[Data] = []
     with Stages() as stages:
 
@@ -97,6 +102,17 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
         watch = lambda name, look: stages.look(name, look, seen[0].engine.options.steps)
         result = reconstruct(chosen, out, force=force, watch=watch, count=stages.read, announce=announce)
     for line in conclusion(result, seen[0], out):
+        typer.echo(line)
+
+
+def _move(chosen: Settings, out: Path, force: bool) -> None:
+    """As `run`, for particles that move."""
+    with Stages() as stages:
+        for kind, choice in {**chosen.parts, "engine": chosen.engine}.items():
+            stages.say(f"{kind:15} {choice.name}  {' '.join(f'{k}={v}' for k, v in to_dict(choice.options).items())}".rstrip())
+        watch = lambda name, look: stages.look(name, look, chosen.engine.options.steps)
+        found = motion.reconstruct_motion(chosen, out, force=force, say=stages.say, watch=watch)
+    for line in motion.conclusion(found, out):
         typer.echo(line)
 
 
@@ -116,10 +132,14 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     lines.append(f"mask            {chosen.mask or 'found in a first map, written to mask.mrc'}: {share:.0%} of the box")
     for part, choice in {**chosen.parts, "engine": data.engine}.items():
         options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
-        if part == "forward" and data.engine.name == "normal":
-            options = "as exact Fourier slices; its options are not used by this engine"
         auto = " (auto)" if part == "engine" and chosen.engine.name == "auto" else ""
-        lines.append(f"{part:15} {choice.name}{auto}  {options}".rstrip())
+        if part == "forward" and data.engine.name == "normal":
+            lines.append(f"{part:15} none: engine normal has exact Fourier slices; {choice.name} and its options play no part")
+        else:
+            lines.append(f"{part:15} {choice.name}{auto}  {options}".rstrip())
+    for number, stage in enumerate(chosen.stages or (), 1):
+        changed = " ".join(f"{k}={v}" for k, v in to_dict(stage).items() if v != to_dict(Stage())[k])
+        lines.append(f"{f'stage {number}':15} {changed or 'all parts learn'}")
     return lines
 
 

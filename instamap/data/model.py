@@ -49,7 +49,7 @@ def read(path: Path, b_factor: float | None = None) -> Atoms:
     Atoms that the file has no coordinates for, such as most hydrogens, are not there, nor is symmetry applied. b_factor: that of every
     atom, instead of the file's. Raises DataError naming the file, or the atom that cannot be used.
     """
-    structure = _structure(path)
+    structure = load(path)
     structure.remove_waters()
     found = [(residue, atom) for chain in structure[0] for residue in chain for atom in residue if atom.occ > 0] if len(structure) else []
     if not found:
@@ -70,8 +70,8 @@ def read(path: Path, b_factor: float | None = None) -> Atoms:
     )  # fmt: skip
 
 
-def _structure(path: Path):
-    """What gemmi reads from the file."""
+def load(path: Path):
+    """What gemmi reads from a PDB or mmCIF file, perhaps gzipped. Raises OptionError without gemmi, DataError naming the file."""
     try:
         import gemmi
     except ImportError:

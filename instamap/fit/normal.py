@@ -7,8 +7,8 @@ from torch import Tensor
 
 from instamap.compose import Model
 from instamap.errors import CompositionError
+from instamap.fit.lattice import Lattice
 from instamap.fit.objective import EngineOptions, Evidence, Objective
-from instamap.geometry import grids
 from instamap.options import option
 
 
@@ -26,21 +26,13 @@ class Normal(Objective):
 
     def __init__(self, options: Options, model: Model, evidence: Evidence):
         super().__init__(options, model, evidence)
-        box, pixel_size = model.scene.box, model.scene.pixel_size
-        centres = grids.voxel_centres(box, pixel_size)
-        with torch.no_grad():
-            near = torch.nn.functional.max_pool3d((model.window(centres) > 0).float()[None], 3, 1, 1)[0] > 0
-        low, high = (int(v) for v in (near.nonzero().min(), near.nonzero().max() + 1))
-        self.cut = (slice(low, high),) * 3
-        self.near = near[self.cut]
-        self.centres, self.cell, self.widened = centres[self.cut][self.near], pixel_size * options.jitter, False
+        self.lattice, self.cell, self.widened = Lattice(model), model.scene.pixel_size * options.jitter, False
+        low, high = self.lattice.low, self.lattice.high
         self.data, self.judge = evidence.statistics.crop(low, high), evidence.held_out_statistics.crop(low, high)
-        self.box, self.now, self.average = box, None, torch.zeros(self.near.shape)
+        self.now, self.average = None, torch.zeros(self.lattice.near.shape)
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
-        shift = (torch.rand(self.centres.shape, generator=generator) - 0.5) * (self.cell * self.jitter)
-        values = model.density((self.centres + shift)[None])[0]
-        volume = torch.zeros(self.near.shape).masked_scatter(self.near, values)
+        volume = self.lattice.raster(model, cell=self.cell * self.jitter, generator=generator)
         self.now = volume.detach()
         return self.data.loss(volume) / self.data.weight + self.prior(model, None, generator)
 
@@ -63,9 +55,7 @@ class Normal(Objective):
         self.average = state
 
     def map(self) -> Tensor:
-        whole = torch.zeros(self.box, self.box, self.box)
-        whole[self.cut] = self.average
-        return whole
+        return self.lattice.whole(self.average)
 
 
 def fits(model: Model) -> str | None:

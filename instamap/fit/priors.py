@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from instamap.compose import Model
-from instamap.geometry import grids
+from instamap.geometry import grids, strain
 
 POINTS = 2048  # for the density; the displacements of a batch share as many
 
@@ -51,10 +51,9 @@ class Prior:
         return self.density["total_variation"] * change + self.density["positivity"] * below
 
     def _displacement(self, model: Model, x: Tensor, z: Tensor) -> Tensor:
-        h = 0.5 * self.cell
         there = model.deformation(x, z)
-        jacobian = torch.stack([(model.deformation(x + h * axis, z) - there) / h for axis in torch.eye(3)], -1)  # "B P 3 3": ∂x'/∂x
-        one, terms = torch.eye(3), {"magnitude": (there - x).square().sum(-1)}
-        terms["total_variation"] = ((jacobian - one).square().sum((-1, -2)) + 1e-12).sqrt()  # smooth at zero, where u is born
-        terms["strain"] = (0.5 * (jacobian.mT @ jacobian - one)).square().sum((-1, -2))
+        jacobian = strain.jacobian(lambda at: model.deformation(at, z), x, there, 0.5 * self.cell)
+        terms = {"magnitude": (there - x).square().sum(-1)}
+        terms["total_variation"] = ((jacobian - torch.eye(3)).square().sum((-1, -2)) + 1e-12).sqrt()  # smooth at zero, where u is born
+        terms["strain"] = strain.green_lagrange(jacobian).square().sum((-1, -2))
         return sum(weight * terms[name].mean() for name, weight in self.displacement.items())

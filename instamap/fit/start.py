@@ -7,10 +7,13 @@ from instamap.fit.statistics import Statistics
 from instamap.maps import mask
 
 
-def least_squares(statistics: Statistics, window: Tensor, steps: int = 3) -> Tensor:
-    """A map "D D D" inside `window` "D D D" after a few steps of conjugate gradients on K∗V = b from zero (few steps regularise)."""
-    volume = torch.zeros_like(statistics.b)
-    residual = window * statistics.b
+def least_squares(statistics: Statistics, window: Tensor, steps: int = 3, start: Tensor | None = None) -> Tensor:
+    """A map "D D D" inside `window` "D D D" after a few steps of conjugate gradients on K∗V = b from zero, or from the map `start`.
+
+    Few steps regularise.
+    """
+    volume = torch.zeros_like(statistics.b) if start is None else start
+    residual = window * (statistics.b if start is None else statistics.b - statistics.apply(start))
     direction, square = residual.clone(), residual.square().sum()
     for _ in range(steps):
         curved = window * statistics.apply(direction)

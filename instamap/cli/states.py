@@ -1,0 +1,130 @@
+"""`instamap states`: maps, half maps and a movie of the states of a motion."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from instamap.cli.table import columns
+from instamap.errors import OptionError, OutputError
+
+if TYPE_CHECKING:
+    from instamap.motion.folder import Motion
+
+CLUSTERS, FRAMES = 8, 20  # where nothing else is said
+RECORD, STAR = "states.json", "particles_latents.star"
+# What an earlier run may have left: it goes whole, so that no map of it is taken for one of the new run.
+WRITTEN = (RECORD, STAR, "states.csv", "latents.png", "movie.gif", "movie.mp4", "state_*.mrc", "morph_*.mrc", "frame_*.png")
+
+
+def states(
+    motion: Annotated[Path, typer.Argument(help="Folder of a run with --deform bending-field.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("states"),
+    kmeans: Annotated[int | None, typer.Option(metavar="N", help=f"States: centres of N clusters.  [default: {CLUSTERS}]")] = None,
+    path: Annotated[int | None, typer.Option(metavar="N", help="States: N along the motion, from end to end.")] = None,
+    at: Annotated[Path | None, typer.Option(metavar="Z.csv", help="States: a row each, under a header z1,z2,... or without.")] = None,
+    frames: Annotated[int | None, typer.Option(min=0, metavar="N", help="Frames of the movie; 0 for none.  "
+                                               f"[default: {FRAMES}; the states of --path]")] = None,
+    level: Annotated[float | None, typer.Option(help="Density at the surface that the movie shows.  [default: found]")] = None,
+    particles: Annotated[Path | None, typer.Option(help="STAR file of the run, if it is no longer where it was.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the clusters.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace states that the folder holds.")] = False,
+) -> None:  # fmt: skip
+    """Write maps and half maps of states of a motion, a movie, and the particles' coordinates.
+
+    state_001.mrc and so on, with half maps of both independent fits; states.csv, with the number of particles nearest to each state
+    and the resolution at which its half maps agree; morph_001.mrc and so on, between clusters or rows (--path needs none: its states
+    are the morph); the movie as frame_001.png and so on, movie.gif and, where ffmpeg is installed, movie.mp4; latents.png, which shows
+    the coordinates and whether they go with the pose; particles_latents.star, the run's STAR file with columns instamapLatent1 and
+    so on; states.json.
+
+    With one coordinate --path leads from the 2nd to the 98th percentile; with more, through means of particles along the first
+    principal axis.
+    """
+    from instamap.fit import output
+    from instamap.motion.folder import Motion
+
+    if sum(choice is not None for choice in (kmeans, path, at)) > 1:
+        raise OptionError("states are chosen in two ways; give one of --kmeans, --path and --at")
+    if path is not None and frames:
+        raise OptionError(f"frames is {frames}, but those of --path are its {path} states; leave out --frames, or give 0 for no movie")
+    if (out / output.MARK).exists():
+        raise OutputError(f"output folder '{out}' holds a run; choose another")
+    if (out / RECORD).exists() and not force:
+        raise OutputError(f"output folder '{out}' already holds states; choose another or add --force to replace them")
+    given = Motion.open(motion)
+    z, how = _choose(given, kmeans, path, at, seed)
+    with output.staged(out, force) as folder:
+        lines = _fill(folder, given, z, how, FRAMES if frames is None else frames, level, particles, out)
+        for old in [old for name in WRITTEN for old in out.glob(name)]:
+            old.unlink()
+    typer.echo("\n".join(lines))
+
+
+def _choose(motion: "Motion", kmeans: int | None, path: int | None, at: Path | None, seed: int):
+    """Coordinates of the states "K L", and how they were chosen."""
+    from instamap.motion import states as choose
+
+    latents = motion.latents.double()
+    if at is not None:
+        return choose.read(at, latents.shape[1]), {"at": str(at)}
+    if path is not None:
+        return choose.path(latents, path, seed), {"path": path, "seed": seed}
+    count = CLUSTERS if kmeans is None else kmeans
+    return choose.clusters(latents, count, seed), {"kmeans": count, "seed": seed}
+
+
+def _fill(folder: Path, motion: "Motion", z, how: dict, frames: int, level: float | None, particles: Path | None, out: Path) -> list[str]:
+    """Write everything to `folder`, from where it goes to `out`; what to say of it."""
+    import json
+
+    from instamap.cli.progress import Stages
+    from instamap.motion import latent_star, leakage, movie
+    from instamap.motion import states as make
+
+    table, latents = latent_star.source(motion.settings, particles, len(motion.latents)), motion.latents.double()
+    rotation, moving = latent_star.rotation(table), frames > 1 and len(z) > 1
+    morph = make.through(z, frames) if moving and "path" not in how else None
+    shown = z if morph is None else morph
+    record = {"states": how, "level": None, "leakage": leakage.leakage(latents, rotation)}
+    with Stages() as stages:
+        total = len(z) + (0 if morph is None else len(morph)) + len(shown) * moving
+        step = stages.counter("maps and frames" if moving else "maps", total)
+        done = make.write(motion, z, folder, step)
+        files = [folder / state.file for state in done]
+        if morph is not None:
+            files = make.write_morph(motion, morph, folder, step)
+        film = ""
+        if moving:
+            seen, film = movie.write(files, shown, latents, folder, level=level, watch=step)
+            record["level"] = seen.camera.level
+    leakage.plot(folder / "latents.png", latents, rotation, z)
+    latent_star.write(table, latents, folder / STAR)
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    place = latent_star.datadir(table, out / STAR, _datadir(motion))
+    return [*_rows(done), *_conclusion(record["leakage"], film, place, out)]
+
+
+def _datadir(motion: "Motion") -> Path | None:
+    found = motion.settings.get("datadir")
+    return Path(found) if found else None
+
+
+def _rows(done: list) -> list[str]:
+    """The states in columns."""
+    head = ["state", *[f"z{i + 1}" for i in range(len(done[0].z))], "particles", "half-map FSC = 0.143"]
+    rows = []
+    for state in done:
+        found = "-" if state.resolution is None else f"{state.resolution:.2f} Å"
+        rows.append([state.file, *[f"{v:+.3f}" for v in state.z], str(state.particles), found])
+    return [columns([head, *rows])]
+
+
+def _conclusion(leaks: list[float | None], film: str, place: Path | None, out: Path) -> list[str]:
+    shares = ", ".join(f"z{i + 1} {'unknown' if share is None else f'{share:.1%}'}" for i, share in enumerate(leaks))
+    lines = [f"variance of coordinates that the direction of view explains: {shares} (motion alone: about none)"]
+    if film:
+        lines.append(f"movie: movie.gif, {film}")
+    if place:
+        lines.append(f"images are named as before: read {STAR} with --datadir {place}")
+    return [*lines, f"everything in {out}/: open state_*.mrc as a series, look at latents.png"]

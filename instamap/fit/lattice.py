@@ -1,0 +1,34 @@
+"""Where a field is rasterised: the voxels that the mask and the jitter can reach, in the smallest cube that holds them."""
+
+import torch
+from torch import Tensor
+
+from instamap.compose import Model
+from instamap.geometry import grids
+
+
+class Lattice:
+    """Voxels inside the mask of a model's scene, and those next to them, for jitter may step back in. low, high: the cube's limits."""
+
+    def __init__(self, model: Model):
+        scene = model.scene
+        centres = grids.voxel_centres(scene.box, scene.pixel_size)
+        with torch.no_grad():
+            near = torch.nn.functional.max_pool3d((model.window(centres) > 0).float()[None], 3, 1, 1)[0] > 0
+        self.low, self.high = (int(v) for v in (near.nonzero().min(), near.nonzero().max() + 1))
+        self.cut, self.box = (slice(self.low, self.high),) * 3, scene.box
+        self.near = near[self.cut]
+        self.centres = centres[self.cut][self.near]
+
+    def raster(self, model: Model, z: Tensor | None = None, *, cell: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """The density on the cube, of the common map or a particle with coordinates z "1 L", at centres moved by up to ±½ `cell` (Å)."""
+        x = self.centres
+        if cell:
+            x = x + (torch.rand(x.shape, generator=generator) - 0.5) * cell
+        return torch.zeros(self.near.shape).masked_scatter(self.near, model.density(x[None], z)[0])
+
+    def whole(self, cube: Tensor) -> Tensor:
+        """The map "D D D" of which the rest is empty."""
+        out = torch.zeros(self.box, self.box, self.box)
+        out[self.cut] = cube
+        return out

@@ -1,0 +1,97 @@
+"""A fitted motion on disk: the two independent models, how their coordinates relate, and the coordinates of all particles."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instamap.compose import Choice, Model, choose, compose
+from instamap.errors import DataError
+from instamap.fit.record import read_toml
+from instamap.scene import Scene
+
+LATENTS, SETTINGS = "latents.npy", "run.toml"
+
+
+@dataclass(frozen=True)
+class Half:
+    """One of the independent fits.
+
+    model: density(x, z) in its own coordinates z' = turn z + offset, where z are those that both halves share ("L L", "L"). nodes "K L":
+    its own coordinates of the states that it was fitted to.
+    """
+
+    model: Model
+    turn: Tensor
+    offset: Tensor
+    nodes: Tensor
+
+    def own(self, z: Tensor) -> Tensor:
+        """This fit's own coordinates "* L" of shared ones."""
+        return z @ self.turn.mT + self.offset
+
+    def shared(self, own: Tensor) -> Tensor:
+        """Shared coordinates "* L" of this fit's own."""
+        return (own - self.offset) @ torch.linalg.inv(self.turn).mT
+
+    @torch.no_grad()
+    def state(self, z: Tensor) -> Tensor:
+        """The map "D D D" of the state with shared coordinates "L"; zero outside the mask."""
+        scene = self.model.scene
+        return self.model.raster(self.own(z.float()[None])) * (1.0 if scene.mask is None else (scene.mask > 0).float())
+
+    @torch.no_grad()
+    def displaced(self, x: Tensor, z: Tensor) -> Tensor:
+        """Where in the common density the points x "P 3" (Å) of the state with shared coordinates "L" are: x + u(x; z)."""
+        return self.model.deformation(x.float()[None], self.own(z.float()[None]))[0]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """halves: one or two independent fits. latents "n L": shared coordinates of all particles in the order of the STAR file. settings: of run.toml."""
+
+    halves: list[Half]
+    latents: Tensor
+    settings: dict
+
+    @property
+    def scene(self) -> Scene:
+        """What both fits share; masks and scales may differ."""
+        return self.halves[0].model.scene
+
+    def state(self, z: Tensor) -> Tensor:
+        """The map "D D D" of a state: the mean of the fits'."""
+        return torch.stack([half.state(z) for half in self.halves]).mean(0)
+
+    def save(self, folder: Path) -> None:
+        """Writes the models and latents.npy into an existing folder (run.toml is the run's)."""
+        np.save(folder / LATENTS, self.latents.numpy())
+        for number, half in enumerate(self.halves, 1):
+            scene = {f.name: getattr(half.model.scene, f.name) for f in fields(Scene)}
+            kept = {"scene": scene, "state": half.model.state_dict(), "turn": half.turn, "offset": half.offset, "nodes": half.nodes}
+            torch.save(kept, folder / f"half{number}.pt")
+
+    @staticmethod
+    def open(folder: str | Path) -> "Motion":
+        """What `save` wrote. Raises DataError for a folder that holds no motion."""
+        folder = Path(folder)
+        paths = sorted(folder.glob("half*.pt"))
+        if not paths or not (folder / LATENTS).exists():
+            raise DataError(f"'{folder}' holds no motion: no {LATENTS} and half1.pt; give the folder of a run with --deform bending-field")
+        settings = read_toml(folder / SETTINGS)
+        parts = {kind: _choice(kind, settings[kind]) for kind in ("representation", "deformation", "forward", "likelihood")}
+        return Motion([_load(path, parts) for path in paths], torch.from_numpy(np.load(folder / LATENTS)), settings)
+
+
+def _choice(kind: str, table: dict) -> Choice:
+    return choose(kind, table["name"], {key: value for key, value in table.items() if key != "name"})
+
+
+def _load(path: Path, parts: dict[str, Choice]) -> Half:
+    kept = torch.load(path, weights_only=True)
+    model = compose(parts, Scene(**kept["scene"]))
+    model.load_state_dict(kept["state"])
+    return Half(model.eval(), kept["turn"], kept["offset"], kept["nodes"])
+

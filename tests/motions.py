@@ -1,0 +1,61 @@
+"""Motions that are known exactly, in folders as a fit leaves them: a Gaussian blob that moves along x as its coordinate says."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from instamap.compose import choose, compose, defaults, record
+from instamap.fit.record import write_toml
+from instamap.geometry import grids
+from instamap.motion.folder import Half, Motion
+from instamap.scene import Scene
+
+BOX, PIXEL, SIGMA, REACH = 16, 4.0, 6.0, 12.0  # Å: the blob's width, and its way from coordinate 0 to 1
+NORMAL = {"name": "normal"}
+
+
+def blob(place: tuple[float, float, float] = (0.0, 0.0, 0.0), box: int = BOX, pixel_size: float = PIXEL) -> Tensor:
+    """A map "D D D" of a Gaussian of height 1 at x, y, z in Å."""
+    square = (grids.voxel_centres(box, pixel_size) - torch.tensor(place)).square().sum(-1)
+    return torch.exp(-square / (2 * SIGMA**2))
+
+
+def centre(map: Tensor, pixel_size: float = PIXEL) -> Tensor:
+    """The centre of mass "3" (x, y, z in Å)."""
+    return (grids.voxel_centres(len(map), pixel_size) * map[..., None]).sum((0, 1, 2)) / map.sum()
+
+
+def save(folder: Path, star: Path, latents: Tensor, densities: tuple[Tensor, ...] | None = None, **settings) -> Motion:
+    """Write a motion with coordinates "n L" of the particles in `star`, one fit for each of `densities` (two blobs by default).
+
+    The state z has the density at x - REACH (z1, z2, 0): what SiLU(t) - SiLU(-t) = t makes exact.
+    """
+    latent = latents.shape[1]
+    parts = defaults("bending-field") | {
+        "representation": choose("representation", "voxel", ["floor=none"]),
+        "deformation": choose("deformation", "bending-field", [f"latent={latent}", "points=5"]),
+    }
+    halves = [_half(parts, latent, density) for density in densities or (blob(), blob())]
+    folder.mkdir(exist_ok=True)
+    said = {"particles": str(star), **settings, **record(parts), "engine": NORMAL}
+    write_toml(folder / "run.toml", said)
+    motion = Motion(halves, latents, said)
+    motion.save(folder)
+    return motion
+
+
+def _half(parts: dict, latent: int, density: Tensor) -> Half:
+    model = compose(parts, Scene(BOX, PIXEL, noise_variance=torch.ones(1, BOX // 2 + 1))).eval()
+    first, _, second, _, last = model.deformation.decoder
+    with torch.no_grad():
+        model.representation.values[0, 0] = density
+        for parameter in model.deformation.decoder.parameters():
+            parameter.zero_()
+        for i in range(min(latent, 2)):
+            pair = slice(2 * i, 2 * i + 2)
+            first.weight[pair, i] = torch.tensor([1.0, -1.0])
+            second.weight[pair, pair] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+            unit = -REACH * 32 / model.deformation.half  # x + u is where the density is taken from
+            last.weight.view(3, -1, last.in_features)[i, :, pair] = torch.tensor([unit, -unit])
+    return Half(model, torch.eye(latent), torch.zeros(latent), torch.linspace(-1, 1, 5)[:, None].expand(-1, latent))
