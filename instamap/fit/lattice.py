@@ -5,6 +5,7 @@ from torch import Tensor
 
 from instamap.compose import Model
 from instamap.geometry import grids
+from instamap.geometry.kaiser_bessel import grid_size
 
 
 class Lattice:
@@ -15,7 +16,7 @@ class Lattice:
         centres = grids.voxel_centres(scene.box, scene.pixel_size)
         with torch.no_grad():
             near = torch.nn.functional.max_pool3d((model.window(centres) > 0).float()[None], 3, 1, 1)[0] > 0
-        self.low, self.high = (int(v) for v in (near.nonzero().min(), near.nonzero().max() + 1))
+        self.low, self.high = _transformed_fast(int(near.nonzero().min()), int(near.nonzero().max()) + 1, scene.box)
         self.cut, self.box = (slice(self.low, self.high),) * 3, scene.box
         self.near = near[self.cut]
         self.centres = centres[self.cut][self.near]
@@ -32,3 +33,10 @@ class Lattice:
         out = torch.zeros(self.box, self.box, self.box)
         out[self.cut] = cube
         return out
+
+
+def _transformed_fast(low: int, high: int, box: int) -> tuple[int, int]:
+    """Limits of the least cube around low..high-1 whose doubled edge has no prime factor above 5, which halves the time of its FFTs."""
+    edge = min(grid_size(high - low, 2.0) // 2, box)
+    low = max(0, min(low - (edge - (high - low)) // 2, box - edge))
+    return low, low + edge

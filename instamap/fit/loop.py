@@ -74,7 +74,7 @@ class _Run:
 
     def __init__(self, model: Model, objective: Objective, generator: torch.Generator, watch: Callable[[Look], None]):
         self.model, self.objective, self.generator, self.watch = model, objective, generator, watch
-        self.optimiser = torch.optim.Adam(model.parameter_groups())
+        self.optimiser = torch.optim.Adam(model.parameter_groups(), fused=True)
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.looks, self.step, self.start, self.kept = [], 0, time.monotonic(), None
 
