@@ -19,6 +19,12 @@ RECIPES = {
     "channel": "--model {data}/models/8eow.cif.gz --box 96 --pixel 2 --count 3000 --snr 0.05 --solvent 0.5 --groups 3 --seed 3",
     "large": "--model {data}/models/3j5p.pdb.gz --poses {data}/empiar-10076-poses.npz --count 131899 --snr 0.02 --pixel 3 --solvent 0.6 "
     "--seed 1",
+    "hinge": "--model {data}/models/1igt.pdb.gz --count 10000 --snr 0.05 --pixel 4 --solvent 0.6 --motion hinge --moving A,B:1-235 "
+    "--amplitude 60 --seed 2",
+    "dihedral": "--model {data}/models/1igt.pdb.gz --count 5000 --snr 0.05 --pixel 4 --solvent 0.6 --motion dihedral --moving A,B:1-235 "
+    "--amplitude 60 --seed 3",
+    "pair": "--model {data}/models/adk_open.pdb.gz --model2 {data}/models/adk_closed.pdb.gz --box 48 --count 5000 --snr 0.1 --pixel 2.5 "
+    "--solvent 0.6 --motion pair --seed 4",
 }
 REFERENCES = ("truth.mrc", "relion_reference.mrc")
 

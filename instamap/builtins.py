@@ -35,6 +35,8 @@ def instamap_components():
                   "a small rotation and translation of its own for each particle", INSTAMAP),
         Component("deformation", "bending-field", "instamap.deform.bending_field:BendingField",
                   "a smooth displacement field steered by a few coordinates per particle", INSTAMAP),
+        Component("deformation", "subspace", "instamap.deform.subspace:Subspace",
+                  "states with maps of their own, for what comes and goes rather than bends", ""),
         Component("likelihood", "gaussian", "instamap.likelihoods.gaussian:Gaussian",
                   "independent Gaussian noise of one variance in every pixel", ""),
         Component("likelihood", "coloured", "instamap.likelihoods.coloured:Coloured",
@@ -49,6 +51,8 @@ def instamap_components():
                   "normal equations: all images at once, one density for all particles", ""),
         Component("engine", "states", "instamap.motion.objective:States",
                   "normal equations of states along a motion, for deformations that differ between particles", ""),
+        Component("engine", "poses", "instamap.poses.objective:Poses",
+                  "normal equations of the map, and a correction of each particle's pose in closed form, turn by turn", ""),
         Component("engine", "images", "instamap.fit.images:Images",
                   "mini-batches of images; fits any composition", INSTAMAP),
     ]  # fmt: skip

@@ -39,13 +39,13 @@ class Deformation(nn.Module, ABC):
     """Where in the common density to look up the density of one particle: ρ_b(x) = ρ(forward(x, z_b)).
 
     Laws: the identity at birth; rows are independent; acts in the particle frame.
-    per_particle: whether particles differ (then no density is shared by all of them). bends: whether coordinates are of states that many
-    particles pass through, so that these can be fitted in the place of particles.
+    per_particle: whether particles differ (then no density is shared by all of them). states: how engine states makes maps of
+    states that many particles pass through, if it can: "bend" one density into all, or "weigh" particles for a density of each.
     """
 
     Options = DeformationOptions
     per_particle = True
-    bends = False
+    states: str | None = None
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__()

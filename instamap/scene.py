@@ -88,6 +88,7 @@ class Scene:
     density_scale: a field of order one times this is a density in the unit of the images per Å.
     premultiplied: the images were multiplied by their CTF. mask: "D D D" [z, y, x] in 0..1, None means the sphere.
     noise_variance "G D//2+1": the noise's variance per optics group and Fourier shell, of an unfiltered image's pixels.
+    bodies "M D D D": masks in 0..1 of parts of the particle that move on their own.
     """
 
     box: int
@@ -97,6 +98,7 @@ class Scene:
     premultiplied: bool = False
     mask: Tensor | None = None
     noise_variance: Tensor | None = None
+    bodies: Tensor | None = None
 
     @property
     def radius(self) -> float:

@@ -61,7 +61,8 @@ def motion(*fits: list, latents: Tensor, offsets: tuple[float, ...] = (0.0, 0.0)
         set_linear(model.deformation, *u)
         with torch.no_grad():
             model.representation.values.copy_(blob)
-        halves.append(Half(model.eval(), torch.eye(latent), torch.full((latent,), offset), torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)))
+        nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
+        halves.append(Half(model.eval(), torch.eye(latent), torch.full((latent,), offset), nodes, torch.zeros(len(nodes), 8, 8, 8)))
     return Motion(halves, latents.double(), record(parts))
 
 

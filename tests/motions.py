@@ -21,11 +21,6 @@ def blob(place: tuple[float, float, float] = (0.0, 0.0, 0.0), box: int = BOX, pi
     return torch.exp(-square / (2 * SIGMA**2))
 
 
-def centre(map: Tensor, pixel_size: float = PIXEL) -> Tensor:
-    """The centre of mass "3" (x, y, z in Å)."""
-    return (grids.voxel_centres(len(map), pixel_size) * map[..., None]).sum((0, 1, 2)) / map.sum()
-
-
 def save(folder: Path, star: Path, latents: Tensor, densities: tuple[Tensor, ...] | None = None, **settings) -> Motion:
     """Write a motion with coordinates "n L" of the particles in `star`, one fit for each of `densities` (two blobs by default).
 
@@ -58,4 +53,5 @@ def _half(parts: dict, latent: int, density: Tensor) -> Half:
             second.weight[pair, pair] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
             unit = -REACH * 32 / model.deformation.half  # x + u is where the density is taken from
             last.weight.view(3, -1, last.in_features)[i, :, pair] = torch.tensor([unit, -unit])
-    return Half(model, torch.eye(latent), torch.zeros(latent), torch.linspace(-1, 1, 5)[:, None].expand(-1, latent))
+    nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
+    return Half(model, torch.eye(latent), torch.zeros(latent), nodes, torch.zeros(5, 8, 8, 8))

@@ -118,7 +118,8 @@ def refusal(outcome: subprocess.CompletedProcess) -> str:
 
 @pytest.mark.parametrize(("words", "code"), [
     (["--help"], 0), (["--version"], 0), ([], 2), (["parts"], 0), (["parts", "-h"], 0), (["fsc", "-h"], 0), (["reconstruct", "-h"], 0),
-    (["demo", "-h"], 0), (["describe", "-h"], 0), (["describe", "representation", "hash-gird"], 2), (["describe", "forward", "fog"], 0),
+    (["demo", "-h"], 0), (["states", "-h"], 0), (["select", "-h"], 0),
+    (["describe", "-h"], 0), (["describe", "representation", "hash-gird"], 2), (["describe", "forward", "fog"], 0),
 ])  # fmt: skip
 def test_names_are_answered_without_anything_slow(install, run, words, code):
     """Wall time depends on the machine; what decides it is whether torch (1 to 2 s), numpy, matplotlib or rich are imported."""

@@ -33,8 +33,9 @@ ALLOWED = {
     "compose": {*NAMES, *TENSORS, "forward.ctf"},  # the transfer function is no part to be chosen, but belongs to every one
     "fit": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose"},
     "motion": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose", "fit"},
+    "poses": {*NAMES, *TENSORS, "data", "maps", "compose", "fit", "motion.coarse"},
     "testing": {*NAMES, *TENSORS, "forward", "data", "maps", "compose", "fit"},
-    "cli": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose", "fit", "motion"},
+    "cli": {*NAMES, *TENSORS, "forward.ctf", "data", "maps", "compose", "fit", "motion", "poses"},
 }
 EVERYONE = {"", "errors"}
 TORCHLESS = {"", "errors", *NAMES}

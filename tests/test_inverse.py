@@ -15,7 +15,7 @@ LATENTS = torch.linspace(-1, 1, 21)[:, None]
 
 @given(seed=seeds)
 def test_a_linear_map_is_inverted(seed):
-    """x + u = A x + t, A within 0.4 (Frobenius norm of random size) of any rotation, where a fixed point of x <- y - u(x) need not attract."""
+    """x + u = A x + t, A near any rotation, where a fixed point of x <- y - u(x) need not attract."""
     g = torch.Generator().manual_seed(seed)
     a = rotations.random(1, generator=g)[0] + 0.1 * torch.randn(3, 3, generator=g, dtype=torch.float64).clamp(-2, 2)
     t, x = torch.randn(3, generator=g, dtype=torch.float64) * 20, torch.randn(40, 3, generator=g, dtype=torch.float64) * 30
@@ -61,15 +61,12 @@ def test_material_is_carried_from_state_to_state(seed, start, end):
     y, one = torch.randn(25, 3, generator=g).clamp(-2, 2) * 3, torch.eye(3)
     x, left = carried(half, y, torch.tensor([start]), torch.tensor([end]))
     expected = torch.linalg.solve(one + end * m, (y @ (one + start * m).mT + (start - end) * t)[..., None])[..., 0]
-    reached = 0.5 * half.model.scene.box * half.model.scene.pixel_size  # beyond the box the field is not linear any more
-    inside = expected.abs().amax(1) < reached
-    least = float(torch.linalg.svdvals(one + end * m).min())
+    inside = expected.abs().amax(1) < 0.5 * half.model.scene.box * half.model.scene.pixel_size  # beyond the box the field is not linear
     assert left.max() <= TOLERANCE
-    if least > 0.1:
-        assert (x - expected)[inside].norm(dim=1).le(TOLERANCE / least + 1e-3).all()
+    # |M| <= 0.6 (Frobenius), so singular values of 1 + z M are from 0.4 to 1.6: 0.01 Å in the image are at most 0.025 Å in x ...
+    assert (x - expected)[inside].norm(dim=1).le(0.03).all()
     back, left = carried(half, x, torch.tensor([end]), torch.tensor([start]))
-    if least > 0.1 and float(torch.linalg.svdvals(one + start * m).min()) > 0.1:
-        assert (back - y)[inside].abs().max() <= 0.2 if inside.any() else True
+    assert (back - y)[inside].norm(dim=1).le(0.15).all()  # ... and (1.6 · 0.025 + 0.01) / 0.4 on the way back
 
 
 def test_a_point_that_stays_is_not_touched():

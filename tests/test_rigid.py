@@ -8,7 +8,9 @@ import torch
 
 from instamap.compose import choose, compose, defaults
 from instamap.deform.encoder import Encoder, _centred
-from instamap.geometry import rotations
+from instamap.deform.rigid import Rigid
+from instamap.errors import CompositionError
+from instamap.geometry import grids, rotations
 from instamap.scene import Batch, Scene, Views
 from instamap.testing.scenes import Gaussians
 
@@ -122,3 +124,61 @@ def test_the_encoder_takes_any_box():
         views = Views.of(torch.eye(3).expand(2, 3, 3), torch.zeros(2, 2))
         assert encoder(torch.randn(2, box, box), views, 1.0).shape == (2, 2)
         assert torch.isfinite(encoder(torch.zeros(2, box, box), replace(views), 1.0)).all()
+
+
+# Several bodies
+
+
+def _bodies(**options):
+    """Two balls of radius 16 Å, 40 Å apart, with edges of 8 Å; the deformation and the centres."""
+    centres = torch.tensor([[-20.0, 0.0, 0.0], [20.0, 4.0, 0.0]])
+    away = (grids.voxel_centres(32, 3.0)[None] - centres[:, None, None, None]).norm(dim=-1)
+    scene = Scene(box=32, pixel_size=3.0, count=3, bodies=((20 - away) / 8 + 0.5).clamp(0, 1))
+    return Rigid(Rigid.Options(bodies="one.mrc,two.mrc", **options), scene).double(), centres.double()
+
+
+def _ball(centre, radius, count=40):
+    return centre + radius * torch.nn.functional.normalize(torch.randn(count, 3, generator=torch.Generator().manual_seed(3)).double())
+
+
+def test_bodies_are_still_at_birth():
+    rigid, _ = _bodies()
+    x = 60 * torch.rand(3, 500, 3, generator=torch.Generator().manual_seed(0)).double() - 30
+    assert torch.equal(rigid(x, rigid.latent(Views.of(torch.eye(3).double().expand(3, 3, 3)))), x)
+
+
+def test_each_body_turns_about_its_own_centre():
+    rigid, centres = _bodies()
+    z = torch.zeros(1, 12, dtype=torch.float64)
+    z[0, 6:9], z[0, 9:] = torch.tensor([0.1, -0.2, 0.3]), torch.tensor([1.0, -2.0, 0.5])
+    one, two = _ball(centres[0], 8.0)[None], _ball(centres[1], 8.0)[None]
+    there = rigid(two, z)
+    apart = lambda p: (p[0, :, None] - p[0]).norm(dim=-1)
+    assert torch.allclose(apart(there), apart(two), atol=1e-9)  # an isometry
+    expected = (two - centres[1]) @ rotations.from_rotvec(z[0, 6:9]).T + centres[1] + z[0, 9:]
+    assert torch.allclose(there, expected, atol=1e-3)  # the centre of mass of a ball of voxels
+    assert torch.allclose(rigid(one, z), one, atol=1e-12)  # the other one has not moved
+
+
+def test_a_body_leaves_nothing_behind():
+    rigid, centres = _bodies()
+    z = torch.zeros(1, 12, dtype=torch.float64)
+    z[0, 9] = -12.0  # looked up 12 Å to the left, so it moved to the right
+    left = centres[1] - torch.tensor([14.0, 0.0, 0.0])  # inside the mask, where the body was and is no more
+    there = rigid(left[None, None].double(), z)[0, 0]
+    assert float((there - centres[1]).norm()) > 18  # looked up where the body never was
+
+
+def test_particles_bodies_are_their_own():
+    rigid, _ = _bodies()
+    g = torch.Generator().manual_seed(1)
+    x, z = 20 * torch.randn(3, 50, 3, generator=g).double(), 0.2 * torch.randn(3, 12, generator=g).double()
+    each = torch.cat([rigid(x[i : i + 1], z[i : i + 1]) for i in range(3)])
+    assert torch.allclose(rigid(x, z), each, atol=1e-12)
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: rigid(x[:, :4], z), z.clone().requires_grad_(), atol=1e-4)
+
+
+def test_bodies_without_masks_are_refused():
+    with pytest.raises(CompositionError, match="no masks"):
+        Rigid(Rigid.Options(bodies="one.mrc"), _scene(2))

@@ -11,12 +11,28 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from instamap import __version__
-from instamap.cli import accumulate, audit, demo, describe, fit, fsc, merge, morph, parts, preprocess, reconstruct, select, simulate, states
+from instamap.cli import (
+    accumulate,
+    audit,
+    demo,
+    describe,
+    fit,
+    fsc,
+    infer,
+    merge,
+    morph,
+    parts,
+    preprocess,
+    reconstruct,
+    select,
+    simulate,
+    states,
+)
 from instamap.errors import InstamapError, PartError
 from instamap.registry import Registry, default
 
 COMMANDS = (  # in the order of `instamap --help`
-    reconstruct.reconstruct, preprocess.preprocess, accumulate.accumulate, merge.merge, fit.fit, states.states, select.select,
+    reconstruct.reconstruct, preprocess.preprocess, accumulate.accumulate, merge.merge, fit.fit, states.states, infer.infer, select.select,
     audit.audit, morph.morph, simulate.simulate, demo.demo, fsc.fsc, parts.parts, describe.describe,
 )  # fmt: skip
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

@@ -1,5 +1,6 @@
 """Carries out a reconstruction for a person: settings from options and run.toml, what was chosen, progress, where things are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -15,6 +16,7 @@ from instamap.fit.settings import AUTO, Settings
 from instamap.fit.stages import Stage
 from instamap.motion import reconstruct as motion
 from instamap.options import from_dict, parse, to_dict
+from instamap.poses import reconstruct as poses
 from instamap.registry import default
 
 PLAIN = {"particles": Path, "datadir": Path, "mask": Path, "halves": bool, "together": str, "held_out": float, "seed": int,
@@ -91,17 +93,20 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
     if moving:
         _move(moving, out, force)
         return
+    posed = poses.resolved(chosen)
     seen: list[Data] = []
     with Stages() as stages:
 
         def announce(data: Data) -> None:
             seen.append(data)
-            for line in introduction(chosen, data):
+            for line in introduction(chosen, data if posed is None else replace(data, engine=posed.engine)):
                 stages.say(line)
 
         watch = lambda name, look: stages.look(name, look, seen[0].engine.options.steps)
-        result = reconstruct(chosen, out, force=force, watch=watch, count=stages.read, announce=announce)
-    for line in conclusion(result, seen[0], out):
+        told = {"force": force, "watch": watch, "count": stages.read, "announce": announce}
+        done = poses.reconstruct_poses(posed, out, say=stages.say, **told) if posed else None
+        result = done.result if done else reconstruct(chosen, out, **told)
+    for line in [*(poses.conclusion(done, out) if done else []), *conclusion(result, seen[0], out)]:
         typer.echo(line)
 
 
@@ -133,8 +138,8 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     for part, choice in {**chosen.parts, "engine": data.engine}.items():
         options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
         auto = " (auto)" if part == "engine" and chosen.engine.name == "auto" else ""
-        if part == "forward" and data.engine.name == "normal":
-            lines.append(f"{part:15} none: engine normal has exact Fourier slices; {choice.name} and its options play no part")
+        if part == "forward" and data.engine.name in ("normal", "poses"):
+            lines.append(f"{part:15} none: engine {data.engine.name} has exact Fourier slices; {choice.name} and its options play no part")
         else:
             lines.append(f"{part:15} {choice.name}{auto}  {options}".rstrip())
     for number, stage in enumerate(chosen.stages or (), 1):

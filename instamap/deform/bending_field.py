@@ -19,13 +19,14 @@ WIDTH, DEPTH = 64, 2  # of the decoder
 class BendingField(Deformation):
     """x + u(x; z), u a cubic B-spline on a lattice of control points c(z), c a small network that is zero at birth.
 
-    u lives in the particle's fixed frame and is the same whatever the pose. The spline is sampled twice per control interval, which errs by
-    a hundredth of its bend there, and interpolated linearly between; beyond the box it goes on as at the box's surface. Coordinates z
-    come from a table with a row for each particle, or from a network that sees the image, moved and turned in its plane into the
-    particle's frame, and not the pose.
+    u lives in the particle's fixed frame and is the same whatever the pose. The spline is sampled twice per control interval h and
+    interpolated linearly between, off by at most h²/32 Σ_a max |∂²u/∂a²|: a hundredth of u where control points vary over two of
+    them (σ), a tenth where each is drawn for itself. Beyond the box u goes on as at the box's surface. Coordinates z come from a table
+    with a row for each particle, or from a network that sees the image, moved and turned in its plane into the particle's frame, and not
+    the pose.
     """
 
-    bends = True
+    states = "bend"
 
     @dataclass(frozen=True)
     class Options(DeformationOptions):

@@ -11,7 +11,7 @@ from instamap.errors import OutputError
 MARK = "run.toml"
 # What a run may leave: one that is replaced goes whole, so that no map of it is taken for one of the new run.
 WRITTEN = (MARK, "map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "map.png", "fsc.csv", "fsc.png", "held_out.png", "log.jsonl",
-           "latents.npy", "half1.pt", "half2.pt", "motion.json")  # fmt: skip
+           "latents.npy", "half1.pt", "half2.pt", "motion.json", "poses.json", "particles_refined.star")  # fmt: skip
 
 
 def check(out: Path, force: bool) -> None:

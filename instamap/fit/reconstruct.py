@@ -59,11 +59,11 @@ def prepare(settings: Settings, count: Callable[[int, int], None] = lambda done,
 
     Statistics that are kept in a folder take the place of the particles. count(done, total) is told how many images have been read.
     """
-    return _stored(settings) if settings.statistics else _read(settings, count)
+    return _stored(settings) if settings.statistics else surveyed(survey(settings), settings, count)
 
 
-def _read(settings: Settings, count: Callable[[int, int], None]) -> Data:
-    known = survey(settings)
+def surveyed(known: Survey, settings: Settings, count: Callable[[int, int], None] = lambda done, total: None) -> Data:
+    """As `prepare`, of particles that have been read and checked, and may have other poses since. Raises InstamapError."""
     model = compose(settings.parts, known.scene)
     stages.check(model, settings.stages or ())
     engine = _engine(settings, model)
@@ -95,6 +95,9 @@ def _stored(settings: Settings) -> Data:
 
 def _engine(settings: Settings, model: Model) -> Choice:
     """The engine that was asked for, or the automatic one. Raises CompositionError where the normal equations do not hold."""
+    if model.deformation.states == "weigh":
+        name = settings.parts["deformation"].name
+        raise CompositionError(f"deformation '{name}' needs engine 'states', but engine is '{settings.engine.name}'; leave --engine out")
     reason = normal.fits(model)
     chosen = settings.engine if settings.engine.name != "auto" else choose("engine", "images" if reason else "normal", [])
     if chosen.name == "normal":

@@ -59,6 +59,10 @@ class Statistics:
         sums = {name: getattr(self, name) + getattr(other, name) for name in ("b", "kernel", "count", "weight", "energy")}
         return replace(self, **sums)
 
+    def scaled(self, factor: float) -> "Statistics":
+        """Those of the same images with their weights times a factor."""
+        return replace(self, b=factor * self.b, kernel=factor * self.kernel, weight=factor * self.weight, energy=factor * self.energy)
+
     def crop(self, low: int, high: int) -> "Statistics":
         """Those of maps that are zero outside voxels low..high-1 of each axis, as maps of these voxels: the same loss, smaller FFTs."""
         n, cut = high - low, slice(low, high)

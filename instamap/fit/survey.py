@@ -1,6 +1,7 @@
 """What is settled before statistics are gathered: particles, noise, sets, weights. It depends on all particles, so shards agree on it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def survey(settings: Settings) -> Survey:
     spectra = noise.estimate(particles, seed=settings.seed, transfer=ctf)
     scene = Scene(
         box=particles.box, pixel_size=particles.pixel_size, count=particles.count, premultiplied=particles.premultiplied,
-        mask=window, noise_variance=spectra.float(),
+        mask=window, noise_variance=spectra.float(), bodies=_bodies(settings, particles),
     )  # fmt: skip
     symmetry = None if settings.symmetry == "C1" else point_group(settings.symmetry)
     likelihood = compose(settings.parts, scene).likelihood
@@ -50,6 +51,12 @@ def survey(settings: Settings) -> Survey:
         spectra = residuals.refine(particles, torch.cat(list(rows.values())), likelihood, scene, symmetry=symmetry)
         scene = replace(scene, noise_variance=spectra)
     return Survey(particles, scene, rows, held_out, symmetry, weights)
+
+
+def _bodies(settings: Settings, particles: Particles) -> torch.Tensor | None:
+    """Masks "M D D D" of the bodies that the deformation names, if it does."""
+    files = getattr(settings.parts["deformation"].options, "bodies", None)
+    return torch.stack([mask.load(Path(f), particles.box, particles.pixel_size) for f in files.split(",")]) if files else None
 
 
 def draw_sets(particles: Particles, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:

@@ -26,10 +26,21 @@ BLOCK = 4096  # points at once in torch: of each, 125 cells are looked up
 def central_slices(volume: Tensor, frames: Tensor, plane: Tensor) -> Tensor:
     """F "V P" (complex) at the frequencies plane @ frames of a map "N N N". frames "V 2 3": the first two rows of rotations;
     plane "P 2": (kx, ky) in cycles per N voxels, |k| < N/2 (else ValueError). The gradient is that of the map alone."""
-    if plane.numel() and not float(plane.norm(dim=1).max()) < len(volume) / 2:
-        raise ValueError(f"frequencies reach {float(plane.norm(dim=1).max()):g} cycles; they must stay below half of {len(volume)} voxels")
-    size = grid_size(len(volume), OVERSAMPLING)
-    return _Gather.apply(torch.view_as_real(_grid(volume, size)), frames * (size / len(volume)), plane, size // 2)
+    return Spectrum(volume).slices(frames, plane)
+
+
+class Spectrum:
+    """The transform of a map "N N N", kept: to be looked up time and again."""
+
+    def __init__(self, volume: Tensor):
+        self.box, self.size = len(volume), grid_size(len(volume), OVERSAMPLING)
+        self._cells = torch.view_as_real(_grid(volume, self.size))
+
+    def slices(self, frames: Tensor, plane: Tensor) -> Tensor:
+        """As `central_slices`."""
+        if plane.numel() and not float(plane.norm(dim=1).max()) < self.box / 2:
+            raise ValueError(f"frequencies reach {float(plane.norm(dim=1).max()):g} cycles; they must stay below half of {self.box} voxels")
+        return _Gather.apply(self._cells, frames * (self.size / self.box), plane, self.size // 2)
 
 
 def _grid(volume: Tensor, size: int) -> Tensor:

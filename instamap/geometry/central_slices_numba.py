@@ -15,7 +15,7 @@ _U = np.uintp  # unsigned indices: numba would test signed ones for counting fro
 
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
 def _gather(cells, edge, width, table, frames, plane, sheet, out):
-    """cells: flat, real and imaginary in turn; out "V P 2". The numbers of WIDTH cells come in rows of LANES, the last of which are idle."""
+    """cells: flat, real and imaginary in turn; out "V P 2". The numbers of WIDTH cells come in rows of LANES; the last are idle."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     row = np.empty(LANES, np.float32)
     for view in range(frames.shape[0]):
@@ -40,7 +40,7 @@ def _gather(cells, edge, width, table, frames, plane, sheet, out):
 
 @njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
 def _scatter(cells, edge, width, table, frames, plane, sheet, values, low, high):
-    """Adds to planes low ≤ z < high alone. Idle lanes add zeros, which may reach the next row, but no other plane: no slice is in its corner."""
+    """Adds to planes low ≤ z < high alone. Idle lanes add zeros: to the next row at most, not to another plane, whose corner is empty."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     row = np.zeros(LANES, np.float32)
     for view in range(frames.shape[0]):

@@ -1,4 +1,4 @@
-"""Rotations as 3x3 matrices: from RELION's angles, from rotation vectors, at random."""
+"""Rotations as 3x3 matrices: from RELION's angles and rotation vectors and back, at random."""
 
 import torch
 from torch import Tensor
@@ -33,6 +33,29 @@ def from_rotvec(vector: Tensor) -> Tensor:
     k = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
     turns = vector.norm(dim=-1)[..., None, None] / torch.pi
     return torch.eye(3).to(k) + torch.sinc(turns) * k + 0.5 * torch.sinc(turns / 2) ** 2 * (k @ k)
+
+
+def to_euler(rotation: Tensor) -> Tensor:
+    """RELION's angles rot, tilt, psi "*n 3" in radians of rotations "*n 3 3": tilt from 0 to π, the others from -π to π.
+
+    Where tilt is 0 or π only rot + psi or psi - rot is known: rot is then 0.
+    """
+    a = rotation.double()
+    sine = torch.hypot(a[..., 2, 0], a[..., 2, 1])
+    level = sine < 1e-7  # below, rot and psi would be made of rounding
+    zero = torch.zeros_like(sine)
+    rot = torch.where(level, zero, torch.atan2(a[..., 2, 1], a[..., 2, 0]))
+    psi = torch.where(level, torch.atan2(a[..., 0, 1], a[..., 1, 1]), torch.atan2(a[..., 1, 2], -a[..., 0, 2]))
+    return torch.stack([rot, torch.atan2(sine, a[..., 2, 2]), psi], -1)
+
+
+def to_rotvec(rotation: Tensor) -> Tensor:
+    """The vector "*n 3" of which `from_rotvec` makes `rotation` "*n 3 3", for turns of less than half a circle."""
+    r = rotation
+    axis = torch.stack([r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], -1) / 2  # sin θ times it
+    sine, cosine = axis.norm(dim=-1), (r.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    angle = torch.atan2(sine, cosine)
+    return axis * torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.ones_like(sine))[..., None]
 
 
 def random(count: int, *, generator: torch.Generator | None = None, dtype=torch.float64) -> Tensor:

@@ -108,9 +108,9 @@ def places(latents: Tensor) -> Tensor:
     if latents.shape[1] == 1:
         ends = torch.quantile(latents[:, 0], torch.tensor(ENDS, dtype=latents.dtype))
         return through(ends[:, None], COUNT).unique(dim=0)
-    off = REACH * torch.diag(latents.std(0, unbiased=False))
-    corners = latents.median(0).values + torch.stack([-off, off], 1).flatten(0, 1)
-    near = torch.cdist(corners, latents).argsort(1)[:, : max(1, round(NEAR * len(latents)))]
+    spread, middle = latents.std(0, unbiased=False).clamp(min=1e-12), latents.median(0).values
+    off = REACH * torch.eye(latents.shape[1]).to(latents)
+    near = torch.cdist(torch.cat([-off, off]), (latents - middle) / spread).argsort(1)[:, : max(1, round(NEAR * len(latents)))]
     return latents[near].mean(1).unique(dim=0)
 
 

@@ -50,6 +50,7 @@ def _range(maps: dict[str, Tensor], name: str) -> tuple[float, float]:
     """Values of the ends of the colours. Determinants lie about 1, and 0 is where space folds."""
     if name in ("believed", "jacobian"):
         return 0.0, 1.0 if name == "believed" else 2.0
-    seen = torch.cat([maps[other].flatten() for other in (("strain",) if name == "strain" else ("displacement", "disagreement"))])
-    ordered = seen[seen > 0].sort().values
-    return 0.0, float(ordered[round(0.995 * (len(ordered) - 1))]) if len(ordered) else 1.0  # the highest values are often at the mask's edge
+    alike = ("strain",) if name == "strain" else ("displacement", "disagreement")
+    seen = torch.cat([maps[other].flatten() for other in alike])
+    ordered = seen[seen > 0].sort().values  # the highest are often alone, at the mask's edge
+    return 0.0, float(ordered[round(0.995 * (len(ordered) - 1))]) if len(ordered) else 1.0

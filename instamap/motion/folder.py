@@ -10,6 +10,7 @@ from torch import Tensor
 from instamap.compose import Choice, Model, choose, compose
 from instamap.errors import DataError
 from instamap.fit.record import read_toml
+from instamap.motion.infer import spacing
 from instamap.scene import Scene
 
 LATENTS, SETTINGS = "latents.npy", "run.toml"
@@ -20,13 +21,16 @@ class Half:
     """One of the independent fits.
 
     model: density(x, z) in its own coordinates z' = turn z + offset, where z are those that both halves share ("L L", "L"). nodes "K L":
-    its own coordinates of the states that it was fitted to.
+    its own coordinates of the states that it was fitted to. maps "K N N N": of these states at low resolution; they place particles.
+    fields "K D D D": their maps at full resolution where each has its own, or None where the model bends one density into all.
     """
 
     model: Model
     turn: Tensor
     offset: Tensor
     nodes: Tensor
+    maps: Tensor
+    fields: Tensor | None = None
 
     def own(self, z: Tensor) -> Tensor:
         """This fit's own coordinates "* L" of shared ones."""
@@ -39,8 +43,10 @@ class Half:
     @torch.no_grad()
     def state(self, z: Tensor) -> Tensor:
         """The map "D D D" of the state with shared coordinates "L"; zero outside the mask."""
-        scene = self.model.scene
-        return self.model.raster(self.own(z.float()[None])) * (1.0 if scene.mask is None else (scene.mask > 0).float())
+        scene, own = self.model.scene, self.own(z.float()[None])
+        if self.fields is not None:
+            return torch.einsum("k,kzyx->zyx", between(self.nodes, own[0]), self.fields)
+        return self.model.raster(own) * (1.0 if scene.mask is None else (scene.mask > 0).float())
 
     @torch.no_grad()
     def displaced(self, x: Tensor, z: Tensor) -> Tensor:
@@ -50,7 +56,10 @@ class Half:
 
 @dataclass(frozen=True)
 class Motion:
-    """halves: one or two independent fits. latents "n L": shared coordinates of all particles in the order of the STAR file. settings: of run.toml."""
+    """halves: one or two independent fits. latents "n L": shared coordinates of all particles, in the STAR file's order.
+
+    settings: what run.toml says.
+    """
 
     halves: list[Half]
     latents: Tensor
@@ -70,7 +79,8 @@ class Motion:
         np.save(folder / LATENTS, self.latents.numpy())
         for number, half in enumerate(self.halves, 1):
             scene = {f.name: getattr(half.model.scene, f.name) for f in fields(Scene)}
-            kept = {"scene": scene, "state": half.model.state_dict(), "turn": half.turn, "offset": half.offset, "nodes": half.nodes}
+            kept = {"scene": scene, "state": half.model.state_dict(), "turn": half.turn, "offset": half.offset}
+            kept |= {"nodes": half.nodes, "maps": half.maps, "fields": half.fields}
             torch.save(kept, folder / f"half{number}.pt")
 
     @staticmethod
@@ -85,6 +95,13 @@ class Motion:
         return Motion([_load(path, parts) for path in paths], torch.from_numpy(np.load(folder / LATENTS)), settings)
 
 
+def between(nodes: Tensor, z: Tensor) -> Tensor:
+    """Weights "K" of states at `nodes` "K L" for the map at z "L": Gaussian, with half their mean distance to each other as σ."""
+    if len(nodes) == 1:
+        return torch.ones(1)
+    return torch.softmax(-0.5 * ((nodes - z).norm(dim=1) / (0.5 * spacing(nodes))) ** 2, 0)
+
+
 def _choice(kind: str, table: dict) -> Choice:
     return choose(kind, table["name"], {key: value for key, value in table.items() if key != "name"})
 
@@ -93,5 +110,5 @@ def _load(path: Path, parts: dict[str, Choice]) -> Half:
     kept = torch.load(path, weights_only=True)
     model = compose(parts, Scene(**kept["scene"]))
     model.load_state_dict(kept["state"])
-    return Half(model.eval(), kept["turn"], kept["offset"], kept["nodes"])
+    return Half(model.eval(), kept["turn"], kept["offset"], kept["nodes"], kept["maps"], kept["fields"])
 

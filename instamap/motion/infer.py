@@ -8,7 +8,6 @@ from instamap.motion.coarse import Coarse
 from instamap.motion.nodes import marginal
 
 
-
 @torch.no_grad()
 def states(model: Model, z: Tensor) -> Tensor:
     """Maps "K N N N" of the states z "K L" of a model whose scene is that of the coarse images."""
@@ -24,22 +23,26 @@ def posterior(coarse: Coarse, maps: Tensor, z: Tensor) -> tuple[Tensor, Tensor, 
     gram, h = coarse.evidence(maps)
     prob = h - 0.5 * gram.diagonal(dim1=1, dim2=2)
     share = torch.softmax(prob, 1)
-    slopes, spacing = _slopes(z)
+    slopes, apart = _slopes(z), spacing(z) if len(z) > 1 else 1.0
     moved = torch.zeros(len(h), z.shape[1], dtype=torch.float64)
     for k, slope in enumerate(slopes):
         on = (share[:, k] > 0.01).nonzero()[:, 0]
-        curve = slope.mT @ gram[on] @ slope + torch.eye(z.shape[1], dtype=torch.float64) / spacing**2
+        curve = slope.mT @ gram[on] @ slope + torch.eye(z.shape[1], dtype=torch.float64) / apart**2
         right = (h[on] - gram[on][:, :, k]) @ slope
-        step = torch.linalg.solve(curve, right[..., None])[..., 0].clamp(-spacing, spacing)
+        step = torch.linalg.solve(curve, right[..., None])[..., 0].clamp(-apart, apart)
         moved.index_add_(0, on, share[on, k, None] * (z[k].double() + step))
     return moved / (share * (share > 0.01)).sum(1, keepdim=True), share, marginal(prob)
 
 
-def _slopes(z: Tensor) -> tuple[list[Tensor], float]:
+def spacing(z: Tensor) -> float:
+    """Mean distance of states at z "K L" to the nearest other."""
+    return float(torch.cdist(z, z).masked_fill(torch.eye(len(z), dtype=torch.bool), torch.inf).amin(1).mean())
+
+
+def _slopes(z: Tensor) -> list[Tensor]:
     """For each state the weights "K L" with which all maps make the derivative of V at its coordinates: a plane through near neighbours."""
     z = z.double()
     distance = torch.cdist(z, z)
-    spacing = float(distance.masked_fill(torch.eye(len(z), dtype=torch.bool), torch.inf).amin(1).mean())
     count, slopes = 2 * z.shape[1], []
     for k in range(len(z)):
         near = distance[k].argsort()[: count + 1]
@@ -47,4 +50,4 @@ def _slopes(z: Tensor) -> tuple[list[Tensor], float]:
         weights = torch.zeros(len(z), z.shape[1], dtype=torch.float64)
         weights[near] = (plane - plane.mean(1, keepdim=True)).mT
         slopes.append(weights)
-    return slopes, spacing
+    return slopes

@@ -90,7 +90,8 @@ def _two(figure, latents: Tensor, angles: dict, states: Tensor) -> None:
     axes = figure.axes[0]
     axes.plot(states[:, 0].numpy(), states[:, 1].numpy(), "o", color="tab:red", markersize=4)
     for number, state in enumerate(states[:, :2].tolist(), 1):
-        axes.annotate(str(number), state, xytext=(3, 3), textcoords="offset points", fontsize=7, color="tab:red")
+        box = {"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.7, "linewidth": 0}
+        axes.annotate(str(number), state, xytext=(4, 4), textcoords="offset points", fontsize=8, color="tab:red", bbox=box)
 
 
 def _density(points: Tensor) -> Tensor:

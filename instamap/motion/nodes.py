@@ -55,9 +55,9 @@ def fit(coarse: Coarse, judge: Coarse, maps: Tensor, window: Tensor, count: int,
         share = torch.softmax(log_prob(coarse, nodes), 1)
         held_out = float(marginal(log_prob(judge, nodes)).mean()) - alone
         if best is None or held_out > best[2]:
-            best = (nodes, share, held_out)
-    nodes, share, held_out = best
-    z = scaled(embed(nodes, window, latent), share)
+            best = (nodes, share, held_out, place)
+    nodes, share, held_out, place = best
+    z = scaled(place, share)
     order = z[:, 0].argsort()
     return Nodes(nodes[order], z[order], share[:, order], held_out)
 

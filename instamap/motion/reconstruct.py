@@ -9,21 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.compose import choose, compose
+from instamap.compose import Model, choose, compose
 from instamap.data import noise
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError
 from instamap.fit import loop, output, reconstruct
 from instamap.fit.gather import gather
-from instamap.fit.normal import Normal
-from instamap.fit.objective import Evidence
 from instamap.fit.record import Log, write_toml
 from instamap.fit.settings import Settings
-from instamap.fit.stages import Stage
 from instamap.fit.statistics import Statistics
 from instamap.fit.survey import Survey, survey
 from instamap.forward.ctf import ctf
-from instamap.motion import bend, coordinates, infer
+from instamap.motion import bend, coordinates, infer, weigh
 from instamap.motion.coarse import CUT, Coarse, rescaled
 from instamap.motion.folder import Half, Motion
 from instamap.motion.nodes import log_prob
@@ -72,7 +69,7 @@ class Source:
 
 def reconstruct_motion(settings: Settings, out: Path, *, force: bool = False, say: Say = lambda line: None,
                        watch: Watch = lambda name, look: None) -> Motion:  # fmt: skip
-    """Fit each half on its own, relate their coordinates, write all to the folder `out`. Raises InstamapError before anything is written."""
+    """Fit each half on its own, relate their coordinates, write all to the folder `out`. Raises InstamapError first, or writes."""
     output.check(out, force)
     check(settings)
     source = _source(settings)
@@ -105,8 +102,8 @@ def resolved(settings: Settings) -> Settings | None:
     if settings.engine.name == "states":
         return settings
     deformation = settings.parts["deformation"]
-    bends = default().get("deformation", deformation.name).load().bends and getattr(deformation.options, "source", "") == "table"
-    return replace(settings, engine=choose("engine", "states", [])) if settings.engine.name == "auto" and bends else None
+    able = default().get("deformation", deformation.name).load().states and getattr(deformation.options, "source", "table") == "table"
+    return replace(settings, engine=choose("engine", "states", [])) if settings.engine.name == "auto" and able else None
 
 
 def check(settings: Settings) -> None:
@@ -115,11 +112,12 @@ def check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value != usual:
             raise CompositionError(f"{name} '{value}' is not for engine 'states'; leave it out, or choose --engine images")
-    name = settings.parts["deformation"].name
-    if not default().get("deformation", name).load().bends:
-        raise CompositionError(f"engine 'states' needs a deformation that bends, deformation '{name}' does not; choose --deform bending-field")
-    if not default().get("likelihood", settings.parts["likelihood"].name).load().quadratic:
-        raise CompositionError(f"engine 'states' needs Gaussian noise, likelihood '{settings.parts['likelihood'].name}' is not; choose gaussian")
+    name = {kind: f"{kind} '{settings.parts[kind].name}'" for kind in ("deformation", "likelihood")}
+    part = {kind: default().get(kind, settings.parts[kind].name).load() for kind in name}
+    if not part["deformation"].states:
+        raise CompositionError(f"engine 'states' needs states, {name['deformation']} has none; choose bending-field or subspace")
+    if not part["likelihood"].quadratic:
+        raise CompositionError(f"engine 'states' needs Gaussian noise, {name['likelihood']} is of another kind; choose gaussian")
 
 
 def _source(settings: Settings) -> Source:
@@ -137,76 +135,84 @@ def _source(settings: Settings) -> Source:
 
 def _fit(source: Source, name: str, seed: int, say: Say, watch: Watch) -> Piece:
     """Coordinates, then bending at low resolution, then at full resolution, from one set of images."""
-    options, settings = source.settings.engine.options, source.settings
     rows, judge_rows = source.known.rows[name], source.known.held_out
+    images, judge = (Coarse.read(source.coarse, some, source.variance, source.unit[some]) for some in (rows, judge_rows))
     generator = torch.Generator().manual_seed(seed)
-    read = lambda some: Coarse.read(source.coarse, some, source.variance, source.unit[some])
-    all_images, judge = read(rows), read(judge_rows)
-    sample = all_images.some(torch.randperm(all_images.count, generator=generator)[: coordinates.SAMPLE])
-    scene = Scene(box=source.coarse.box, pixel_size=source.coarse.pixel_size, count=source.coarse.count,
-                  premultiplied=source.coarse.premultiplied, mask=_coarse_mask(source), noise_variance=source.variance.float())  # fmt: skip
-    latent = settings.parts["deformation"].options.latent
-    found = coordinates.find(sample, judge, scene.mask, latent, options.nodes, options.dimensions, generator)
-    nodes, tried = found.nodes, ", ".join(f"{n}: {gain:+.3g}" for n, gain in found.tried.items())
-    say(f"{name}: {len(nodes.maps)} states; held-out gain over one map {tried} nats/particle (coordinates: gain)")
-    parts = {**settings.parts, "deformation": replace(settings.parts["deformation"], options=replace(
-        settings.parts["deformation"].options, latent=nodes.z.shape[1], source="table"))}  # fmt: skip
-    z = nodes.z.float()
-    share, judged = (torch.softmax(log_prob(images, nodes.maps), 1) for images in (all_images, judge))
-    coarse_model = bend.begin(
-        parts, bend.aim(scene, nodes.maps), options, _each(all_images, share), _each(judge, judged), z, seed, watch
-    )  # fmt: skip
-    maps = infer.states(coarse_model, z)
-    _, share, _ = infer.posterior(all_images, maps, nodes.z)
-    _, judged, bent = infer.posterior(judge, maps, nodes.z)
-    gain = float(bent.mean() - log_prob(judge, _rigid(all_images, judge, parts, coarse_model.scene, seed)[None]).mean())
-    say(f"{name}: bending gives held-out particles {gain:+.3g} nats/particle over the rigid map")
+    sample = images.some(torch.randperm(images.count, generator=generator)[: coordinates.SAMPLE])
+    options, latent = source.settings.engine.options, source.settings.parts["deformation"].options.latent
+    found = coordinates.find(sample, judge, _coarse_mask(source), latent, options.nodes, options.dimensions, generator)
+    tried = ", ".join(f"{n}: {gain:+.3g}" for n, gain in found.tried.items())
+    say(f"{name}: {len(found.nodes.maps)} states; held-out gain over one map {tried} nats/particle (coordinates: gain)")
+    parts = source.of(found.nodes.z.shape[1]).settings.parts
+    bends = default().get("deformation", parts["deformation"].name).load().states == "bend"
+    bent, gain = _bent(source, parts, images, judge, found, seed, watch) if bends else (None, found.nodes.held_out)
+    say(f"{name}: {'bending gives' if bends else 'states give'} held-out particles {gain:+.3g} nats/particle over the rigid map")
+    placed = _placed(images, judge, found, bent)
     if gain * judge.count < math.log(1 / CHANCE):
-        say(f"{name}: no motion found: held-out particles are no likelier than chance allows; nothing is bent")
-        share, judged, z, nodes = _still(share), _still(judged), torch.zeros_like(z[:1]), replace(nodes, z=torch.zeros_like(nodes.z[:1]))
-        coarse_model = bend.made(parts, coarse_model.scene, seed)
-        maps = maps[:1]
-    fine_scene = replace(source.known.scene, mask=_mask_of(source))
-    fine_scene = bend.aim(fine_scene, rescaled(maps, fine_scene.box).float())
-    fitted, judges = (
-        _statistics(source, some, images.unit, s, parts) for some, images, s in ((rows, all_images, share), (judge_rows, judge, judged))
-    )
-    model, objective, done = bend.sharpen(parts, fine_scene, options, fitted, judges, z, coarse_model, seed, watch)
-    if len(z) == 1:
-        own, judged_z = torch.zeros(len(share), z.shape[1]).double(), torch.zeros(len(judged), z.shape[1]).double()
+        say(f"{name}: no motion found: held-out particles are no likelier than chance allows; all stay in one state")
+        placed = _still(placed, found)
+        bent = bent and bend.made(parts, bent.scene, seed)
+    z = placed.nodes.float()
+    scene = bend.aim(source.known.scene, rescaled(placed.maps, source.known.scene.box).float())
+    fitted = _statistics(source, rows, images.unit, placed.share, parts)
+    judges = _statistics(source, judge_rows, judge.unit, placed.judged_share, parts)
+    if bends:
+        model, done = bend.sharpen(parts, scene, options, fitted, judges, z, bent, seed, watch)
+        fields = None
     else:
-        coarse_model.deformation.load_state_dict(model.deformation.state_dict())
-        maps = infer.states(coarse_model, z)
-        own, judged_z = (infer.posterior(images, maps, nodes.z)[0] for images in (all_images, judge))
-    eye = torch.eye(z.shape[1])
-    return Piece(Half(model.eval(), eye, torch.zeros(z.shape[1]), z), found, gain, own, judged_z, done)
+        model, fields, done = weigh.fit(parts, scene, options, fitted, judges, z, seed, watch)
+    half = Half(model.eval(), torch.eye(z.shape[1]), torch.zeros(z.shape[1]), z, placed.maps, fields)
+    return Piece(half, found, gain, placed.z, placed.judged, done)
 
 
-def _still(share: Tensor) -> Tensor:
+def _bent(source: Source, parts: dict, images: Coarse, judge: Coarse, found: coordinates.Found, seed: int,
+          watch: Watch) -> tuple[Model, float]:  # fmt: skip
+    """The model at low resolution, and its gain over a rigid one."""
+    nodes, box = found.nodes, source.coarse
+    scene = Scene(box=box.box, pixel_size=box.pixel_size, count=box.count, premultiplied=box.premultiplied, mask=_coarse_mask(source),
+                  noise_variance=source.variance.float())  # fmt: skip
+    scene = bend.aim(scene, nodes.maps)
+    fitted, judges = ([each.statistics(w) for w in torch.softmax(log_prob(each, nodes.maps), 1).T] for each in (images, judge))
+    z = nodes.z.float()
+    model = bend.begin(parts, scene, source.settings.engine.options, fitted, judges, z, seed, watch)
+    rigid = bend.rigid(parts, scene, sum(fitted[1:], start=fitted[0]), sum(judges[1:], start=judges[0]), seed)
+    gain = infer.posterior(judge, infer.states(model, z), nodes.z)[2].mean() - log_prob(judge, rigid[None]).mean()
+    return model, float(gain)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where particles are: own coordinates z "m L" and shares "m K", those of held-out ones, by maps "K N N N" of states at nodes "K L"."""
+
+    z: Tensor
+    share: Tensor
+    judged: Tensor
+    judged_share: Tensor
+    maps: Tensor
+    nodes: Tensor
+
+
+def _placed(images: Coarse, judge: Coarse, found: coordinates.Found, bent: Model | None) -> Placed:
+    """By the bent density or the free maps of states, whichever makes held-out particles likelier."""
+    nodes = found.nodes
+    choices = [nodes.maps, *([infer.states(bent, nodes.z.float())] if bent else [])]
+    judged = [infer.posterior(judge, maps, nodes.z) for maps in choices]
+    best = max(range(len(choices)), key=lambda i: float(judged[i][2].mean()))
+    z, share, _ = infer.posterior(images, choices[best], nodes.z)
+    return Placed(z, share, judged[best][0], judged[best][1], choices[best], nodes.z)
+
+
+def _still(placed: Placed, found: coordinates.Found) -> Placed:
     """All particles in one state."""
-    return torch.ones(len(share), 1, dtype=share.dtype)
-
-
-def _mask_of(source: Source) -> Tensor | None:
-    return source.known.scene.mask
+    one = lambda share: torch.ones(len(share), 1, dtype=share.dtype)
+    none, share, judged = torch.zeros_like, one(placed.share), one(placed.judged_share)
+    return Placed(none(placed.z), share, none(placed.judged), judged, found.mean[None], none(placed.nodes[:1]))
 
 
 def _coarse_mask(source: Source) -> Tensor | None:
     """The user's mask in the box of the coarse images."""
-    window = _mask_of(source)
+    window = source.known.scene.mask
     return None if window is None else rescaled(window, source.coarse.box).clamp(0, 1).float()
-
-
-def _each(images: Coarse, share: Tensor) -> list[Statistics]:
-    return [images.statistics(weight) for weight in share.T]
-
-
-def _rigid(images: Coarse, judge: Coarse, parts: dict, scene: Scene, seed: int) -> Tensor:
-    """The map of all particles, fitted as the states are but without bending."""
-    model, one = bend.made(parts, scene, seed), torch.ones
-    evidence = Evidence(statistics=images.statistics(one(images.count).double()), held_out_statistics=judge.statistics(one(judge.count).double()))
-    objective = Normal(Normal.Options(), model, evidence)
-    return loop.fit(model, objective, (Stage(deformation=0.0),), generator=torch.Generator().manual_seed(seed)).map
 
 
 def _statistics(source: Source, rows: Tensor, unit: Tensor, share: Tensor, parts: dict) -> list[Statistics]:
@@ -232,7 +238,8 @@ def _related(source: Source, pieces: dict[str, Piece], record: dict) -> tuple[Mo
         rows = source.known.rows[name]
         own = piece.z[source.unit[rows].unique(return_inverse=True)[1]]
         latents[rows] = half.shared(own.float()).double()
-        half.model.deformation.table.data[rows] = own.float()
+        if hasattr(half.model.deformation, "table"):
+            half.model.deformation.table.data[rows] = own.float()
     shared = [half.shared(piece.judged.float()).double() for half, piece in zip(halves, pieces.values(), strict=True)]
     judges = source.known.held_out
     latents[judges] = torch.stack(shared).mean(0)[source.unit[judges].unique(return_inverse=True)[1]]
@@ -267,9 +274,8 @@ def _relation(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, float]:
 def _maps(source: Source, pieces: dict[str, Piece], motion: Motion) -> reconstruct.Result:
     """Half maps and map of the state at the origin of the shared coordinates, which both fits bend into place."""
     middle = torch.zeros(motion.latents.shape[1])
-    fits = {
-        name: loop.Fit(half.state(middle), piece.done.looks, True) for half, (name, piece) in zip(motion.halves, pieces.items(), strict=True)
-    }  # fmt: skip
+    both = zip(motion.halves, pieces.items(), strict=True)
+    fits = {name: loop.Fit(half.state(middle), piece.done.looks, True) for half, (name, piece) in both}
     window = torch.stack([half.model.scene.mask for half in motion.halves]).amax(0)
     return reconstruct.finish(fits, replace(motion.scene, mask=window))
 

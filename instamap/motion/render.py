@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from instamap.motion.coarse import rescaled
+
 AZIMUTH, ELEVATION = math.radians(-55), math.radians(22)  # of the camera; the map's z points up
 LIGHT = torch.nn.functional.normalize(torch.tensor([-0.5, 0.65, -0.75]), dim=0)  # where from: right, up, away from the viewer
 COLOUR, FAR, SHADOW = (torch.tensor(c) for c in ([0.42, 0.66, 0.82], [0.80, 0.86, 0.92], [0.10, 0.16, 0.30]))
@@ -34,10 +36,10 @@ def axes() -> Tensor:
 
 def threshold(values: Tensor) -> tuple[float, float]:
     """The level that tells the density from the solvent in voxels "n", and the solvent's mean: that which parts them with the least
-    variance within. Otsu, IEEE Trans. Syst. Man Cybern. 9, 62-66 (1979)."""
+    variance within. Otsu, IEEE Trans. Syst. Man Cybern. 9, 62-66 (1979). Where all are equal: 1 above them, since nothing is to be seen."""
     low, high = float(values.min()), float(values.max())
     if not high > low:
-        return high, low
+        return low + 1, low
     count = torch.histc(values.double(), BINS, low, high)
     middle = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
     below, sums = count.cumsum(0), (count * middle).cumsum(0)
@@ -48,10 +50,10 @@ def threshold(values: Tensor) -> tuple[float, float]:
 
 def surface(map: Tensor, pixel_size: float, camera: Camera) -> Tensor:
     """A picture "3S 3S 3" in 0..1, first row at the top, of `map` "D D D": its surface at the camera's level, on white."""
-    seen = _sampled(map, pixel_size, camera)
     voxel = pixel_size * camera.size / (2 * camera.reach)  # in samples
-    for _ in range(2 if voxel > 1.5 else 1):  # edges of voxels shall not show
-        seen = torch.nn.functional.avg_pool3d(seen[None, None], 3, 1, 1)[0, 0]
+    finer = max(len(map), min(camera.size, 2 * round(len(map) * voxel / 3)))  # trilinear cells of 1.5 samples do not show
+    seen = _sampled(rescaled(map.float(), finer), pixel_size * len(map) / finer, camera)
+    seen = torch.nn.functional.avg_pool3d(seen[None, None], 3, 1, 1)[0, 0]
     contrast = max(camera.level - camera.solvent, 1e-12)
     solid = ((seen - camera.level) / (EDGE * contrast) + 0.5).clamp(0, 1) * (SOLID / max(voxel, 1.0))
     passed = torch.exp(-solid.cumsum(0))  # light that is left behind each sample
@@ -59,10 +61,11 @@ def surface(map: Tensor, pixel_size: float, camera: Camera) -> Tensor:
     cover = weight.sum(0)
     slope = torch.stack([(weight * g).sum(0) for g in torch.gradient(seen)])  # away, down, right
     along = torch.linspace(0, 1, len(seen))[:, None, None]
-    depth = (weight * along).sum(0) + (1 - cover)  # what is empty is far away
-    met = torch.cat([-slope[[2, 1, 0]] * torch.tensor([1.0, -1.0, 1.0])[:, None, None], depth[None], cover[None]])
+    met = torch.cat([slope[[2, 1, 0]] * torch.tensor([-1.0, 1.0, -1.0])[:, None, None], (weight * along).sum(0)[None], cover[None]])
+    smooth = torch.nn.functional.avg_pool2d(met, 3, 1, 1)  # outlines without steps, lit as what is beside them
+    met = torch.cat([torch.where(cover > 0.5, met[:4] / cover.clamp(min=0.5), smooth[:4] / smooth[4].clamp(min=1e-3)), smooth[4:]])
     met = torch.nn.functional.interpolate(met[None], scale_factor=FINER, mode="bilinear", align_corners=False)[0]
-    return _lit(torch.nn.functional.normalize(met[:3], dim=0, eps=1e-12).movedim(0, -1), met[3], met[4])
+    return _lit(torch.nn.functional.normalize(met[:3], dim=0, eps=1e-12).movedim(0, -1), met[3], (2 * met[4] - 0.5).clamp(0, 1))
 
 
 def _sampled(map: Tensor, pixel_size: float, camera: Camera) -> Tensor:
@@ -82,10 +85,9 @@ def _lit(outward: Tensor, depth: Tensor, cover: Tensor) -> Tensor:
     half = torch.nn.functional.normalize(LIGHT + torch.tensor([0.0, 0.0, -1.0]), dim=0)
     gleam = (outward @ half).clamp(min=0)[..., None] ** 30
     wide = 2 * (len(depth) // 24) + 1
-    around = depth[None, None]
-    for _ in range(2):
-        around = torch.nn.functional.avg_pool2d(around, wide, 1, wide // 2, count_include_pad=False)
-    hollow = torch.exp(-HOLLOW * (depth - around[0, 0]).clamp(min=0))[..., None]
+    pool = lambda image: torch.nn.functional.avg_pool2d(image[None], wide, 1, wide // 2)[0]
+    around = pool(pool(depth * cover)) / pool(pool(cover)).clamp(min=1e-3)
+    hollow = torch.exp(-HOLLOW * (depth - around).clamp(min=0))[..., None]
     colour = torch.lerp(COLOUR, FAR, ((depth - 0.25) / 0.75).clamp(0, 0.7)[..., None])
     colour = torch.lerp(SHADOW.expand_as(colour), colour, (0.30 + 0.75 * diffuse).clamp(max=1) * hollow) + 0.25 * gleam
-    return torch.lerp(torch.ones_like(colour), colour, cover.clamp(0, 1)[..., None]).clamp(0, 1)
+    return torch.lerp(torch.ones_like(colour), colour, cover[..., None]).clamp(0, 1)

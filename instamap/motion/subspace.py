@@ -28,7 +28,7 @@ class Subspace:
 
 
 def posterior(gram: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each particle, from `Coarse.evidence` of the q+1 maps: mean "m q" and covariance "m q q" of z, and log p "m" with z integrated out."""
+    """Of each particle, from `Coarse.evidence` of q+1 maps: mean "m q" and covariance "m q q" of z, and log p "m" with z integrated out."""
     precision = torch.eye(h.shape[1] - 1, dtype=h.dtype) + gram[:, 1:, 1:]
     right = h[:, 1:] - gram[:, 0, 1:]
     covariance = torch.linalg.inv(precision)

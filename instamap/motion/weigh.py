@@ -1,0 +1,39 @@
+"""Maps of states from the particles near them: for what comes and goes, which no bending brings about."""
+
+import torch
+from torch import Tensor
+
+from instamap.compose import Choice, Model
+from instamap.fit import loop
+from instamap.fit.normal import Normal
+from instamap.fit.objective import Evidence
+from instamap.fit.statistics import Statistics
+from instamap.motion import bend
+from instamap.motion.nodes import neighbours
+from instamap.motion.objective import States
+from instamap.scene import Scene
+
+WIDTH = 1.0  # σ, in steps between states, of the weight that particles of neighbouring states have
+
+
+def fit(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: list[Statistics], judge: list[Statistics], z: Tensor,
+        seed: int, watch: bend.Watch) -> tuple[Model, Tensor, loop.Fit]:  # fmt: skip
+    """A model of all particles, maps "K D D D" of the states at z "K L" from weighted statistics of `fitted`, and the last fit."""
+    shared = neighbours(z.double(), WIDTH) if len(z) > 1 else torch.ones(1, 1)
+    model, fields, done = bend.made(parts, scene, seed), [], None
+    start, weighed = model.state_dict(), lambda some, k: _sum(some, shared[:, k])
+    start = {name: value.clone() for name, value in start.items()}
+    for k in range(len(z)):
+        model.load_state_dict(start)
+        evidence = Evidence(statistics=weighed(fitted, k), held_out_statistics=weighed(judge, k))
+        objective = Normal(Normal.Options(), model, evidence)
+        generator = torch.Generator().manual_seed(seed)
+        done = loop.fit(model, objective, generator=generator, watch=lambda look, k=k: watch(f"state {k + 1}", look))
+        fields.append(done.map * (scene.mask > 0))
+    return model, torch.stack(fields), done
+
+
+def _sum(some: list[Statistics], weights: Tensor) -> Statistics:
+    """Σ w S of the statistics that count."""
+    kept = [(s.scaled(float(w))) for s, w in zip(some, weights, strict=True) if w > 0.02]
+    return sum(kept[1:], start=kept[0])

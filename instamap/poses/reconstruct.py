@@ -1,0 +1,177 @@
+"""A whole reconstruction that corrects poses: the map of each half, then its particles against that map alone, round by round."""
+
+import json
+import math
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from instamap.compose import choose, compose
+from instamap.data.particles import Particles
+from instamap.errors import CompositionError
+from instamap.fit import loop, output, reconstruct
+from instamap.fit.record import Log, write_toml
+from instamap.fit.settings import Settings
+from instamap.fit.survey import Survey, survey
+from instamap.options import to_dict
+from instamap.poses import correction, star
+from instamap.poses.prior import Prior
+from instamap.poses.work import Round, Work
+from instamap.registry import default
+
+CHANCE = 0.01  # probability, at most, that noise is taken for errors of poses
+REFINED = "particles_refined.star"
+
+Say = Callable[[str], None]
+Watch = Callable[[str, loop.Look], None]
+Count = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """result and data: of the fit with corrected poses. z "n 5": corrections of all particles. rounds: from the poses as given on."""
+
+    result: reconstruct.Result
+    data: reconstruct.Data
+    z: Tensor
+    rounds: list[Round]
+
+    @property
+    def corrected(self) -> bool:
+        """Whether any pose was."""
+        return bool((self.z != 0).any())
+
+    @property
+    def gain(self) -> float:
+        """Of held-out particles by corrections and by the map that they made possible, in nats each."""
+        return max(r.held_out for r in self.rounds) - self.rounds[0].given
+
+
+def resolved(settings: Settings) -> Settings | None:
+    """The settings with engine 'poses', where that is chosen or goes with the deformation; None where another engine does."""
+    if settings.engine.name == "poses":
+        return settings
+    fits = settings.engine.name == "auto" and reason(settings) is None
+    return replace(settings, engine=choose("engine", "poses", [])) if fits else None
+
+
+def reason(settings: Settings) -> str | None:
+    """Why poses cannot be corrected with these settings, or None if they can."""
+    deformation, likelihood = settings.parts["deformation"], settings.parts["likelihood"]
+    if deformation.name != "rigid" or deformation.options.source != "table":
+        return "it needs deformation 'rigid' with from=table; choose --deform rigid"
+    if deformation.options.bodies:
+        return "it corrects a particle as a whole, not its bodies; choose --engine images, or leave out bodies"
+    if not default().get("likelihood", likelihood.name).load().quadratic:
+        return f"it needs Gaussian noise, likelihood '{likelihood.name}' is not; choose gaussian or coloured"
+    for name in ("statistics", "stages"):
+        if getattr(settings, name) is not None:
+            return f"{name} are not for it; leave them out, or choose --engine images"
+    return None
+
+
+def check(settings: Settings) -> None:
+    """Raises CompositionError for what cannot be taken into account."""
+    why = reason(settings)
+    if why:
+        raise CompositionError(f"engine 'poses' cannot correct these poses: {why}")
+
+
+def reconstruct_poses(settings: Settings, out: Path, *, force: bool = False, say: Say = lambda line: None,
+                      watch: Watch = lambda name, look: None, count: Count = lambda done, total: None,
+                      announce: Callable[[reconstruct.Data], None] = lambda data: None) -> Outcome:  # fmt: skip
+    """Correct poses, fit every set, write maps, records and particles_refined.star to the folder `out`.
+
+    Raises InstamapError before anything is written.
+    """
+    output.check(out, force)
+    check(settings)
+    plain = _plain(settings)
+    known = survey(plain)
+    data = reconstruct.surveyed(known, plain, count)
+    announce(data)
+    record = settings.record(settings.engine)
+    with output.staged(out, force) as stage, Log(stage / "log.jsonl") as log:
+        default().hook.instamap_run_started(settings=record)
+
+        def look_at(name: str, look: loop.Look) -> None:
+            log.write({"fit": name, "step": look.step, "loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)})
+            watch(name, look)
+
+        done = _rounds(settings, plain, known, data, say, look_at)
+        reconstruct.write(done.result, done.data, stage)
+        star.write(known.particles, done.z, stage / REFINED)
+        (stage / "poses.json").write_text(json.dumps(_said(done), indent=1) + "\n", encoding="utf-8")
+        write_toml(stage / output.MARK, record)
+    return done
+
+
+def _plain(settings: Settings) -> Settings:
+    """The settings of a map alone: one density, normal equations."""
+    options = settings.engine.options
+    normal = {k: v for k, v in to_dict(options).items() if k not in ("rounds", "newton")}
+    parts = {**settings.parts, "deformation": choose("deformation", "identity", []), "forward": choose("forward", "slice", [])}
+    return replace(settings, parts=parts, engine=choose("engine", "normal", normal))
+
+
+def _rounds(settings: Settings, plain: Settings, known: Survey, data: reconstruct.Data, say: Say, look_at: Watch) -> Outcome:
+    """Rounds as long as held-out particles get likelier; then back to the best one."""
+    options, unit = settings.engine.options, settings.parts["deformation"].options
+    prior, z = Prior(math.radians(unit.angle), unit.shift), torch.zeros(known.particles.count, 5, dtype=torch.float64)
+    done: list[Outcome] = []
+    for number in range(options.rounds + 1):
+        if number:
+            data = reconstruct.surveyed(replace(known, particles=_posed(known.particles, z)), plain)
+        suffix = f" round {number}" if number else ""
+        fits = {name: reconstruct.fit_one(plain, data, name, lambda n, look, s=suffix: look_at(n + s, look)) for name in data.evidence}
+        result = reconstruct.finish(fits, data.scene)
+        work = Work(known, compose(plain.parts, data.scene).likelihood, result, options.newton)
+        own, seen = work.judge(z, prior)
+        done.append(Outcome(result, data, z, [*(done[-1].rounds if done else []), seen]))
+        say(_line(number, seen, known.particles))
+        if number and seen.held_out <= done[-2].rounds[-1].held_out:
+            break
+        if number < options.rounds:
+            z = work.correct(own, prior := seen.prior)
+    best = max(done, key=lambda one: one.rounds[-1].held_out)
+    found = (best.rounds[-1].held_out - done[0].rounds[0].held_out) * len(known.held_out) > math.log(1 / CHANCE)
+    return replace(best if found else done[0], rounds=done[-1].rounds)
+
+
+def _posed(particles: Particles, z: Tensor) -> Particles:
+    """The particles with corrected poses."""
+    moved = copy(particles)
+    moved.views = correction.corrected(particles.views, z)
+    return moved
+
+
+def _line(number: int, seen: Round, particles: Particles) -> str:
+    angle, shift = math.degrees(seen.prior.angle) * math.sqrt(3), seen.prior.shift * math.sqrt(2)
+    finest = particles.box * particles.pixel_size / seen.shell
+    return (
+        f"round {number}: held-out {seen.held_out:+.4g} nats/particle, {seen.held_out - seen.given:+.3g} of them by correcting poses; "
+        f"poses err by {angle:.2g}° and {shift:.2g} Å rms, compared down to {finest:.3g} Å"
+    )
+
+
+def _said(done: Outcome) -> dict:
+    """What poses.json says; all likelihoods in nats per held-out particle."""
+    angle, shift = correction.rms(done.z)
+    rounds = [
+        {"angle": math.degrees(r.prior.angle), "shift": r.prior.shift, "shell": r.shell, "held_out": r.held_out, "given": r.given}
+        for r in done.rounds
+    ]  # fmt: skip
+    return {"rms_angle": angle, "rms_shift": shift, "corrected": done.corrected, "rounds": rounds}
+
+
+def conclusion(done: Outcome, out: Path) -> list[str]:
+    """What became of the poses, in lines for a person."""
+    angle, shift = correction.rms(done.z)
+    if not done.corrected:
+        return ["poses: left as they were given, as held-out particles are no likelier with corrected ones than chance allows"]
+    gain = done.gain
+    return [f"poses: corrected by {angle:.2g}° and {shift:.2g} Å rms, in {out / REFINED}; held-out particles gain {gain:+.4g} nats each"]
