@@ -18,6 +18,7 @@ the JSON. Beside it:
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,17 +31,21 @@ from benchmarks.options import parser
 from benchmarks.programs import measure
 from benchmarks.report import markdown, megabytes, number, save, show, table
 from instamap.data import star
+from instamap.errors import InstamapError
 from instamap.maps import mrc
 from instamap.motion import latent_star
 from instamap.motion.folder import Motion
 
-HEAD = ["SET", "PROGRAM", "SPEARMAN", "AUC", "WORST", "BEST", "SECONDS", "CPU S", "RSS MB", "ANON MB", "NOTE"]
+HEAD = ["SET", "SEED", "PROGRAM", "SPEARMAN", "AUC", "WORST", "BEST", "SECONDS", "CPU S", "RSS MB", "ANON MB", "NOTE"]
 STATES = (2, 10, 18, 25, 33, 40, 47)
 
 
 def labels(folder: Path) -> torch.Tensor:
     """True state of every particle "n"."""
-    return torch.from_numpy(np.load(folder / "truth_labels.npz")["state"])
+    file = folder / "truth_labels.npz"
+    if not file.exists():
+        sys.exit(f"'{folder}' has no {file.name}, so no motion that is known; give a set with --motion of make_particles.py")
+    return torch.from_numpy(np.load(file)["state"])
 
 
 def places(latents: torch.Tensor, truth: torch.Tensor, states: list[int]) -> torch.Tensor:
@@ -58,25 +63,30 @@ def judge(options, folder: Path, maps: list[Path], latents: Path | None = None) 
     return {**kept, "spearman": said["best_spearman"], "neighbour_distance": said["neighbour_over_random_distance"]}
 
 
-def by_bending(options, folder: Path, work: Path) -> dict:
+def by_bending(options, folder: Path, work: Path, seed: int) -> dict:
     """`instamap reconstruct --deform bending-field`, its coordinates and its maps of states."""
     out = options.fitted or work / "bending"
     timed = {}
     if options.fitted is None:
-        run = runs.by_instamap(folder, out, options.seeds[0], "--deform", "bending-field", "-D", f"latent={options.latent}")
+        run = runs.by_instamap(folder, out, seed, "--deform", "bending-field", "-D", f"latent={options.latent}")
         if run.code:
             return {"failed": run.output[-800:]}
         timed = run.numbers()
-    motion, maps = Motion.open(out), [work / f"bending_{state}.mrc" for state in options.states]
+    try:
+        motion = Motion.open(out)
+    except InstamapError as error:
+        return {"failed": str(error)}
+    maps = [work / f"bending_{state}.mrc" for state in options.states]
     for place, file in zip(places(motion.latents, labels(folder), options.states), maps, strict=True):
         mrc.write(file, motion.state(place), motion.scene.pixel_size)
     said = json.loads((out / "motion.json").read_text(encoding="utf-8"))
-    return {**timed, **judge(options, folder, maps, out / "latents.npy"), "motion": said}
+    note = f"halves' coordinates correlate by {number(said.get('agreement'), '+.2f')}"
+    return {**timed, **judge(options, folder, maps, out / "latents.npy"), "motion": said, "note": note}
 
 
-def by_consensus(options, folder: Path, work: Path) -> dict:
+def by_consensus(options, folder: Path, work: Path, seed: int) -> dict:
     """One map for all states."""
-    run = runs.by_instamap(folder, work / "consensus", options.seeds[0])
+    run = runs.by_instamap(folder, work / "consensus", seed)
     if run.code:
         return {"failed": run.output[-800:]}
     return {**run.numbers(), **judge(options, folder, [work / "consensus" / "map.mrc"] * len(options.states))}
@@ -99,11 +109,11 @@ def by_oracle(options, folder: Path, work: Path) -> dict:
     return {**total.numbers(), **judge(options, folder, maps), "images": counts, "note": f"{min(counts)} to {max(counts)} images a map"}
 
 
-def by_cryodrgn(options, folder: Path, work: Path, budget: float) -> dict:
+def by_cryodrgn(options, folder: Path, work: Path, seed: int, budget: float) -> dict:
     """cryoDRGN in `budget` seconds, its coordinates and its maps of states."""
-    network = cryodrgn.Network(options.width, options.depth, options.learning_rate)
+    settings = cryodrgn.Settings(options.width, options.depth, options.learning_rate, options.box)
     try:
-        fit = cryodrgn.fit(options.cryodrgn, folder, work / "cryodrgn", budget, network, options.seeds[0])
+        fit = cryodrgn.fit(options.cryodrgn, folder, work / "cryodrgn", budget, settings, seed)
         where = places(fit.latents, labels(folder), options.states)
         maps, checks = cryodrgn.maps(options.cryodrgn, fit, where, work / "consensus" / "map.mrc")
     except cryodrgn.Failed as failure:
@@ -114,19 +124,18 @@ def by_cryodrgn(options, folder: Path, work: Path, budget: float) -> dict:
     return {**fit.run.numbers(), **scores, **fit.numbers(), **checks, "budget": budget, "note": note}
 
 
-def turn(options, folder: Path, work: Path) -> list[dict]:
+def turn(options, folder: Path, work: Path, seed: int) -> list[dict]:
     """All programs on one set, one after the other: cryoDRGN's time is known only after instamap's."""
-    found = {"instamap": by_bending(options, folder, work), "(consensus)": by_consensus(options, folder, work)}
-    show(f"{folder.name}: instamap is done")
+    found = {"instamap": by_bending(options, folder, work, seed), "(consensus)": by_consensus(options, folder, work, seed)}
     budget = options.budget or found["instamap"].get("seconds")
     if options.cryodrgn and budget and "failed" not in found["(consensus)"]:
-        found["cryoDRGN"] = by_cryodrgn(options, folder, work, budget)
-    if shutil.which(runs.RELION):
+        found["cryoDRGN"] = by_cryodrgn(options, folder, work, seed, budget)
+    if shutil.which(runs.RELION) and seed == options.seeds[0]:  # it draws nothing at random
         found["(oracle window)"] = by_oracle(options, folder, work)
     for name, result in found.items():
         if "failed" in result:
             show(f"{name} failed on {folder.name}:\n{result['failed']}")
-    return [{"set": folder.resolve().name, "program": name, **result} for name, result in found.items()]
+    return [{"set": folder.resolve().name, "seed": seed, "program": name, **result} for name, result in found.items()]
 
 
 def row(result: dict) -> list[str]:
@@ -136,7 +145,8 @@ def row(result: dict) -> list[str]:
     times = [number(result.get(key), ".0f") for key in ("seconds", "cpu_seconds")]
     sizes = [number(megabytes(result.get(key)), ".0f") for key in ("rss", "anonymous")]
     best = number(max(each, key=lambda v: v or 0), ".3f")
-    return [result["set"], result["program"], *scores, best, *times, *sizes, "failed" if "failed" in result else result.get("note", "-")]
+    note = "failed" if "failed" in result else result.get("note", "-")
+    return [result["set"], str(result["seed"]), result["program"], *scores, best, *times, *sizes, note]
 
 
 def chosen() -> argparse.Namespace:
@@ -150,6 +160,7 @@ def chosen() -> argparse.Namespace:
     made.add_argument("--budget", type=float, help="seconds for cryoDRGN  [default: what instamap took]")
     made.add_argument("--width", type=int, default=64, help="of cryoDRGN's networks")
     made.add_argument("--depth", type=int, default=2, help="of cryoDRGN's networks")
+    made.add_argument("--box", type=int, default=0, help="of cryoDRGN's images, cropped: more epochs, coarser maps  [default: theirs]")
     made.add_argument("--learning-rate", type=float, default=1e-3, help="of cryoDRGN")
     made.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     return made.parse_args()
@@ -158,13 +169,17 @@ def chosen() -> argparse.Namespace:
 def main() -> None:
     options, where = chosen(), environment()
     folders, results = [sets.find(folder, options.make) for folder in options.data], []
+    if options.fitted and len(folders) * len(options.seeds) > 1:
+        sys.exit("--fitted is one run; give one set in --data and one seed")
     runs.warm_up()
     for folder in folders:
-        with tempfile.TemporaryDirectory() as work:
-            results += turn(options, folder, Path(work))
+        labels(folder)  # before hours are spent on what cannot be scored
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as work:
+                results += turn(options, folder, Path(work), seed)
     rows = [row(result) for result in results]
     show((markdown if options.markdown else table)(HEAD, rows))
-    said = {"sets": [sets.describe(folder) for folder in folders], "states": options.states, "seed": options.seeds[0]}
+    said = {"sets": [sets.describe(folder) for folder in folders], "states": options.states, "seeds": options.seeds}
     save(options.out, "motion", where, results, **said)
 
 

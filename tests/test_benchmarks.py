@@ -1,4 +1,5 @@
-"""What benchmarks compute themselves: where an endless fit would have stopped, a mask's share, density outside a mask, step times."""
+"""What benchmarks compute themselves: where an endless fit would have stopped, a mask's share, density outside a mask, step times,
+contrast and offset of another program's volumes, coordinates of true states."""
 
 import json
 
@@ -9,9 +10,13 @@ from instamap.fit.objective import EngineOptions
 from instamap.maps import mrc
 
 WHY = "benchmarks are imported from the project's root: python -m pytest"
+cryodrgn = pytest.importorskip("benchmarks.cryodrgn", reason=WHY)
 curves = pytest.importorskip("benchmarks.curves", reason=WHY)
 masks = pytest.importorskip("benchmarks.masks", reason=WHY)
+motion = pytest.importorskip("benchmarks.motion", reason=WHY)
+programs = pytest.importorskip("benchmarks.programs", reason=WHY)
 report = pytest.importorskip("benchmarks.report", reason=WHY)
+sets = pytest.importorskip("benchmarks.sets", reason=WHY)
 
 
 def _looks(*held_out):
@@ -58,3 +63,37 @@ def test_the_time_of_a_step_leaves_out_the_first_look(tmp_path):
 
 def test_a_table_of_markdown():
     assert report.markdown(["SET", "AUC"], [["T", 0.5], ["S", None]]) == "| set | auc |\n| --- | --- |\n| T | 0.5 |\n| S | - |"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_contrast_and_offset_of_a_volume(sign):
+    reference = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(0))
+    correlation, offset = cryodrgn.compare(sign * reference + 5, reference)
+    assert correlation == pytest.approx(sign) and offset == [0, 0, 0]
+    assert cryodrgn.compare(sign * reference.roll((1, -2, 0), (0, 1, 2)), reference)[1] == [1, -2, 0]
+
+
+def test_a_coarse_volume_is_enlarged():
+    """A wave below both Nyquist frequencies, sampled about the origin at voxel D // 2 of either lattice."""
+    wave = lambda box: torch.cos(2 * torch.pi * 3 * (torch.arange(box) - box // 2) / box + 0.4).expand(box, box, box)
+    assert torch.allclose(cryodrgn.enlarge(wave(8), 12), wave(12), atol=1e-5)
+    assert torch.allclose(cryodrgn.enlarge(wave(8), 8), wave(8), atol=1e-5)
+
+
+def test_times_of_epochs_are_read():
+    line = "INFO # =====> Epoch: {} Average gen loss = 0.65, KLD = 0.07, total loss = 0.66; Finished in {}\n"
+    run = programs.Run(0, 0.0, 0.0, None, None, line.format(1, "0:00:43.796433") + line.format(2, "1:01:02.5"))
+    assert cryodrgn._epochs(run) == [43.796433, 3662.5]
+    with pytest.raises(cryodrgn.Failed, match="no time"):
+        cryodrgn._epochs(programs.Run(0, 0.0, 0.0, None, None, "Finished in 0:00:54.25"))
+
+
+def test_a_state_is_at_the_median_of_its_particles():
+    latents = torch.tensor([[0.0], [9.0], [1.0], [0.5], [7.0]])
+    assert motion.places(latents, torch.tensor([3, 5, 3, 3, 5]), [5, 3]).tolist() == [[8.0], [0.5]]
+
+
+@pytest.mark.parametrize("name", sets.RECIPES)
+def test_recipes_are_words(name):
+    """They are split by white space, not by a shell: quotes would reach the tool."""
+    assert not set(sets.RECIPES[name]) & set("'\"") and "{data}" in sets.RECIPES[name]

@@ -14,6 +14,7 @@ from instamap.compose import choose, compose, defaults
 from instamap.data import star as read_star
 from instamap.data.particles import Particles
 from instamap.geometry import grids, rotations
+from instamap.maps import mrc
 from instamap.motion.coarse import Coarse
 from instamap.poses import correction, star
 from instamap.poses.expansion import Expansion, Images, Reference, refine
@@ -223,13 +224,14 @@ def test_the_star_file_keeps_all_but_poses(tmp_path):
 
 # Whole runs
 
-QUICK = ("--engine", "poses", "-E", "steps=150", "-E", "rounds=2", "-R", "levels=4")
+QUICK = ("--engine", "poses", "-E", "steps=150", "-R", "levels=4")
 
 
-def _run(star_file):
+def _run(star_file, rounds):
     """A run that holds out more than usual, as the set is small."""
     (config := star_file.with_name("settings.toml")).write_text("held_out = 0.2\n")
-    run = instamap("reconstruct", star_file, "-o", star_file.with_name("out"), "--config", config, "--deform", "rigid", *QUICK)
+    words = ("--config", config, "--deform", "rigid", *QUICK, "-E", f"rounds={rounds}")
+    run = instamap("reconstruct", star_file, "-o", star_file.with_name("out"), *words)
     assert run.code == 0, run.err
     return run, Particles.open(star_file.with_name("out") / "particles_refined.star").views
 
@@ -239,7 +241,7 @@ def test_a_run_brings_poses_back(tmp_path):
     given = correction.corrected(truth, wrong(400, 3.0, 4.0))
     path = _set(tmp_path / "set", given)
     _restack(tmp_path / "set", truth)
-    run, refined = _run(path)
+    run, refined = _run(path, 2)
     before, after = away(given, truth), away(refined, truth)
     assert after[0] < before[0] / 1.4 and after[1] < before[1] / 4, (before, after)  # maps of 160 images each say no more
     said = json.loads((tmp_path / "set" / "out" / "poses.json").read_text())
@@ -259,9 +261,21 @@ def _restack(folder, views: Views, noise: float = 1.0) -> None:
 def test_right_poses_are_left_as_they_are(tmp_path):
     truth = poses(200)
     path = _set(tmp_path / "set", truth, noise=1.5)
-    _, refined = _run(path)
+    _, refined = _run(path, 1)
     angle, shift = away(refined, truth)
     assert angle < 0.7 and shift < 0.7, (angle, shift)  # degrees; Å of pixels of 4
+
+
+def test_bodies_are_read_from_files_and_fitted_by_images(tmp_path):
+    path, x = _set(tmp_path / "set", poses(12)), grids.voxel_centres(BOX, PIXEL)[..., 0]
+    for name, side in (("left", -1), ("right", 1)):
+        mrc.write(tmp_path / f"{name}.mrc", (0.5 + side * x / 8).clamp(0, 1), PIXEL)
+    bodies = f"bodies={tmp_path / 'left.mrc'},{tmp_path / 'right.mrc'}"
+    words = ("reconstruct", path, "-o", tmp_path / "out", "--deform", "rigid", "-D", bodies)
+    run = instamap(*words, "--engine", "images", "-E", "steps=2", "-E", "batch=2")
+    assert run.code == 0, run.err
+    missing = instamap(*words[:-1], "bodies=nowhere.mrc", "--force")
+    assert "nowhere.mrc" in missing.refusal
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -156,7 +156,7 @@ def test_each_body_turns_about_its_own_centre():
     apart = lambda p: (p[0, :, None] - p[0]).norm(dim=-1)
     assert torch.allclose(apart(there), apart(two), atol=1e-9)  # an isometry
     expected = (two - centres[1]) @ rotations.from_rotvec(z[0, 6:9]).T + centres[1] + z[0, 9:]
-    assert torch.allclose(there, expected, atol=1e-3)  # the centre of mass of a ball of voxels
+    assert torch.allclose(there, expected, atol=0.02)  # the centre of mass of a ball of voxels
     assert torch.allclose(rigid(one, z), one, atol=1e-12)  # the other one has not moved
 
 

@@ -48,7 +48,7 @@ def fit(coarse: Coarse, judge: Coarse, maps: Tensor, window: Tensor, count: int,
     best = None
     for i in range(ROUNDS):
         if i <= ORDERED and i % 2 == 0:
-            place = embed(nodes, window, latent)
+            place = embed(_apart(coarse, share, window), window, latent)
         width = WIDE * (NARROW / WIDE) ** (i / (ROUNDS - 1))
         weights = share @ neighbours(place, width)
         nodes = torch.stack([least_squares(coarse.statistics(w), window, start=v) for w, v in zip(weights.T, nodes, strict=True)])
@@ -60,6 +60,11 @@ def fit(coarse: Coarse, judge: Coarse, maps: Tensor, window: Tensor, count: int,
     z = scaled(place, share)
     order = z[:, 0].argsort()
     return Nodes(nodes[order], z[order], share[:, order], held_out)
+
+
+def _apart(coarse: Coarse, share: Tensor, window: Tensor) -> Tensor:
+    """Maps "K N N N" of each node's own particles alone: what neighbours share would make them alike, and a wrong order last."""
+    return torch.stack([least_squares(coarse.statistics(weight), window) for weight in share.T])
 
 
 def neighbours(place: Tensor, width: float) -> Tensor:

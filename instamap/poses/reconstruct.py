@@ -33,7 +33,10 @@ Count = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """result and data: of the fit with corrected poses. z "n 5": corrections of all particles. rounds: from the poses as given on."""
+    """result and data (without the evidence, which is large): of the fit with corrected poses.
+
+    z "n 5": corrections of all particles. rounds: from the poses as given on.
+    """
 
     result: reconstruct.Result
     data: reconstruct.Data
@@ -99,7 +102,9 @@ def reconstruct_poses(settings: Settings, out: Path, *, force: bool = False, say
         default().hook.instamap_run_started(settings=record)
 
         def look_at(name: str, look: loop.Look) -> None:
-            log.write({"fit": name, "step": look.step, "loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)})
+            metrics = {"loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)}
+            log.write({"fit": name, "step": look.step, **metrics})
+            default().hook.instamap_step_finished(name=name, step=look.step, metrics=metrics)
             watch(name, look)
 
         done = _rounds(settings, plain, known, data, say, look_at)
@@ -119,7 +124,7 @@ def _plain(settings: Settings) -> Settings:
 
 
 def _rounds(settings: Settings, plain: Settings, known: Survey, data: reconstruct.Data, say: Say, look_at: Watch) -> Outcome:
-    """Rounds as long as held-out particles get likelier; then back to the best one."""
+    """Rounds as long as held-out particles get likelier, if corrections make them so at all; then back to the best one."""
     options, unit = settings.engine.options, settings.parts["deformation"].options
     prior, z = Prior(math.radians(unit.angle), unit.shift), torch.zeros(known.particles.count, 5, dtype=torch.float64)
     done: list[Outcome] = []
@@ -131,15 +136,16 @@ def _rounds(settings: Settings, plain: Settings, known: Survey, data: reconstruc
         result = reconstruct.finish(fits, data.scene)
         work = Work(known, compose(plain.parts, data.scene).likelihood, result, options.newton)
         own, seen = work.judge(z, prior)
-        done.append(Outcome(result, data, z, [*(done[-1].rounds if done else []), seen]))
+        done.append(Outcome(result, replace(data, evidence={}), z, [*(done[-1].rounds if done else []), seen]))
         say(_line(number, seen, known.particles))
-        if number and seen.held_out <= done[-2].rounds[-1].held_out:
+        if not number and (seen.held_out - seen.given) * len(known.held_out) <= math.log(1 / CHANCE):
+            break  # where poses are right, exp(gain) has mean 1
+        before = done[-2].rounds[-1].held_out if number else -math.inf
+        if seen.held_out - before <= options.tolerance * abs(before):
             break
         if number < options.rounds:
             z = work.correct(own, prior := seen.prior)
-    best = max(done, key=lambda one: one.rounds[-1].held_out)
-    found = (best.rounds[-1].held_out - done[0].rounds[0].held_out) * len(known.held_out) > math.log(1 / CHANCE)
-    return replace(best if found else done[0], rounds=done[-1].rounds)
+    return replace(max(done, key=lambda one: one.rounds[-1].held_out), rounds=done[-1].rounds)
 
 
 def _posed(particles: Particles, z: Tensor) -> Particles:
