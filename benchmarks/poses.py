@@ -1,10 +1,10 @@
-"""Poses that are off, and what correcting them wins back: half maps from true poses, from wrong ones, and from wrong ones with `rigid`.
+"""Poses that are off, and what correcting them wins back: half maps from true poses and from wrong ones, as given and with `rigid`.
 
     python -m benchmarks.poses --data T [--make PATH] [--score PATH] [--seeds 0] [--angle 2] [--shift 1] [--per-axis] [--out FILE.json]
 
 Each particle is turned about a random axis and moved in the image by normally distributed amounts: --angle degrees and --shift pixels
 are the root mean squares of the whole angle and of the length of the shift, or with --per-axis those about and along each axis. AUC is
-that of half 1 against the truth by the outside tool; won back is (corrected - wrong) / (true - wrong).
+that of half 1 against the truth by the outside tool; won back is (wrong, rigid - wrong) / (true - wrong).
 """
 
 import math
@@ -54,11 +54,12 @@ def errors(truth: Path, given: Path) -> tuple[float, float]:
 
 
 def turn(folder: Path, work: Path, angle: float, shift: float, seed: int, tool: Path) -> list[dict]:
-    """All three."""
-    perturb(folder, work / "wrong", angle, shift, seed)
-    truth, results = sets.reference(folder), []
-    for name, source, extra in (("true", folder, ()), ("wrong", work / "wrong", ()), ("corrected", work / "wrong", ("--deform", "rigid"))):
-        out = work / name / "out"
+    """All four."""
+    perturb(folder, work / "set", angle, shift, seed)
+    truth, results, rigid = sets.reference(folder), [], ("--deform", "rigid")
+    cases = {"true": (folder,), "true, rigid": (folder, *rigid), "wrong": (work / "set",), "wrong, rigid": (work / "set", *rigid)}
+    for name, (source, *extra) in cases.items():
+        out = work / name
         run = runs.by_instamap(source, out, seed, *extra)
         result = {"set": folder.resolve().name, "seed": seed, "poses": name, **run.numbers()}
         if run.code:
@@ -72,7 +73,7 @@ def turn(folder: Path, work: Path, angle: float, shift: float, seed: int, tool: 
         results.append({**result, **left, **scores, "output": run.output[-3000:]})
     auc = {r["poses"]: r.get("auc") for r in results}
     if all(v is not None for v in auc.values()):
-        results[-1]["won_back"] = (auc["corrected"] - auc["wrong"]) / (auc["true"] - auc["wrong"])
+        results[-1]["won_back"] = (auc["wrong, rigid"] - auc["wrong"]) / (auc["true"] - auc["wrong"])
     return results
 
 

@@ -38,7 +38,7 @@ def test_the_encoder_sees_the_particle_in_the_middle():
     c = BOX // 2
     origin = torch.tensor([[2.0, -1.0], [-3.0, 1.0]])  # a particle lies at the middle less its origin
     images = torch.stack([blob(c - x, c - y) for x, y in origin.tolist()])
-    seen = _centred(images, origin)
+    seen = _centred(images, origin, torch.eye(2).expand(2, 2, 2))
     inner = slice(4, -4)  # what came in over an edge is unknown
     assert torch.allclose(seen[:, inner, inner], blob(c, c)[inner, inner].expand(2, -1, -1), atol=1e-6)
 

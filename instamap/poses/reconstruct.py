@@ -138,14 +138,20 @@ def _rounds(settings: Settings, plain: Settings, known: Survey, data: reconstruc
         own, seen = work.judge(z, prior)
         done.append(Outcome(result, replace(data, evidence={}), z, [*(done[-1].rounds if done else []), seen]))
         say(_line(number, seen, known.particles))
-        if not number and (seen.held_out - seen.given) * len(known.held_out) <= math.log(1 / CHANCE):
-            break  # where poses are right, exp(gain) has mean 1
-        before = done[-2].rounds[-1].held_out if number else -math.inf
-        if seen.held_out - before <= options.tolerance * abs(before):
+        if number == options.rounds or _idle(done, len(known.held_out), options.tolerance):
             break
-        if number < options.rounds:
-            z = work.correct(own, prior := seen.prior)
+        z = work.correct(own, prior := seen.prior)
     return replace(max(done, key=lambda one: one.rounds[-1].held_out), rounds=done[-1].rounds)
+
+
+def _idle(done: list[Outcome], count: int, tolerance: float) -> bool:
+    """Whether corrections do not help: after the first map if its held-out particles gain no more by them than chance allows (where poses
+    are right, exp(gain) has mean 1), then if the last ones gained no more than the share `tolerance`."""
+    last = done[-1].rounds[-1]
+    if len(done) == 1:
+        return (last.held_out - last.given) * count <= math.log(1 / CHANCE)
+    before = done[-2].rounds[-1].held_out
+    return last.held_out - before <= tolerance * abs(before)
 
 
 def _posed(particles: Particles, z: Tensor) -> Particles:
