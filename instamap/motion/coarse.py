@@ -87,7 +87,7 @@ class Coarse:
             one, two = (w[self.unit[some]].float()[:, None] for w in (data, power))
             accumulate.spread(grid, self.frames[some], self.plane, self.data[some] * one, self.power[some] * two)
         kernel = torch.fft.rfftn(torch.fft.ifftshift(grid.power_lattice())).real
-        return Statistics(self.box, self.pixel_size, grid.data_lattice(), kernel, len(kept), float(power.sum()), float("nan"))
+        return Statistics(self.box, self.pixel_size, grid.data_lattice(), kernel, len(kept), float(power[self.unit].sum()), float("nan"))
 
 
 def rescaled(maps: Tensor, box: int) -> Tensor:

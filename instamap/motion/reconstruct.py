@@ -256,10 +256,10 @@ def _said(piece: Piece) -> dict:
     }  # fmt: skip
 
 
-def _relation(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, float]:
+def _relation(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, float | None]:
     """turn "L L" and offset "L" with two ≈ one @ turnᵀ + offset for coordinates "m L" of the same particles, and their correlation (R)."""
     size = one.shape[1]
-    nothing = torch.eye(size), torch.zeros(size), 0.0
+    nothing = torch.eye(size), torch.zeros(size), None
     if not one.std() > 0 or not two.std() > 0:
         return nothing
     if size == 1:
