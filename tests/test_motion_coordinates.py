@@ -91,10 +91,10 @@ def explicit(particles, variance) -> tuple[list[Tensor], list[Tensor], list[Tens
     for i in range(COUNT):
         slices = wave(plane, -views.origin[i][None]) * PIXEL * wave(plane @ views.rotation[i, :2], voxels)
         seen, c = wave(plane, pixels) @ images[i].flatten().to(torch.complex128), transfer[i, row, column]
+        weights.append(1 / (n * n * variance[0, torch.hypot(kx, ky).round().long()]))
         matrices.append(c[:, None] * slices)
         # Aᴴ C y: of a premultiplied image, C is in the data.
-        data.append(slices.mH @ ((seen if particles.premultiplied else c * seen) / (n * n * variance[0, torch.hypot(kx, ky).round().long()])))
-        weights.append(1 / (n * n * variance[0, torch.hypot(kx, ky).round().long()]))
+        data.append(slices.mH @ ((seen if particles.premultiplied else c * seen) * weights[-1]))
     return matrices, data, weights
 
 
@@ -126,7 +126,7 @@ def test_statistics_are_the_sum_over_images_with_their_particles_weights(coarse,
     data = torch.tensor([0.2, 1.0, 0.0, 0.5 * CUT], dtype=torch.float64)
     volume = inside_sphere()
     found = coarse.statistics(power, data)
-    b, kv, kept = 0, 0, (UNIT != UNIT.max()).nonzero()[:, 0].tolist()
+    b, kv, kept = 0, 0, (UNIT.max() != UNIT).nonzero()[:, 0].tolist()
     for i in kept:
         number = int((UNIT.unique() == UNIT[i]).nonzero())
         seen = explicit[0][i] @ volume.flatten().to(torch.complex128)
@@ -170,7 +170,7 @@ def test_rescaled_maps_hold_the_same_density(before, after):
 
 
 def images(centre: Tensor, height: Tensor, level: float, generator: torch.Generator, per: int = 1) -> Coarse:
-    """`per` images of each particle, which consists of Gaussians at `centre` "m B 3" (x, y, z in voxels) of `height` "m B", at random poses.
+    """`per` images of each particle, at random poses: Gaussians at `centre` "m B 3" (x, y, z in voxels) of `height` "m B".
 
     level: of 1 / (D² σ²), infinite for no noise.
     """
