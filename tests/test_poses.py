@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -13,12 +14,14 @@ from command import instamap
 from instamap.compose import choose, compose, defaults
 from instamap.data import star as read_star
 from instamap.data.particles import Particles
+from instamap.fit.settings import Settings
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
 from instamap.motion.coarse import Coarse
 from instamap.poses import correction, star
 from instamap.poses.expansion import Expansion, Images, Reference, refine
 from instamap.poses.prior import Prior
+from instamap.poses.reconstruct import resolved
 from instamap.scene import Batch, Scene, Views
 from instamap.testing.scenes import Gaussians
 
@@ -280,7 +283,9 @@ def test_bodies_are_read_from_files_and_fitted_by_images(tmp_path):
 
 @pytest.mark.parametrize(("words", "said"), [
     (("--engine", "poses"), "choose --deform rigid"),
-    (("--engine", "poses", "--deform", "rigid", "-D", "from=image"), "from=table"),
+    (("--engine", "poses", "--deform", "rigid", "-D", "from=image"), "from is 'image'; choose -D from=table, or --engine images"),
+    (("--engine", "poses", "--deform", "rigid", "-D", "strain=2"), "no place for strain=2; leave it out, or choose --engine images"),
+    (("--engine", "poses", "--deform", "rigid", "-D", "learning_rate=0.1"), "no place for learning_rate=0.1"),
     (("--engine", "poses", "--deform", "rigid", "--likelihood", "correlation"), "choose gaussian"),
     (("--engine", "poses", "--deform", "rigid", "-D", "bodies=a.mrc,b.mrc"), "as a whole"),
     (("--engine", "poses", "--deform", "rigid", "--stage", "steps=3"), "stages"),
@@ -288,3 +293,11 @@ def test_bodies_are_read_from_files_and_fitted_by_images(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path, words, said):
     path = _set(tmp_path / "set", poses(4))
     assert said in instamap("reconstruct", path, "-o", tmp_path / "out", *words).refusal
+
+
+@pytest.mark.parametrize("item", ["magnitude=1", "total_variation=1", "strain=1", "learning_rate=0.1", "from=image", "bodies=a.mrc"])
+def test_the_automatic_engine_is_one_that_heeds_every_option(item):
+    """Closed forms read neither weights of regularisers nor a step size."""
+    rigid = lambda *items: {**defaults("rigid"), "deformation": choose("deformation", "rigid", [*items])}
+    assert resolved(Settings(Path("x.star"), parts=rigid("angle=2", "shift=3", "from=table"))).engine.name == "poses"
+    assert resolved(Settings(Path("x.star"), parts=rigid(item))) is None

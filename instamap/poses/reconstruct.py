@@ -14,10 +14,10 @@ from instamap.compose import choose, compose
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError
 from instamap.fit import loop, output, reconstruct
-from instamap.fit.record import Log, write_toml
+from instamap.fit.record import Log, reporting, write_toml
 from instamap.fit.settings import Settings
 from instamap.fit.survey import Survey, survey
-from instamap.options import to_dict
+from instamap.options import describe, to_dict
 from instamap.poses import correction, star
 from instamap.poses.prior import Prior
 from instamap.poses.work import Round, Work
@@ -25,6 +25,7 @@ from instamap.registry import default
 
 CHANCE = 0.01  # probability, at most, that noise is taken for errors of poses
 REFINED = "particles_refined.star"
+READ = ("source", "bodies", "angle", "shift")  # options of the deformation that are taken into account, or refused for reasons of their own
 
 Say = Callable[[str], None]
 Watch = Callable[[str, loop.Look], None]
@@ -65,10 +66,16 @@ def resolved(settings: Settings) -> Settings | None:
 def reason(settings: Settings) -> str | None:
     """Why poses cannot be corrected with these settings, or None if they can."""
     deformation, likelihood = settings.parts["deformation"], settings.parts["likelihood"]
-    if deformation.name != "rigid" or deformation.options.source != "table":
-        return "it needs deformation 'rigid' with from=table; choose --deform rigid"
+    if deformation.name != "rigid":
+        return f"it needs deformation 'rigid', not '{deformation.name}'; choose --deform rigid"
+    if deformation.options.source != "table":
+        return f"it needs from=table, but from is '{deformation.options.source}'; choose -D from=table, or --engine images"
     if deformation.options.bodies:
         return "it corrects a particle as a whole, not its bodies; choose --engine images, or leave out bodies"
+    for spec in describe(type(deformation.options)):
+        value = getattr(deformation.options, spec.field)
+        if spec.field not in READ and value != spec.default:
+            return f"its closed form has no place for {spec.name}={value:g}; leave it out, or choose --engine images"
     if not default().get("likelihood", likelihood.name).load().quadratic:
         return f"it needs Gaussian noise, likelihood '{likelihood.name}' is not; choose gaussian or coloured"
     for name in ("statistics", "stages"):
@@ -100,14 +107,7 @@ def reconstruct_poses(settings: Settings, out: Path, *, force: bool = False, say
     record = settings.record(settings.engine)
     with output.staged(out, force) as stage, Log(stage / "log.jsonl") as log:
         default().hook.instamap_run_started(settings=record)
-
-        def look_at(name: str, look: loop.Look) -> None:
-            metrics = {"loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)}
-            log.write({"fit": name, "step": look.step, **metrics})
-            default().hook.instamap_step_finished(name=name, step=look.step, metrics=metrics)
-            watch(name, look)
-
-        done = _rounds(settings, plain, known, data, say, look_at)
+        done = _rounds(settings, plain, known, data, say, reporting(log, watch))
         reconstruct.write(done.result, done.data, stage)
         star.write(known.particles, done.z, stage / REFINED)
         (stage / "poses.json").write_text(json.dumps(_said(done), indent=1) + "\n", encoding="utf-8")
@@ -132,7 +132,7 @@ def _rounds(settings: Settings, plain: Settings, known: Survey, data: reconstruc
         if number:
             data = reconstruct.surveyed(replace(known, particles=_posed(known.particles, z)), plain)
         suffix = f" round {number}" if number else ""
-        fits = {name: reconstruct.fit_one(plain, data, name, lambda n, look, s=suffix: look_at(n + s, look)) for name in data.evidence}
+        fits = reconstruct.fit_all(plain, data, lambda name, look, s=suffix: look_at(name + s, look))
         result = reconstruct.finish(fits, data.scene)
         work = Work(known, compose(plain.parts, data.scene).likelihood, result, options.newton)
         own, seen = work.judge(z, prior)
