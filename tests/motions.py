@@ -55,3 +55,22 @@ def _half(parts: dict, latent: int, density: Tensor) -> Half:
             last.weight.view(3, -1, last.in_features)[i, :, pair] = torch.tensor([unit, -unit])
     nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
     return Half(model, torch.eye(latent), torch.zeros(latent), nodes, torch.zeros(5, 8, 8, 8))
+
+
+def save_maps(folder: Path, star: Path, latents: Tensor) -> Motion:
+    """Write a motion in which nothing bends: five states between coordinates -1 and 1 have blobs of their own (`--deform subspace`)."""
+    latent = latents.shape[1]
+    parts = defaults("subspace") | {
+        "representation": choose("representation", "voxel", []),
+        "deformation": choose("deformation", "subspace", [f"latent={latent}"]),
+    }
+    nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
+    fields = torch.stack([blob((REACH * float(z[0]), 0.0, 0.0)) for z in nodes])
+    model = compose(parts, Scene(BOX, PIXEL, noise_variance=torch.ones(1, BOX // 2 + 1))).eval()
+    half = Half(model, torch.eye(latent), torch.zeros(latent), nodes, fields, fields)
+    folder.mkdir(exist_ok=True)
+    said = {"particles": str(star), **record(parts), "engine": NORMAL}
+    write_toml(folder / "run.toml", said)
+    motion = Motion([half, half], latents, said)
+    motion.save(folder)
+    return motion

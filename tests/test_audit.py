@@ -8,6 +8,7 @@ import pytest
 import torch
 from bending import BOX, PIXEL, motion, save, shift
 from command import instamap, maps
+from motions import save_maps
 
 from instamap.errors import DataError
 from instamap.geometry import grids, strain
@@ -188,3 +189,16 @@ def test_the_command_writes_maps_numbers_and_a_picture(tmp_path):
     assert instamap("audit", run, "-o", tmp_path / "audit", "--force", "--state", "-0.9").code == 0
     said = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert said["reference"] == [-0.9] and said["states"][-1]["displacement_max"] == pytest.approx(1.8 * np.hypot(3, 0.15), abs=0.02)
+
+
+def test_states_with_maps_of_their_own_have_no_displacements(tmp_path):
+    save_maps(tmp_path / "run", tmp_path / "gone.star", LATENTS.double())
+    said = instamap("audit", tmp_path / "run", "-o", tmp_path / "audit").refusal
+    assert "each state has a map of its own (--deform subspace) and nothing bends" in said and "`instamap states`" in said
+    assert not (tmp_path / "audit").exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    run = save(motion([shift(3, 0, 0)], latents=LATENTS), tmp_path / "run")
+    (tmp_path / "file").write_text("mine")
+    assert f"output '{tmp_path / 'file'}' is a file; name a folder" in instamap("audit", run, "-o", tmp_path / "file").refusal

@@ -6,6 +6,7 @@ import pytest
 import torch
 from bending import BOX, PIXEL, motion, save
 from command import instamap
+from motions import save_maps
 
 LATENTS = torch.linspace(-1, 1, 101)[:, None]
 MIDDLE = BOX // 2 * PIXEL  # where the map's origin is, counted from its first voxel
@@ -121,3 +122,11 @@ def test_anisotropic_b_factors_are_dropped(run, tmp_path):
     assert "ANISOU" in model.read_text()
     assert instamap("morph", run, "--model", model, "-o", tmp_path / "m.pdb", "--states", 2).code == 0
     assert "ANISOU" not in (tmp_path / "m.pdb").read_text()
+
+
+def test_states_with_maps_of_their_own_move_no_atoms(tmp_path):
+    save_maps(tmp_path / "run", tmp_path / "gone.star", LATENTS.double())
+    model = write_model(tmp_path / "model.pdb", PLACES + MIDDLE)
+    said = instamap("morph", tmp_path / "run", "--model", model, "-o", tmp_path / "m.pdb").refusal
+    assert "each state has a map of its own (--deform subspace) and nothing bends" in said and "`instamap states`" in said
+    assert not (tmp_path / "m.pdb").exists()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command import instamap
-from motions import BOX, PIXEL, REACH, blob, save
+from motions import BOX, PIXEL, REACH, blob, save, save_maps
 from PIL import Image
 
 from instamap.errors import DataError, OptionError
@@ -394,3 +394,63 @@ def test_a_star_file_of_other_particles_is_refused(line, tmp_path, write_star, p
     other = write_star(tmp_path / "other.star", {"optics": [optics], "particles": [particle]})
     said = instamap("states", line, "-o", tmp_path / "out", "--particles", other).refusal
     assert "has 1 rows, but the run has coordinates of 60; give the STAR file that was fitted" in said
+
+
+def test_without_a_number_there_are_as_many_states_as_coordinates(tmp_path, particles):
+    """A run that found no motion has one; a number that is asked for is not changed."""
+    for count, said in ((1, "all particles have the same coordinates (the run found no motion): there is one state"),
+                        (3, "particles have 3 different coordinates: there are 3 states instead of the usual 8")):  # fmt: skip
+        run, out = tmp_path / f"run{count}", tmp_path / f"states{count}"
+        save(run, particles, (torch.arange(COUNT, dtype=torch.float64) % count)[:, None])
+        done = instamap("states", run, "-o", out, "--frames", 2)
+        assert done.code == 0 and said in done.out.splitlines(), done
+        assert len(table(out / "states.csv")) == count == json.loads((out / "states.json").read_text())["states"]["kmeans"]
+        asked = instamap("states", run, "-o", tmp_path / "more", "--kmeans", 8).refusal
+        assert f"kmeans is 8; it must be from 1 to {count}, the number of different coordinates" in asked
+
+
+def test_enough_coordinates_have_the_usual_states_without_a_word(line, tmp_path):
+    done = instamap("states", line, "-o", tmp_path / "states", "--frames", 0)
+    assert done.code == 0 and len(table(tmp_path / "states" / "states.csv")) == 8 and "usual" not in done.out
+
+
+def test_a_file_is_no_folder(line, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert f"output '{tmp_path / 'file'}' is a file; name a folder" in instamap("states", line, "-o", tmp_path / "file").refusal
+
+
+def test_states_with_maps_of_their_own_are_written(tmp_path, particles):
+    """At a state's own coordinates, its own map has all but e^-4 of the weight, with two neighbours at twice the width."""
+    save_maps(tmp_path / "run", particles, torch.linspace(-1, 1, COUNT, dtype=torch.float64)[:, None])
+    (tmp_path / "z.csv").write_text("0.5\n")
+    assert instamap("states", tmp_path / "run", "-o", tmp_path / "out", "--at", tmp_path / "z.csv").code == 0
+    map = mrc.read(tmp_path / "out" / "state_001.mrc")[0]
+    shares = torch.tensor([1.0, math.exp(-2), math.exp(-2), math.exp(-8)])
+    expected = sum(w * blob((REACH * z, 0, 0)) for w, z in zip(shares / shares.sum(), (0.5, 0.0, 1.0, -0.5), strict=True))
+    torch.testing.assert_close(map, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["half1.pt", "half2.pt", "latents.npy"])
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])
+def test_a_file_that_is_cut_off_is_named(tmp_path, particles, name, kept):
+    """After some bytes or a share of them."""
+    save(tmp_path / "run", particles, torch.zeros(COUNT, 1, dtype=torch.float64))
+    file = tmp_path / "run" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept if kept >= 1 else kept * len(whole))])
+    said = instamap("states", tmp_path / "run", "-o", tmp_path / "out").refusal
+    assert f"'{file}' is damaged or does not belong to this run (" in said and "copy it again, or repeat the run" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_half_of_other_parts_and_settings_without_parts_are_named(tmp_path, particles):
+    save(tmp_path / "run", particles, torch.zeros(COUNT, 1, dtype=torch.float64))
+    toml = tmp_path / "run" / "run.toml"
+    text = toml.read_text()
+    toml.write_text(text.replace("points = 5", "points = 6"))
+    assert f"'{tmp_path / 'run' / 'half1.pt'}' is damaged or does not belong to this run (" in instamap("states", tmp_path / "run").refusal
+    toml.write_text(text.partition("[deformation]")[0])
+    assert f"settings file '{toml}' names no deformation" in instamap("states", tmp_path / "run").refusal
+    torch.save({"scene": 3}, tmp_path / "run" / "half1.pt")
+    toml.write_text(text)
+    assert "half1.pt' is damaged" in instamap("states", tmp_path / "run").refusal

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from instamap.cli.table import columns
-from instamap.errors import OutputError
+from instamap.cli.target import check_folder
 
 RECORD = "audit.json"
 
@@ -32,11 +32,9 @@ def audit(
     from instamap.motion.audit_plot import plot
     from instamap.motion.folder import Motion
 
-    if (out / output.MARK).exists():
-        raise OutputError(f"output folder '{out}' holds a run; choose another")
-    if (out / RECORD).exists() and not force:
-        raise OutputError(f"output folder '{out}' already holds an audit; choose another or add --force to replace it")
+    check_folder(out, (RECORD,), "an audit", force)
     given = Motion.open(motion)
+    given.check_bends(motion)
     start, z = reference(given, state), audits.places(given.latents.double())
     with output.staged(out, force) as folder:
         with Stages() as stages:

@@ -38,6 +38,7 @@ def morph(
     if out.exists() and (not force or (model.exists() and out.samefile(model))):
         raise OutputError(f"output '{out}' already exists; choose another name or add --force (the model itself is never replaced)")
     given = Motion.open(motion)
+    given.check_bends(motion)
     latents = given.latents.double()
     z = choose.path(latents, STATES if states is None else states, 0) if at is None else choose.read(at, latents.shape[1])
     start = reference(given, state)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instamap.cli.table import columns
-from instamap.errors import OptionError, OutputError
+from instamap.cli.target import check_folder
+from instamap.errors import OptionError
 
 if TYPE_CHECKING:
     from instamap.motion.folder import Motion
@@ -48,14 +49,13 @@ def states(
         raise OptionError("states are chosen in two ways; give one of --kmeans, --path and --at")
     if path is not None and frames:
         raise OptionError(f"frames is {frames}, but those of --path are its {path} states; leave out --frames, or give 0 for no movie")
-    if (out / output.MARK).exists():
-        raise OutputError(f"output folder '{out}' holds a run; choose another")
-    if (out / RECORD).exists() and not force:
-        raise OutputError(f"output folder '{out}' already holds states; choose another or add --force to replace them")
+    check_folder(out, (RECORD,), "states", force)
     given = Motion.open(motion)
     z, how = _choose(given, kmeans, path, at, seed)
     with output.staged(out, force) as folder:
-        lines = _fill(folder, given, z, how, FRAMES if frames is None else frames, level, particles, out)
+        few = kmeans is None and path is None and at is None and len(z) < CLUSTERS
+        lines = [_fewer(len(z))] if few else []
+        lines += _fill(folder, given, z, how, FRAMES if frames is None else frames, level, particles, out)
         for old in [old for name in WRITTEN for old in out.glob(name)]:
             old.unlink()
     typer.echo("\n".join(lines))
@@ -70,8 +70,15 @@ def _choose(motion: "Motion", kmeans: int | None, path: int | None, at: Path | N
         return choose.read(at, latents.shape[1]), {"at": str(at)}
     if path is not None:
         return choose.path(latents, path, seed), {"path": path, "seed": seed}
-    count = CLUSTERS if kmeans is None else kmeans
+    count = min(CLUSTERS, len(latents.unique(dim=0))) if kmeans is None else kmeans
     return choose.clusters(latents, count, seed), {"kmeans": count, "seed": seed}
+
+
+def _fewer(count: int) -> str:
+    """What is said where the usual number of states is more than there are."""
+    if count == 1:
+        return "all particles have the same coordinates (the run found no motion): there is one state"
+    return f"particles have {count} different coordinates: there are {count} states instead of the usual {CLUSTERS}"
 
 
 def _fill(folder: Path, motion: "Motion", z, how: dict, frames: int, level: float | None, particles: Path | None, out: Path) -> list[str]:

@@ -1,7 +1,10 @@
 """A fitted motion on disk: the two independent models, how their coordinates relate, and the coordinates of all particles."""
 
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,9 @@ from instamap.motion.infer import spacing
 from instamap.scene import Scene
 
 LATENTS, SETTINGS = "latents.npy", "run.toml"
+PARTS = ("representation", "deformation", "forward", "likelihood")
+# What reading half a file, or one of another kind, raises; NotImplementedError and the like are RuntimeErrors.
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,20 @@ class Motion:
         if not paths or not (folder / LATENTS).exists():
             raise DataError(f"'{folder}' holds no motion: no {LATENTS} and half1.pt; give the folder of a run with --deform bending-field")
         settings = read_toml(folder / SETTINGS)
-        parts = {kind: _choice(kind, settings[kind]) for kind in ("representation", "deformation", "forward", "likelihood")}
-        return Motion([_load(path, parts) for path in paths], torch.from_numpy(np.load(folder / LATENTS)), settings)
+        for kind in PARTS:
+            if "name" not in settings.get(kind, {}):
+                raise DataError(f"settings file '{folder / SETTINGS}' names no {kind}; give the folder as the run left it")
+        parts = {kind: _choice(kind, settings[kind]) for kind in PARTS}
+        halves = [_read(path, lambda path: _load(path, parts)) for path in paths]
+        return Motion(halves, _read(folder / LATENTS, lambda path: torch.from_numpy(np.load(path))), settings)
+
+    def check_bends(self, folder: str | Path) -> None:
+        """Raises DataError, naming the run's folder, where states have maps of their own, so that no material moves from one to another."""
+        if any(half.fields is not None for half in self.halves):
+            raise DataError(
+                f"in '{folder}' each state has a map of its own (--deform {self.settings['deformation']['name']}) and nothing bends: "
+                "there is no field to follow; compare maps of states with `instamap states`, or run again with --deform bending-field"
+            )
 
 
 def between(nodes: Tensor, z: Tensor) -> Tensor:
@@ -104,6 +122,15 @@ def between(nodes: Tensor, z: Tensor) -> Tensor:
 
 def _choice(kind: str, table: dict) -> Choice:
     return choose(kind, table["name"], {key: value for key, value in table.items() if key != "name"})
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file. Raises DataError where the file is damaged."""
+    try:
+        return read(path)
+    except DAMAGED as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"'{path}' is damaged or does not belong to this run ({why}); copy it again, or repeat the run") from None
 
 
 def _load(path: Path, parts: dict[str, Choice]) -> Half:

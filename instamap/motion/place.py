@@ -30,13 +30,37 @@ def particles(motion: Motion, star: str, datadir: str | None = None) -> Particle
     return found if box == found.box else Particles.open(star, datadir=datadir, preprocess=Preprocess(**{**said, "box": box}))
 
 
+def together(motion: Motion, some: Particles, column: str | None = None) -> Tensor:
+    """For each image "n" the number, from 0, of the particle that it shows: those with one value in `column` are of one particle.
+
+    column: None takes the one that the run was made with, if any; without any, each image shows a particle of its own. Raises DataError
+    where the file does not have the column.
+    """
+    column = column or motion.settings.get("together")
+    if column is None:
+        return torch.arange(some.count)
+    if column not in some.table.columns:
+        raise DataError(
+            f"'{some.path}' has no column {column}, by which the run tells images of one particle; name another with --together "
+            "(rlnImageName: each image by itself)"
+        )
+    return some.groups(column)
+
+
 @torch.no_grad()
-def place(motion: Motion, some: Particles) -> Tensor:
-    """Shared coordinates "n L" (float64) of particles, the mean over the fits, each image by itself."""
-    variance, rows = noise.estimate(some, transfer=ctf), torch.arange(some.count)
-    found = []
-    for part in rows.split(CHUNK):
-        images = Coarse.read(some, part, variance, part)
+def place(motion: Motion, some: Particles, unit: Tensor | None = None) -> Tensor:
+    """Shared coordinates "n L" (float64) of images, the mean over the fits.
+
+    unit "n": the particle that each shows, numbered from 0; those of one particle have the coordinates that all of them favour. None: each
+    by itself.
+    """
+    unit = torch.arange(some.count) if unit is None else unit
+    variance = noise.estimate(some, transfer=ctf)
+    chunk = ((torch.bincount(unit).cumsum(0) - 1) // CHUNK)[unit]  # whole particles
+    latents = torch.zeros(some.count, motion.latents.shape[1], dtype=torch.float64)
+    for number in chunk.unique():
+        rows = (chunk == number).nonzero()[:, 0]
+        images = Coarse.read(some, rows, variance, unit[rows])
         each = [half.shared(infer.posterior(images, half.maps, half.nodes.double())[0].float()) for half in motion.halves]
-        found.append(torch.stack(each).mean(0).double())
-    return torch.cat(found)
+        latents[rows] = torch.stack(each).mean(0).double()[images.unit]
+    return latents
