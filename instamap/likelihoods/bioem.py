@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from instamap.errors import OptionError
 from instamap.likelihoods.disc import Disc, DiscOptions, level
 from instamap.options import option
 from instamap.protocols import Likelihood
@@ -34,6 +35,18 @@ class Bioem(Likelihood):
         form: Literal["n-mu", "saddle", "n-mu-prior"] = option("n-mu", "integrated out: scale and offset; the noise too; a scale near 1")
         scale: Literal["positive", "any"] = option("positive", "scales of a flat prior: those that keep the contrast, or all")
         spread: float = option(1.0, "standard deviation of the scale about 1, in form n-mu-prior", low=1e-3, high=1e3)
+
+        def __post_init__(self):
+            super().__post_init__()
+            if self.form == "n-mu-prior" and self.scale == "any":
+                raise OptionError(
+                    "option 'scale' of Bioem is 'any', but form 'n-mu-prior' has a prior on the scale, of any sign; leave scale out"
+                )
+            if self.form != "n-mu-prior" and self.spread != 1.0:
+                raise OptionError(
+                    f"option 'spread' of Bioem is {self.spread:g}, but form '{self.form}' has a flat prior on the scale, without a spread; "
+                    "leave it out, or choose form=n-mu-prior"
+                )
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)

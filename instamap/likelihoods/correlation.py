@@ -25,12 +25,12 @@ class HalfCorrelation(Likelihood):
     Normalisation: Mardia & Jupp, Directional Statistics (2000), eq. 9.3.4.
     """
 
-    Options = DiscOptions
+    Options, name = DiscOptions, "half-correlation"
 
     def __init__(self, options: DiscOptions, scene: Scene):
         super().__init__(options, scene)
         self.disc = Disc(options.radius, scene)
-        self.register_buffer("sigma", level(scene, "correlation"), persistent=False)
+        self.register_buffer("sigma", level(scene, self.name), persistent=False)
 
     def _sigma(self, views: Views) -> Tensor:
         return self.sigma[views.group][:, None]
@@ -64,6 +64,8 @@ class Correlation(HalfCorrelation):
     Scale and offset of both y and μ play no part, so maps have an arbitrary scale. It is `HalfCorrelation` where all predictions have
     a norm of √(N snr) σ.
     """
+
+    name = "correlation"
 
     @dataclass(frozen=True)
     class Options(DiscOptions):
