@@ -147,12 +147,20 @@ def test_nothing_is_replaced_unless_forced_and_no_source_ever(molecule, tmp_path
     (("--b-factor", -3), "b_factor is -3.0; it must be at least 0 Å²"),
     (("--solvent", 1.5), "solvent is 1.5; it must be from 0 to 1"),
     (("--point-mass", -0.1), "point_mass is -0.1; it must be from 0 to 1"),
+    (("--seed", -1), "seed is -1; it must be from 0 to 2147483647"),
+    (("--seed", "99999999999999999999"), "seed is 99999999999999999999; it must be from 0 to 2147483647"),
     (("--poses", "no.star"), "no.star"),
     (("--poses", "no.star", "--defocus", 9000), "defocus is given, but poses come from 'no.star', which has its own; leave out --defocus"),
     (("--poses", "no.star", "--shift", 1), "shift is given, but poses come from 'no.star', which has its own; leave out --shift"),
 ])  # fmt: skip
 def test_values_that_make_no_sense(molecule, tmp_path, words, said):
     assert said in instamap("simulate", molecule, *words, "-o", tmp_path / "out").refusal
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 99999999999999999999])
+def test_the_demo_has_the_same_seeds(tmp_path, seed):
+    assert f"seed is {seed}; it must be from 0 to 2147483647" in instamap("demo", "-o", tmp_path / "out", "--seed", seed).refusal
     assert not (tmp_path / "out").exists()
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from instamap.cli.simulate import check_seed
+
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the particles and, below it, the maps.")] = Path("demo-out"),
@@ -18,6 +20,7 @@ def demo(
     from instamap.fit.reconstruct import Settings
     from instamap.forward.ctf import ctf
 
+    check_seed(seed)
     output.check(out / "map", force)
     with output.staged(out, force=True) as stage:
         simulate.demo(stage, transfer=ctf, seed=seed)

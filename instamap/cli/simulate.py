@@ -50,6 +50,7 @@ def simulate(
     from instamap.fit import output, record
     from instamap.forward.ctf import ctf
 
+    check_seed(seed)
     star = None if poses == "uniform" else Path(poses)
     plan, exposure = sets.Plan(count, star, shift, _range(defocus)), Exposure(snr, noise, scale, offset)
     if (out / output.MARK).exists():
@@ -63,6 +64,15 @@ def simulate(
         said = {"source": str(source), "seed": seed, "box": made.box, "pixel_size": made.pixel_size} | said
         record.write_toml(folder / RECORD, said | plan.record(made.pixel_size) | exposure.record(made.box) | written.record())
     typer.echo(f"{len(written.contrast)} images of {made.box} px at {made.pixel_size:g} Å in {out}/: {', '.join((*FILES, RECORD))}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise OptionError for a seed that no reconstruction could have."""
+    from instamap.cli.run import RANGES
+
+    low, high = RANGES["seed"]
+    if not low <= seed <= high:
+        raise OptionError(f"seed is {seed}; it must be from {low} to {high}")
 
 
 def _source(path: Path, box: int | None, pixel: float | None, only: dict[str, float]):
