@@ -119,6 +119,7 @@ def refusal(outcome: subprocess.CompletedProcess) -> str:
 @pytest.mark.parametrize(("words", "code"), [
     (["--help"], 0), (["--version"], 0), ([], 2), (["parts"], 0), (["parts", "-h"], 0), (["fsc", "-h"], 0), (["reconstruct", "-h"], 0),
     (["demo", "-h"], 0), (["states", "-h"], 0), (["select", "-h"], 0),
+    (["describe", "preprocess"], 0), (["describe", "engine", "auto"], 0),
     (["describe", "-h"], 0), (["describe", "representation", "hash-gird"], 2), (["describe", "forward", "fog"], 0),
 ])  # fmt: skip
 def test_names_are_answered_without_anything_slow(install, run, words, code):
@@ -172,6 +173,24 @@ def test_a_part_is_described(install, run):
     [row] = [line.split() for line in shown.splitlines() if line.startswith("  thickness")]
     assert " ".join(row) == "thickness 2.5 a number from 0.1 to 10 Å how far one sees"
     assert "lamp       true     true or false" in shown
+
+
+def test_what_is_done_to_images_is_described(run):
+    shown = run("describe", "preprocess").stdout
+    rows = {line.split()[0]: line for line in shown.splitlines() if line.startswith("  --")}
+    assert list(rows) == ["--crop", "--box", "--normalise", "--background"], "in the order in which they are done"
+    help = run("reconstruct", "-h").stdout
+    assert all(f"{flag} " in help or f"{flag}/" in help for flag in rows)
+    assert "[default: 0.375 of the edge]" in rows["--background"] and "[preprocess]" in shown
+
+
+def test_the_automatic_engine_is_described(run):
+    """With all that it chooses from; other names without a part are still unknown."""
+    shown = run("describe", "engine", "auto").stdout
+    rows = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.strip()]
+    assert sorted(rows[1:-1]) == sorted(part.name for part in Registry({}, []).parts("engine"))
+    assert "engine 'automatic' is unknown" in refusal(run("describe", "engine", "automatic"))
+    assert "is unknown" in refusal(run("describe", "preprocess", "crop"))
 
 
 @pytest.mark.parametrize("part", Registry({}, []).parts(), ids=lambda part: part.name)

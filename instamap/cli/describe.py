@@ -1,9 +1,10 @@
-"""`instamap describe`: one part with its options, their defaults and what they may be."""
+"""`instamap describe`: one part with its options, their defaults and what they may be; stages, preprocessing, the automatic engine."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
+from instamap.cli.flags import Background, Box, Crop, Normalise
 from instamap.cli.table import columns
 from instamap.components import KINDS
 from instamap.options import OptionSpec
@@ -12,15 +13,21 @@ from instamap.registry import default
 
 FLAGS = {"representation": ("--representation", "-R"), "deformation": ("--deform", "-D"), "forward": ("--forward", "-F"),
          "likelihood": ("--likelihood", "-L"), "engine": ("--engine", "-E")}  # fmt: skip
+AUTO = [["TAKES", "WHERE"],
+        ["states", "particles go through states: --deform bending-field or subspace, from=table"],
+        ["poses", "--deform rigid corrects whole particles from a table, with no regulariser or stage"],
+        ["normal", "all particles share one density"],
+        ["images", "anything else, and wherever noise is not Gaussian"]]  # fmt: skip
 
 
 def describe(
-    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}; or stage.")],
-    name: Annotated[str, typer.Argument(help="As `instamap parts` lists it; none for stage.")] = "",
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}; or stage, or preprocess.")],
+    name: Annotated[str, typer.Argument(help="As `instamap parts` lists it, or engine auto; none for stage and preprocess.")] = "",
 ) -> None:
-    """Show a part and its options, or those of a stage of the fit."""
-    if kind == "stage":
-        return _stage()
+    """Show a part and its options, those of a stage of the fit, or what can be done to images before it."""
+    other = {("stage", ""): _stage, ("preprocess", ""): _preprocess, ("engine", "auto"): _auto}.get((kind, name))
+    if other:
+        return other()
     part = default().get(kind, name)
     specs = specs_of(part.load().Options)
     choice, option = FLAGS[part.kind]
@@ -37,6 +44,21 @@ def _stage() -> None:
     typer.echo("stage: what learns in one stage of a fit, and how fast; it ends where looks stop improving\n")
     typer.echo('  use  --stage "OPTION=VALUE OPTION=VALUE", once for each stage; in run.toml a table [[stage]] each')
     _options(specs_of(Stage))
+
+
+def _preprocess() -> None:
+    typer.echo("preprocess: what is done to each image when it is read, in this order; the STAR file's origins stay true\n")
+    typer.echo("  use  of reconstruct and accumulate, or once for all of instamap preprocess; in run.toml a table [preprocess]\n")
+    rows = [["OPTION", "WHAT IT IS"]]
+    for name, flag in {"crop": Crop, "box": Box, "normalise": Normalise, "background": Background}.items():
+        rows.append([f"--{name}", get_args(flag)[1].help])
+    typer.echo(columns([["  " + row[0], *row[1:]] for row in rows]))
+
+
+def _auto() -> None:
+    typer.echo("engine auto: the usual choice; says which engine it takes, and run.toml keeps that one\n")
+    typer.echo(columns([["  " + row[0], *row[1:]] for row in AUTO]))
+    typer.echo("\n  Options (-E) are those of the engine: instamap describe engine NAME")
 
 
 def _options(specs: list[OptionSpec]) -> None:
