@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from instamap.compose import choose
 from instamap.registry import default
@@ -48,14 +48,51 @@ def test_triangle_waves_have_their_corners_where_they_should():
     assert torch.allclose(found[:, 1, 2], torch.tensor([1.0, 0.0, -1.0, 0.0, 0.5], dtype=torch.float64))
 
 
-def test_one_blob_is_a_normal_distribution_in_bins():
+def test_a_gaussian_blob_is_a_normal_distribution_in_bins():
     t = _points(4)
-    found = _part("one-blob", "bins=10").encode(t).reshape(4, 3, 10).numpy()
+    found = _part("one-blob", "bins=10", "kernel=gaussian").encode(t).reshape(4, 3, 10).numpy()
     edges = np.linspace(0, 1, 11)
     expected = np.diff(stats.norm.cdf(edges, loc=(t.numpy()[..., None] + 1) / 2, scale=0.1), axis=-1)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    middle = _part("one-blob", "bins=32").encode(torch.zeros(1, 3, dtype=torch.float64)).reshape(3, 32).sum(1)
+
+
+def test_the_usual_blob_is_a_quartic_kernel_in_bins():
+    """Its density, with a bin's width as radius, by quadrature over each bin; tiny-cuda-nn's polynomial is the integral."""
+    t = _points(4)
+    found = _part("one-blob", "bins=10").encode(t).reshape(4, 3, 10).numpy()
+    kernel = lambda x, u: 10 * 15 / 16 * max(0.0, 1 - (10 * (x - u)) ** 2) ** 2
+    for where, bins in zip((t.numpy().ravel() + 1) / 2, found.reshape(-1, 10), strict=True):
+        edges = (where - 0.1, where + 0.1)  # where it is not smooth
+        expected = [integrate.quad(kernel, i / 10, (i + 1) / 10, args=(where,), points=edges)[0] for i in range(10)]
+        np.testing.assert_allclose(bins, expected, atol=1e-9)
+        assert (bins > 0).sum() <= 3
+
+
+@pytest.mark.parametrize("kernel", ["quartic", "gaussian"])
+def test_a_blob_within_the_box_is_one(kernel):
+    """And what is beyond its ends is lost: it does not come back at the other."""
+    part = _part("one-blob", "bins=32", f"kernel={kernel}")
+    middle = part.encode(torch.zeros(1, 3, dtype=torch.float64)).reshape(3, 32).sum(1)
     assert torch.allclose(middle, torch.ones(3, dtype=torch.float64))
+    end = part.encode(torch.ones(1, 3, dtype=torch.float64)).reshape(3, 32)
+    assert torch.allclose(end.sum(1), torch.full((3,), 0.5, dtype=torch.float64)) and float(end[:, :16].max()) < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("box", [12, 48, 161])
+def test_inputs_of_the_first_layer_are_of_order_one(name, box):
+    """Root mean square over the ball, at other points than those by which the part scales them, and what it makes of them at birth."""
+    scene = Scene(box=box, pixel_size=2.0)
+    torch.manual_seed(0)
+    part = default().get("representation", name).load()(choose("representation", name, []).options, scene)
+    t = _points(20000, 7).float()
+    inputs = part.unit * part.encode(t[t.norm(dim=1) <= 1])
+    assert float(inputs.square().mean().sqrt()) == pytest.approx(1.0, rel=0.02)
+    before = part.network[0](inputs).detach()
+    assert 1.0 < float(before.square().mean().sqrt()) < 2.0  # He's weights make it √2, whatever the network
+    torch.manual_seed(0)
+    twin = default().get("representation", name).load()(choose("representation", name, []).options, scene)
+    assert torch.equal(twin.unit, part.unit), "the scale is the same in every process"
 
 
 def test_harmonics_are_those_of_scipy_and_orthonormal():
@@ -88,16 +125,15 @@ def test_harmonics_are_polynomials_beyond_the_sphere(seed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_learns_a_smooth_density(name):
+    """At points that it has not seen."""
     torch.manual_seed(0)
     part = _part(name).float()
-    x = (_points(4000, 1) * 10).float()
-    target = torch.exp(-0.5 * ((x - torch.tensor([2.0, -1.0, 3.0])) / 4.0).square().sum(-1))
-    optimiser = torch.optim.Adam(part.parameters(), lr=part.options.learning_rate)
+    blob = lambda x: torch.exp(-0.5 * ((x - torch.tensor([2.0, -1.0, 3.0])) / 4.0).square().sum(-1))
+    x, fresh = ((_points(n, seed) * 10).float() for n, seed in ((4000, 1), (2000, 2)))
+    optimiser = torch.optim.Adam(part.parameters(), lr=0.03)  # below that of fits, whose running average it does not have
     for _ in range(150):
         optimiser.zero_grad()
-        (part(x) - target).square().mean().backward()
+        (part(x) - blob(x)).square().mean().backward()
         optimiser.step()
-    fresh = (_points(2000, 2) * 10).float()
-    truth = torch.exp(-0.5 * ((fresh - torch.tensor([2.0, -1.0, 3.0])) / 4.0).square().sum(-1))
-    error = (part(fresh).detach() - truth).square().mean().sqrt() / truth.std()
-    assert error < 0.15  # of the density's own spread, at points that it has not seen
+    error = (part(fresh).detach() - blob(fresh)).square().mean().sqrt() / blob(fresh).std()
+    assert error < 0.15  # of the density's own spread
