@@ -1,12 +1,15 @@
 """What benchmarks compute themselves: where an endless fit would have stopped, a mask's share, density outside a mask, step times,
-contrast and offset of another program's volumes, coordinates of true states."""
+contrast and offset of another program's volumes, coordinates of true states, two motions and how well they are read off."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+from instamap.data.particles import Particles
 from instamap.fit.objective import EngineOptions
+from instamap.geometry import grids, rotations
 from instamap.maps import mrc
 
 WHY = "benchmarks are imported from the project's root: python -m pytest"
@@ -16,7 +19,11 @@ masks = pytest.importorskip("benchmarks.masks", reason=WHY)
 motion = pytest.importorskip("benchmarks.motion", reason=WHY)
 programs = pytest.importorskip("benchmarks.programs", reason=WHY)
 report = pytest.importorskip("benchmarks.report", reason=WHY)
+runs = pytest.importorskip("benchmarks.runs", reason=WHY)
 sets = pytest.importorskip("benchmarks.sets", reason=WHY)
+still = pytest.importorskip("benchmarks.still", reason=WHY)
+swinging = pytest.importorskip("benchmarks.swinging", reason=WHY)
+two_motions = pytest.importorskip("benchmarks.two_motions", reason=WHY)
 
 
 def _looks(*held_out):
@@ -97,3 +104,100 @@ def test_a_state_is_at_the_median_of_its_particles():
 def test_recipes_are_words(name):
     """They are split by white space, not by a shell: quotes would reach the tool."""
     assert not set(sets.RECIPES[name]) & set("'\"") and "{data}" in sets.RECIPES[name]
+
+
+# Two motions
+
+ATOMS = {  # Å: a body, and two arms that begin beside it
+    "R": [(0.0, 0, 0), (6.0, 0, 0), (-6.0, 0, 0), (0.0, -8, 0)],
+    "A": [(9.0, 3, 0), (14.0, 9, 2), (19.0, 14, 0)],
+    "B": [(-9.0, 3, 0), (-14.0, 9, 0)],
+    "C": [(-19.0, 14, 1), (0.0, -12, 3)],  # the last is residue 2
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    gemmi = pytest.importorskip("gemmi", reason="models are read with gemmi")
+    structure, model = gemmi.Structure(), gemmi.Model(1)
+    for name, places in ATOMS.items():
+        chain = gemmi.Chain(name)
+        for i, place in enumerate(places, 1):  # B-factors so high that nothing is beyond Nyquist, which would ring all over the image
+            residue, atom = gemmi.Residue(), gemmi.Atom()
+            residue.name, residue.seqid = "ALA", gemmi.SeqId(str(i))
+            atom.name, atom.element, atom.b_iso, atom.occ, atom.pos = "CA", gemmi.Element("C"), 900.0, 1.0, gemmi.Position(*place)
+            residue.add_atom(atom)
+            chain.add_residue(residue)
+        model.add_chain(chain)
+    structure.add_model(model)
+    structure.setup_entities()
+    path = tmp_path_factory.mktemp("model") / "model.pdb"
+    structure.write_pdb(str(path))
+    return swinging.Recipe(path, arms=("A", "B,C:1-1"), states=3, amplitude=30.0, count=40, box=32, pixel=3.0, snr=1.0, solvent=0.0)
+
+
+def test_arms_swing_each_for_itself(recipe):
+    """An arm keeps its shape and its distance from its hinge, and turns by the angle; nothing else moves."""
+    source = swinging.Swinging(recipe, swinging.drawn(recipe))
+    assert [arm.sum().item() for arm in source.arms] == [3, 3]
+    before, after = source.atoms.position, source.positions(torch.tensor([25.0, 0.0], dtype=torch.float64))
+    arm, hinge = source.arms[0], source.hinges[0][0]
+    assert torch.equal(before[~arm], after[~arm]) and float((before - after)[arm].norm(dim=1).min()) > 1
+    torch.testing.assert_close(torch.pdist(after[arm]), torch.pdist(before[arm]))
+    torch.testing.assert_close((after[arm] - hinge).norm(dim=1), (before[arm] - hinge).norm(dim=1))
+    one, two = ((x[arm] - hinge).mean(0) for x in (before, after))  # the arm's middle is at right angles to the axis
+    assert float(torch.rad2deg(torch.arccos(one @ two / (one.norm() * two.norm())))) == pytest.approx(25.0, abs=1e-6)
+
+
+def test_images_show_the_atoms_where_they_are(recipe):
+    """The middle of an image is that of its own state's atoms in a frame that all states share, seen at its pose."""
+    g = torch.Generator().manual_seed(0)
+    angles = swinging.drawn(recipe)
+    source, origin = swinging.Swinging(recipe, angles), 3 * torch.randn(recipe.count, 2, generator=g, dtype=torch.float64)
+    rotation = rotations.random(recipe.count, generator=g)
+    images = torch.cat([source.project(rotation[some], origin[some]) for some in torch.arange(recipe.count).split(15)]).double()
+    place = grids.pixel_centres(recipe.box, recipe.pixel, dtype=torch.float64)
+    middle = torch.einsum("nyx,yxc->nc", images, place) / images.sum((1, 2))[:, None]
+    moved = torch.stack([source.positions(state).mean(0) for state in angles]) - source.atoms.position.mean(0)
+    assert len(angles.unique(dim=0)) == 9 and moved.norm(dim=1).max() > 1
+    expected = (rotation @ moved[..., None])[:, :2, 0] - origin
+    torch.testing.assert_close(middle, expected, atol=0.05, rtol=0)
+
+
+def test_a_set_of_two_motions_is_complete(recipe, tmp_path):
+    swinging.make(recipe, tmp_path / "set")
+    particles, angles = Particles.open(tmp_path / "set" / "particles.star"), np.load(tmp_path / "set" / swinging.ANGLES)
+    assert len(particles) == len(angles) == recipe.count and set(np.unique(angles)) == {-30.0, 0.0, 30.0}
+    said = sets.describe(tmp_path / "set")
+    assert said["arms"] == ["A", "B,C:1-1"] and said["model"] == "model.pdb"
+
+
+def test_angles_are_read_off_coordinates_that_bend():
+    g = torch.Generator().manual_seed(0)
+    truth = 45 * (2 * torch.rand(4000, 2, generator=g, dtype=torch.float64) - 1)
+    mixed = truth / 45 @ torch.tensor([[0.8, 0.6], [-0.6, 0.8]], dtype=torch.float64)
+    assert swinging.read_off(mixed, truth) == pytest.approx([1, 1]) and swinging.canonical(mixed, truth) == pytest.approx([1, 1])
+    root = torch.sign(mixed) * mixed.abs().sqrt()
+    assert min(swinging.read_off(mixed + 0.2 * mixed.square(), truth)) > 0.99
+    assert min(swinging.read_off(root, truth)) > 0.9
+    alone = torch.stack([mixed[:, 0], torch.randn(4000, generator=g, dtype=torch.float64)], 1)
+    assert swinging.read_off(alone, truth) == pytest.approx([0.64, 0.36], abs=0.03)
+    assert swinging.canonical(alone, truth) == pytest.approx([1, 0], abs=0.05)
+    assert swinging.canonical(0 * mixed, truth) == [0, 0] and swinging.read_off(0 * mixed, truth) == pytest.approx([0, 0], abs=0.01)
+    assert swinging.canonical(mixed[:, [0, 0]], truth) == pytest.approx([1, 0])
+
+
+def test_what_a_motion_gains_is_the_mean_of_both_halves():
+    said = {"motion_found": True, "agreement": 0.5, "fits": {"half1": {"gain_over_rigid": 1.0}, "half2": {"gain_over_rigid": 4.0}}}
+    assert runs.gains(said) == {"found": True, "gain": 2.5, "agreement": 0.5}
+
+
+def test_lines_of_runs_that_failed():
+    assert still.row({"set": "T", "seed": 0, "failed": "why"})[-1] == "failed"
+    assert two_motions.row({"set": "T", "seed": 0, "failed": "why"})[-1] == "failed"
+
+
+def test_what_is_shown_of_an_audit():
+    states = [{"displacement_rms": 3.0, "displacement_max": 9.0}, {"displacement_rms": 4.0, "displacement_max": 5.0}]
+    found = still.audited({"states": states, "motion_rms": 2.0, "disagreement_rms": None, "verdict": "so"})
+    assert found == {"rms": pytest.approx(12.5**0.5), "solid": 2.0, "most": 9.0, "differ": None, "verdict": "so"}
