@@ -21,6 +21,24 @@ def blob(place: tuple[float, float, float] = (0.0, 0.0, 0.0), box: int = BOX, pi
     return torch.exp(-square / (2 * SIGMA**2))
 
 
+class Blobs:
+    """A source of images of this motion (see `instamap.data.write_set`): the i-th image shows the state z_i."""
+
+    box, pixel_size = BOX, PIXEL
+
+    def __init__(self, z: Tensor):
+        self.z = z
+
+    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
+        assert len(rotation) == len(self.z), "all in one chunk"
+        landed = REACH * self.z[:, None] * rotation[:, :2, 0] - origin
+        square = (grids.pixel_centres(BOX, PIXEL, dtype=torch.float64) - landed[:, None, None]).square().sum(-1)
+        return torch.exp(-square / (2 * SIGMA**2)) * (SIGMA * (2 * torch.pi) ** 0.5)
+
+    def density(self) -> Tensor:
+        return blob()
+
+
 def save(folder: Path, star: Path, latents: Tensor, densities: tuple[Tensor, ...] | None = None, **settings) -> Motion:
     """Write a motion with coordinates "n L" of the particles in `star`, one fit for each of `densities` (two blobs by default).
 

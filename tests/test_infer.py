@@ -8,38 +8,19 @@ import pytest
 import starfile
 import torch
 from command import instamap
-from motions import BOX, PIXEL, REACH, SIGMA, blob, save
+from motions import PIXEL, Blobs, save
 from torch import Tensor
 
 from instamap.data import poses
 from instamap.data.exposure import Exposure
 from instamap.data.write_set import write_set
 from instamap.forward.ctf import ctf
-from instamap.geometry import grids
 from instamap.motion import place
 from instamap.motion.folder import Motion
 
 COUNT, SNR = 80, 0.3  # images, two of each particle in turn: 1 and 41, 2 and 42, ...
 HALF = COUNT // 2
 TRUTH = torch.linspace(-1, 1, HALF, dtype=torch.float64).repeat(2)
-
-
-class Blobs:
-    """A source of images of the motion of tests/motions.py: the i-th image shows the state z_i."""
-
-    box, pixel_size = BOX, PIXEL
-
-    def __init__(self, z: Tensor):
-        self.z = z
-
-    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        assert len(rotation) == len(self.z), "all in one chunk"
-        landed = REACH * self.z[:, None] * rotation[:, :2, 0] - origin
-        square = (grids.pixel_centres(BOX, PIXEL, dtype=torch.float64) - landed[:, None, None]).square().sum(-1)
-        return torch.exp(-square / (2 * SIGMA**2)) * (SIGMA * (2 * torch.pi) ** 0.5)
-
-    def density(self) -> Tensor:
-        return blob()
 
 
 @pytest.fixture(scope="module")
