@@ -279,12 +279,12 @@ def test_fsc_of_two_maps(run, halves):
     assert outcome.returncode == 0 and not outcome.stderr
     head, *rows = outcome.stdout.splitlines()
     assert head.split() == ["FSC", "=", "0.5", "FSC", "=", "0.143", "AUC"]
-    for name, row in zip(("unmasked", "masked", "corrected"), rows, strict=True):
+    for name, row in zip(("whole", "masked", "corrected"), rows, strict=True):
         word, half, _, gold, _, area = row.split()
         assert word == name and 4 <= float(gold) <= float(half) <= 32 and 0 < float(area) < 1
     with (halves / "fsc.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == 9 and list(table[0])[3:] == ["unmasked", "masked", "corrected"] and float(table[0]["masked"]) > 0.9
+    assert len(table) == 9 and list(table[0])[3:] == ["whole", "masked", "corrected"] and float(table[0]["masked"]) > 0.9
     assert (halves / "fsc.png").read_bytes().startswith(b"\x89PNG")
 
 

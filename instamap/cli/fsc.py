@@ -41,10 +41,10 @@ def _curves(a: Path, b: Path, mask: Path | None) -> tuple[dict, int, float]:
     first, second = mrc.read(a), mrc.read(b)
     shells.same_frame(first, second, (str(a), str(b)))
     (one, pixel_size), other = first, second[0]
-    curves = {"unmasked": shells.fsc(one, other)}
+    curves = {"whole": shells.fsc(one, other)}
     if mask:
         soft = masks.load(mask, len(one), pixel_size)
         generator = torch.Generator().manual_seed(0)  # the same question has the same answer
-        curves["masked"] = shells.fsc(one, other, soft)
+        curves["masked"] = shells.fsc(shells.levelled(one, soft), shells.levelled(other, soft))
         curves["corrected"] = shells.phase_randomised(one, other, soft, generator=generator)
     return curves, len(one), pixel_size
