@@ -1,6 +1,7 @@
 """Chosen parts and a scene become a model; what does not fit is refused, with both sides shown."""
 
 import math
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +11,13 @@ from instamap.errors import CompositionError
 from instamap.forward import ctf
 from instamap.geometry import grids
 from instamap.options import Options, from_dict, parse, to_dict
+from instamap.protocols import DensityFn
 from instamap.registry import Registry, default
 from instamap.scene import Batch, Scene, Views
 
 DEFAULTS = {"representation": "hash-grid", "deformation": "identity", "forward": "slice", "likelihood": "gaussian"}
 CHUNK = 1 << 19  # points at once, which bounds memory; a field splits them further where that is faster
+_BIRTH = threading.Lock()  # of models: their initial values come from torch's global generator
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ def compose(parts: dict[str, Choice], scene: Scene, registry: Registry | None = 
     _fit(classes, parts, scene)
     made = {kind: cls(parts[kind].options, scene) for kind, cls in classes.items()}
     return Model(scene, made["representation"], made["deformation"], made["forward"], made["likelihood"])
+
+
+def born(parts: dict[str, Choice], scene: Scene, seed: int) -> "Model":
+    """As `compose`, with initial values that the seed decides; torch's global generator is left as it was. Threads may call it at once."""
+    with _BIRTH, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return compose(parts, scene)
 
 
 def _fit(classes: dict, parts: dict[str, Choice], scene: Scene) -> None:
@@ -113,13 +123,15 @@ class Model(nn.Module):
         self.bound = Floor() if representation.options.floor == "learned" else nn.Identity()
         self.window = Window(scene)
 
+    def field(self, z: Tensor | None = None) -> DensityFn:
+        """The density "B P" at "B P 3" in Å of particles with coordinates z "B L", or of the common map (z None)."""
+        there = self.deformation.at(z) if z is not None else lambda x: x
+        values = lambda x: self.scene.density_scale * self.window(x) * self.bound(self.representation(there(x)))
+        return lambda x: torch.cat([values(part) for part in x.split(max(1, CHUNK // max(1, len(x))), dim=1)], 1)
+
     def density(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Density "B P" at "B P 3" in Å, of particles with coordinates z "B L", or of the common map (z None)."""
-        return torch.cat([self._density(part, z) for part in x.split(max(1, CHUNK // max(1, len(x))), dim=1)], 1)
-
-    def _density(self, x: Tensor, z: Tensor | None) -> Tensor:
-        there = x if z is None else self.deformation(x, z)
-        return self.scene.density_scale * self.window(x) * self.bound(self.representation(there))
+        return self.field(z)(x)
 
     def project(
         self, views: Views, generator: torch.Generator | None = None, *, images: Tensor | None = None
@@ -129,7 +141,7 @@ class Model(nn.Module):
         images "B D D": what was observed, for deformations that infer their coordinates from it.
         """
         z = self.deformation.latent(views, images)
-        projection = self.forward_operator(lambda x: self.density(x, z), views, generator=generator)
+        projection = self.forward_operator(self.field(z), views, generator=generator)
         if views.optics is None:
             return projection, projection
         return projection, ctf.apply(projection, views.optics, self.scene.pixel_size, padding=self.forward_operator.padding)
@@ -153,7 +165,8 @@ class Model(nn.Module):
         """The common map "D D D" [z, y, x] at the voxel centres, or that of a particle with coordinates z "1 L"."""
         box, parameter = self.scene.box, next(self.parameters())
         x = grids.voxel_centres(box, self.scene.pixel_size, dtype=parameter.dtype).to(parameter.device)
-        return self.density(x.reshape(1, -1, 3), z).reshape(box, box, box)
+        inside = self.window(x) > 0  # elsewhere the density is zero
+        return torch.zeros_like(x[..., 0]).masked_scatter(inside, self.density(x[inside][None], z)[0])
 
     def parameter_groups(self) -> list[dict]:
         """For the optimiser: the parameters of each part that learns, with its kind ("part") and learning rate."""

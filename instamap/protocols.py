@@ -59,6 +59,10 @@ class Deformation(nn.Module, ABC):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Points "B P 3" in the common density, for points `x` "B P 3" of particles with coordinates `z` "B L" (Å)."""
 
+    def at(self, z: Tensor) -> Callable[[Tensor], Tensor]:
+        """x -> forward(x, z). Where much depends on z alone, override it to compute that once for all the points that are asked for."""
+        return lambda x: self(x, z)
+
 
 class ForwardOperator(nn.Module, ABC):
     """Projects a density along the beam: an unfiltered image in density times Å (contrast transfer follows in `compose`).

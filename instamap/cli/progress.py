@@ -15,14 +15,15 @@ COLUMNS = (TextColumn("{task.description:6}"), BarColumn(8), TextColumn("{task.c
 
 
 class Stages:
-    """A context in which images are read, then maps are fitted, one after the other. A stage ends where the next one begins."""
+    """A context in which images are read, then maps are fitted, some side by side. The fits of one set, which is the first word of a fit's
+    name, come one after the other: one ends where the next begins."""
 
     def __init__(self):
         self.console = Console(stderr=True)
         self._bars = Progress(*COLUMNS, console=self.console) if self.console.is_terminal else None
         self._tasks: dict[str, int] = {}
-        self._looks: list[Look] = []
-        self._name, self._start = None, time.monotonic()
+        self._looks: dict[str, tuple[str, list[Look]]] = {}  # by set: the fit under way, and its looks
+        self._start = time.monotonic()
 
     def __enter__(self) -> "Stages":
         if self._bars:
@@ -31,7 +32,8 @@ class Stages:
 
     def __exit__(self, kind, *exception) -> None:
         if kind is None:
-            self._end()
+            for fit in self._looks.values():
+                self._end(*fit)
         if self._bars:
             self._bars.stop()
 
@@ -67,10 +69,11 @@ class Stages:
 
     def look(self, name: str, look: Look, steps: int) -> None:
         """The fit called `name`, of `steps` at most, was looked at."""
-        if name != self._name:
-            self._end()
-            self._name, self._looks = name, []
-        self._looks.append(look)
+        one = name.split()[0]
+        if one in self._looks and self._looks[one][0] != name:
+            self._end(*self._looks.pop(one))
+        looks = self._looks.setdefault(one, (name, []))[1]
+        looks.append(look)
         self._show(name, look.step, steps, f"{look.step / max(look.seconds, 1e-9):.1f} steps/s", f"held-out {look.held_out:+.4g}")
 
     def _show(self, name: str, done: int, total: int, rate: str, state: str) -> None:
@@ -80,13 +83,10 @@ class Stages:
             self._tasks[name] = self._bars.add_task(name, total=total, rate="", state="")
         self._bars.update(self._tasks[name], completed=done, total=total, rate=rate, state=state)
 
-    def _end(self) -> None:
-        """The current fit, if any, is over: most stop before their last step."""
-        if not self._looks:
-            return
-        last, name = self._looks[-1], self._name
+    def _end(self, name: str, looks: list[Look]) -> None:
+        """A fit is over: most stop before their last step."""
         if self._bars:
-            self._bars.update(self._tasks[name], total=last.step)
+            self._bars.update(self._tasks[name], total=looks[-1].step)
         else:
-            best = max(self._looks, key=lambda look: look.held_out)
-            self.say(f"{name}: {last.step} steps in {last.seconds:.1f} s, best at step {best.step}")
+            best = max(looks, key=lambda look: look.held_out)
+            self.say(f"{name}: {looks[-1].step} steps in {looks[-1].seconds:.1f} s, best at step {best.step}")

@@ -37,7 +37,7 @@ def reconstruct(
     f: Annotated[Words, items("-F", "Option of the forward operator.")] = None,
     likelihood: Annotated[Word, part("--likelihood", "How noise is judged.  [default: gaussian]")] = None,
     l: Annotated[Words, items("-L", "Option of the likelihood.")] = None,  # noqa: E741
-    engine: Annotated[Word, part("--engine", "images, normal (all at once), or auto: normal where parts allow.  [default: auto]")] = None,
+    engine: Annotated[Word, part("--engine", "normal, images, states, poses, or auto: what goes with the parts.  [default: auto]")] = None,
     e: Annotated[Words, items("-E", "Option of the engine.")] = None,
     stage: Annotated[Words, stages()] = None,
 ) -> None:

@@ -37,8 +37,8 @@ def settings(before: dict, plain: dict, names: dict[str, str | None], items: dic
     if "particles" not in given:
         raise DataError("no particles: give a STAR file, or --config with the run.toml of an earlier run")
     done = {**before.get("preprocess", {}), **{k: given.pop(k) for k in PREPROCESS if k in given}}
-    usual, choices = {**compose.DEFAULTS, "engine": AUTO.name}, {}
-    for kind in KINDS:
+    usual, choices = dict(compose.DEFAULTS), {}
+    for kind in compose.DEFAULTS:
         if kind == "forward":  # the deformation comes before it
             usual[kind] = compose.usual_forward(choices["deformation"].name)
         choices[kind] = _choice(kind, usual[kind], names.get(kind), items.get(kind) or [], dict(before.get(kind, {})))
@@ -46,8 +46,20 @@ def settings(before: dict, plain: dict, names: dict[str, str | None], items: dic
     for key, (low, high) in RANGES.items():
         if key in values and not low <= values[key] <= high:
             raise OptionError(f"{key} is {values[key]}; it must be from {low} to {high}")
-    engine, stages = choices.pop("engine"), _stages(items.get("stage") or [], before.get("stage", []))
-    return Settings(**values, preprocess=Preprocess(**done), engine=engine, parts=choices, stages=stages)
+    stages = _stages(items.get("stage") or [], before.get("stage", []))
+    chosen = Settings(**values, preprocess=Preprocess(**done), parts=choices, stages=stages)
+    return replace(chosen, engine=_engine(chosen, names.get("engine"), items.get("engine") or [], dict(before.get("engine", {}))))
+
+
+def _engine(chosen: Settings, name: str | None, items: list[str], before: dict) -> compose.Choice:
+    """The engine; where none is named, that which the deformation brings along, or auto, which has no options."""
+    moving = motion.resolved(chosen) or poses.resolved(chosen)
+    usual = moving.engine.name if moving else AUTO.name
+    if (name or before.get("name", AUTO.name)) != AUTO.name:
+        return _choice("engine", usual, name, items, before)
+    if usual == AUTO.name and items:
+        raise OptionError(f"option '{items[0]}' is for one engine, but engine is 'auto'; add --engine images or --engine normal")
+    return compose.choose("engine", usual, items) if items else AUTO
 
 
 def _stages(items: list[str], before: list[dict]) -> tuple[Stage, ...] | None:
@@ -76,10 +88,6 @@ def _choice(kind: str, usual: str, name: str | None, items: list[str], before: d
     """The part named on the command line, else in run.toml (whose options are then the defaults), else the usual one."""
     earlier = before.pop("name", None)
     name = name or earlier or usual
-    if kind == "engine" and name == AUTO.name:
-        if items:
-            raise OptionError(f"option '{items[0]}' is for one engine, but engine is 'auto'; add --engine images or --engine normal")
-        return AUTO
     options = default().get(kind, name).load().Options
     if name != earlier or not before:
         return compose.choose(kind, name, items)
@@ -91,7 +99,7 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
     """Reconstruct, with progress on standard error and the outcome on standard output."""
     moving = motion.resolved(chosen)
     if moving:
-        _move(moving, out, force)
+        _move(moving, out, force, chosen.engine.name == AUTO.name)
         return
     posed = poses.resolved(chosen)
     seen: list[Data] = []
@@ -110,11 +118,11 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
         typer.echo(line)
 
 
-def _move(chosen: Settings, out: Path, force: bool) -> None:
+def _move(chosen: Settings, out: Path, force: bool, auto: bool) -> None:
     """As `run`, for particles that move."""
     with Stages() as stages:
-        for kind, choice in {**chosen.parts, "engine": chosen.engine}.items():
-            stages.say(f"{kind:15} {choice.name}  {' '.join(f'{k}={v}' for k, v in to_dict(choice.options).items())}".rstrip())
+        for line in _parts(chosen, chosen.engine, auto):
+            stages.say(line)
         watch = lambda name, look: stages.look(name, look, chosen.engine.options.steps)
         found = motion.reconstruct_motion(chosen, out, force=force, say=stages.say, watch=watch)
     for line in motion.conclusion(found, out):
@@ -135,16 +143,22 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
         lines.append(f"not modelled    {', '.join(particles.ignored)}")
     share = float((scene.mask > 0).float().mean())
     lines.append(f"mask            {chosen.mask or 'found in a first map, written to mask.mrc'}: {share:.0%} of the box")
-    for part, choice in {**chosen.parts, "engine": data.engine}.items():
-        options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
-        auto = " (auto)" if part == "engine" and chosen.engine.name == "auto" else ""
-        if part == "forward" and data.engine.name in ("normal", "poses"):
-            lines.append(f"{part:15} none: engine {data.engine.name} has exact Fourier slices; {choice.name} and its options play no part")
-        else:
-            lines.append(f"{part:15} {choice.name}{auto}  {options}".rstrip())
+    lines += _parts(chosen, data.engine, chosen.engine.name == AUTO.name)
     for number, stage in enumerate(chosen.stages or (), 1):
         changed = " ".join(f"{k}={v}" for k, v in to_dict(stage).items() if v != to_dict(Stage())[k])
         lines.append(f"{f'stage {number}':15} {changed or 'all parts learn'}")
+    return lines
+
+
+def _parts(chosen: Settings, engine: compose.Choice, auto: bool) -> list[str]:
+    """The parts and the engine, with their options."""
+    lines = []
+    for part, choice in {**chosen.parts, "engine": engine}.items():
+        options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
+        if part == "forward" and engine.name != "images":
+            lines.append(f"{part:15} none: engine {engine.name} has exact Fourier slices; {choice.name} and its options play no part")
+        else:
+            lines.append(f"{part:15} {choice.name}{' (auto)' if part == 'engine' and auto else ''}  {options}".rstrip())
     return lines
 
 

@@ -1,5 +1,6 @@
 """Continuous bending: a smooth displacement field in the particle's own frame, steered by a few coordinates per particle."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,9 +63,17 @@ class BendingField(Deformation):
         return self.encoder(images, views, self.scene.pixel_size)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        where = (x / self.half)[:, :, None, None]  # "B P 1 1 3", from -1 to 1 over the box
-        u = nn.functional.grid_sample(self.lattice(z), where, padding_mode="border", align_corners=True)
-        return x + u[..., 0, 0].mT
+        return self.at(z)(x)
+
+    def at(self, z: Tensor) -> Callable[[Tensor], Tensor]:
+        lattice = self.lattice(z)
+
+        def moved(x: Tensor) -> Tensor:
+            where = (x / self.half)[:, :, None, None]  # "B P 1 1 3", from -1 to 1 over the box
+            u = nn.functional.grid_sample(lattice, where, padding_mode="border", align_corners=True)
+            return x + u[..., 0, 0].mT
+
+        return moved
 
     def lattice(self, z: Tensor) -> Tensor:
         """Displacements "B 3 M M M" (x, y, z in Å; [z, y, x]) for coordinates z "B L", on a lattice whose ends are the box's."""

@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.compose import Choice, Model, choose, compose
+from instamap.compose import Choice, Model, born, choose, compose
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError
 from instamap.fit import loop, normal, output, stages, start
 from instamap.fit.folder import SETS, Folder
 from instamap.fit.gather import counter, gather
 from instamap.fit.objective import Evidence
-from instamap.fit.record import Log, write_toml
+from instamap.fit.record import Log, reporting, write_toml
 from instamap.fit.settings import Settings
+from instamap.fit.side_by_side import side_by_side
 from instamap.fit.statistics import Statistics
 from instamap.fit.survey import Survey, survey
 from instamap.maps import fsc, likelihood_plot, mask, mrc, slices
@@ -129,13 +130,16 @@ def _aimed(scene: Scene, engine: Choice, evidence: dict[str, Evidence], particle
 def fit_one(settings: Settings, data: Data, name: str, watch: Watch) -> loop.Fit:
     """Fit to one set's evidence; the seed and the name alone decide its random numbers."""
     number = settings.seed * 1000 + list(data.evidence).index(name)
-    with torch.random.fork_rng(devices=[]):  # initial values come from torch's global generator
-        torch.manual_seed(number)
-        model = compose(settings.parts, data.scene)
+    model = born(settings.parts, data.scene, number)
     engine = default().get("engine", data.engine.name).load()
     objective = engine(data.engine.options, model, data.evidence[name])
     generator = torch.Generator().manual_seed(number)
     return loop.fit(model, objective, settings.stages, generator=generator, watch=lambda look: watch(name, look))
+
+
+def fit_all(settings: Settings, data: Data, watch: Watch) -> dict[str, loop.Fit]:
+    """Every set's fit, side by side."""
+    return side_by_side(data.evidence, lambda name, guard: fit_one(settings, data, name, guard(watch)))
 
 
 def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Watch = lambda name, look: None,
@@ -148,15 +152,7 @@ def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Wa
     record = settings.record(data.engine)
     with output.staged(out, force) as stage, Log(stage / "log.jsonl") as log:
         default().hook.instamap_run_started(settings=record)
-
-        def look_at(name: str, look: loop.Look) -> None:
-            metrics = {"stage": look.stage, "loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)}
-            log.write({"fit": name, "step": look.step, **metrics})
-            default().hook.instamap_step_finished(name=name, step=look.step, metrics=metrics)
-            watch(name, look)
-
-        fits = {name: fit_one(settings, data, name, look_at) for name in data.evidence}
-        result = finish(fits, data.scene)
+        result = finish(fit_all(settings, data, reporting(log, watch)), data.scene)
         write(result, data, stage)
         write_toml(stage / output.MARK, record)
     return result

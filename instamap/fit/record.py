@@ -2,9 +2,12 @@
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from instamap.errors import DataError
+from instamap.fit.loop import Look
+from instamap.registry import default
 
 
 def write_toml(path: Path, settings: dict) -> None:
@@ -54,3 +57,15 @@ class Log:
 
     def __exit__(self, *exception) -> None:
         self.file.close()
+
+
+def reporting(log: Log, watch: Callable[[str, Look], None]) -> Callable[[str, Look], None]:
+    """What a fit called `name` tells of each look: the log, plugins (hook `instamap_step_finished`) and `watch` learn of it."""
+
+    def report(name: str, look: Look) -> None:
+        metrics = {"stage": look.stage, "loss": look.loss, "held_out": look.held_out, "seconds": round(look.seconds, 3)}
+        log.write({"fit": name, "step": look.step, **metrics})
+        default().hook.instamap_step_finished(name=name, step=look.step, metrics=metrics)
+        watch(name, look)
+
+    return report

@@ -16,6 +16,8 @@ def least_squares(statistics: Statistics, window: Tensor, steps: int = 3, start:
     residual = window * (statistics.b if start is None else statistics.b - statistics.apply(start))
     direction, square = residual.clone(), residual.square().sum()
     for _ in range(steps):
+        if not square > 0:
+            break  # solved, or nothing is known
         curved = window * statistics.apply(direction)
         length = square / (direction * curved).sum()
         volume, residual = volume + length * direction, residual - length * curved

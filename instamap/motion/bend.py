@@ -1,15 +1,15 @@
 """The schedule that bends one density into all states: a sharp state first, then its neighbours in turn, then all, then finer."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from instamap.compose import Choice, Model, compose
+from instamap.compose import Choice, Model, born
 from instamap.fit import loop, start
 from instamap.fit.normal import Normal
-from instamap.fit.objective import Evidence
+from instamap.fit.objective import EngineOptions, Evidence
 from instamap.fit.stages import Stage
 from instamap.fit.statistics import Statistics
 from instamap.maps import mask
@@ -18,6 +18,7 @@ from instamap.motion.objective import States
 from instamap.scene import Scene
 
 REACHES = 4  # stages in which more and more states are drawn in, outwards from the densest
+SHARED = [f.name for f in fields(EngineOptions)]
 MASK = 0.15  # of the highest value of any state's map
 
 Watch = Callable[[str, loop.Look], None]
@@ -33,50 +34,56 @@ def aim(scene: Scene, maps: Tensor) -> Scene:
 
 def begin(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: list[Statistics], judge: list[Statistics], z: Tensor,
           seed: int, watch: Watch) -> Model:  # fmt: skip
-    """A model whose density is the densest state's and whose deformation leads from there to all states, at the scene's resolution."""
-    model = made(parts, scene, seed)
+    """A model whose density is the densest state's and whose deformation leads from there to all states, at the scene's resolution.
+
+    Of a single state: a rigid density, fitted in the same way.
+    """
+    model = born(parts, scene, seed)
     generator = torch.Generator().manual_seed(seed)
-    mass = torch.tensor([s.weight for s in fitted])
-    near = torch.exp(-0.5 * (torch.cdist(z, z) / spacing(z)) ** 2) @ mass
-    order = (z - z[near.argmax()]).norm(dim=1).argsort().tolist()
+    order = _outwards(fitted, z)
     pair, whole = order[: 1 + z.shape[1]], lambda some, of: sum((of[k] for k in some[1:]), start=of[some[0]])
     evidence = Evidence(statistics=whole(pair, fitted), held_out_statistics=whole(pair, judge))
-    still = Normal(Normal.Options(look=10), model, evidence)
-    loop.fit(model, still, (Stage(steps=options.steps, deformation=0.0),), generator=generator, watch=lambda look: watch("state", look))
-    for i in range(1, REACHES + 1):
-        some = order[: max(len(pair), -(-len(order) * i // REACHES))]
-        _stage(model, options, fitted, judge, z, some, Stage(representation=0.0), generator, watch)
-    _stage(model, options, fitted, judge, z, order, Stage(), generator, watch)
+    still, looked = Normal(still_options(options), model, evidence), lambda look: watch("state", look)
+    loop.fit(model, still, (Stage(deformation=0.0),), generator=generator, watch=looked)
+    reaches = sorted({max(len(pair), -(-len(order) * i // REACHES)) for i in range(1, REACHES + 1)}) if len(order) > 1 else []
+    for stage, count in [*((Stage(representation=0.0), reach) for reach in reaches), (_free(z), len(order))]:
+        pick = lambda some, count=count: [some[k] for k in order[:count]]
+        _run(model, States(options, model, pick(fitted), pick(judge), z[order[:count]]), (stage,), generator, watch)
     return model
 
 
 def sharpen(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: list[Statistics], judge: list[Statistics], z: Tensor,
-            coarse: Model, seed: int, watch: Watch) -> tuple[Model, loop.Fit]:  # fmt: skip
-    """The same at the scene's resolution: a new density with the deformation held, then both, then the density alone."""
-    model = made(parts, scene, seed)
-    model.deformation.load_state_dict(coarse.deformation.state_dict())
+            coarse: Model | None, seed: int, watch: Watch) -> tuple[Model, loop.Fit]:  # fmt: skip
+    """The same at the scene's resolution: a new density with the deformation held, then both, then the density alone.
+
+    coarse: the model that has the deformation; None where nothing moves, and only the density is fitted.
+    """
+    model = born(parts, scene, seed)
     generator = torch.Generator().manual_seed(seed)
-    stages = (Stage(deformation=0.0), Stage(representation=0.5, deformation=0.3), Stage(deformation=0.0, representation=0.3))
+    stages = (Stage(deformation=0.0),)
+    if coarse is not None:
+        model.deformation.load_state_dict(coarse.deformation.state_dict())
+        stages = (Stage(deformation=0.0), Stage(representation=0.5, deformation=0.3), Stage(deformation=0.0, representation=0.3))
     return model, _run(model, States(options, model, fitted, judge, z), stages, generator, watch)
 
 
-def rigid(parts: dict[str, Choice], scene: Scene, fitted: Statistics, judge: Statistics, seed: int) -> Tensor:
-    """The map "D D D" of all particles, fitted as the states are but for bending."""
-    model = made(parts, scene, seed)
-    objective = Normal(Normal.Options(), model, Evidence(statistics=fitted, held_out_statistics=judge))
-    return loop.fit(model, objective, (Stage(deformation=0.0),), generator=torch.Generator().manual_seed(seed)).map
+def still_options(options: States.Options) -> Normal.Options:
+    """Of a fit of one density, with the looks, patience and jitter of those of many states."""
+    return Normal.Options(**{name: getattr(options, name) for name in (*SHARED, "jitter")})
 
 
-def made(parts: dict[str, Choice], scene: Scene, seed: int) -> Model:
-    """A new model whose initial values the seed decides."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return compose(parts, scene)
+def _outwards(fitted: list[Statistics], z: Tensor) -> list[int]:
+    """Numbers of the states at z "K L", from that which most particles are near."""
+    if len(z) == 1:
+        return [0]
+    mass = torch.tensor([s.weight for s in fitted])
+    near = torch.exp(-0.5 * (torch.cdist(z, z) / spacing(z)) ** 2) @ mass
+    return (z - z[near.argmax()]).norm(dim=1).argsort().tolist()
 
 
-def _stage(model: Model, options, fitted, judge, z: Tensor, some: list[int], stage: Stage, generator, watch: Watch) -> None:
-    pick = lambda of: [of[k] for k in some]
-    _run(model, States(options, model, pick(fitted), pick(judge), z[some]), (stage,), generator, watch)
+def _free(z: Tensor) -> Stage:
+    """Density and deformation, if there is more than one state."""
+    return Stage() if len(z) > 1 else Stage(deformation=0.0)
 
 
 def _run(model: Model, objective: States, stages: tuple[Stage, ...], generator, watch: Watch) -> loop.Fit:

@@ -15,7 +15,7 @@ from instamap.geometry.central_slices import central_slices
 
 CHUNK = 2048  # images at once
 RANK = 10  # maps that stand for more of them: images are held against a basis
-CUT = 0.02  # weight below which an image is left out of a state
+CUT = 0.02  # of a particle's largest share: below, it is left out of a state
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class Coarse:
         """Particles."""
         return int(self.unit.max()) + 1
 
+    def ones(self) -> Tensor:
+        """Weights "m" of 1."""
+        return torch.ones(self.count, dtype=torch.float64)
+
     def some(self, units: Tensor) -> "Coarse":
         """Of the particles `units` alone."""
         on = torch.isin(self.unit, units)
@@ -82,12 +86,18 @@ class Coarse:
     def statistics(self, power: Tensor, data: Tensor | None = None) -> Statistics:
         """Of all images with weights "m" of their particles; those of the data may differ, and both may be negative."""
         data = power if data is None else data
-        grid, kept = Grid(self.box), ((power[self.unit].abs() > CUT) | (data[self.unit].abs() > CUT)).nonzero()[:, 0]
+        grid, kept = Grid(self.box), ((power[self.unit] != 0) | (data[self.unit] != 0)).nonzero()[:, 0]
         for some in kept.split(8 * CHUNK):
             one, two = (w[self.unit[some]].float()[:, None] for w in (data, power))
             accumulate.spread(grid, self.frames[some], self.plane, self.data[some] * one, self.power[some] * two)
         kernel = torch.fft.rfftn(torch.fft.ifftshift(grid.power_lattice())).real
         return Statistics(self.box, self.pixel_size, grid.data_lattice(), kernel, len(kept), float(power[self.unit].sum()), float("nan"))
+
+
+def sparse(share: Tensor) -> Tensor:
+    """Shares "m K" without those that are small beside the particle's largest; their sum stays."""
+    kept = share * (share > CUT * share.amax(1, keepdim=True))
+    return kept * (share.sum(1, keepdim=True) / kept.sum(1, keepdim=True))
 
 
 def rescaled(maps: Tensor, box: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Coordinates of particles from scratch, for one set of images: mean map, linear subspace, nodes."""
+"""Coordinates of particles from scratch, for one set of images: mean map, linear subspace, states."""
 
 from dataclasses import dataclass
 
@@ -11,33 +11,36 @@ from instamap.motion import nodes, subspace
 from instamap.motion.coarse import Coarse
 
 SAMPLE = 20000  # particles, at most, in which coordinates are found; all others are then placed by them
-LEAST = 100  # particles of each node
+LEAST = 100  # particles of each state
 AUTO = (1, 2, 3)  # numbers of coordinates that are tried
 
 
 @dataclass(frozen=True)
 class Found:
-    """subspace: held-out gain in nats per particle over the mean map by dimensions; nodes; tried: the nodes' gain by coordinates."""
+    """mean "N N N" and the mask "N N N" around it; maps "q+1 N N N" of the subspace, with one dimension at least.
+
+    gain: of held-out particles over the mean map in nats per particle, by the number of dimensions that were tried.
+    """
 
     mean: Tensor
-    subspace: list[float]
-    nodes: nodes.Nodes
-    tried: dict[int, float]
+    window: Tensor
+    maps: Tensor
+    gain: list[float]
 
 
-def find(coarse: Coarse, judge: Coarse, window: Tensor | None, latent: int | str, per_coordinate: int, dimensions: int,
-         generator: torch.Generator) -> Found:  # fmt: skip
-    """`latent` coordinates, or as many of `AUTO` as make held-out particles likeliest."""
+def find(coarse: Coarse, judge: Coarse, window: Tensor | None, dimensions: int, generator: torch.Generator) -> Found:
+    """The subspace of at most so many dimensions, inside the mask `window` or one that is found."""
     inner = mask.sphere(coarse.box, coarse.pixel_size, (coarse.box // 2 - 0.5) * coarse.pixel_size, 0.0)
-    mean = least_squares(coarse.statistics(torch.ones(coarse.count, dtype=torch.float64)), inner if window is None else window, 5)
+    mean = least_squares(coarse.statistics(coarse.ones()), inner if window is None else window, 5)
     if window is None:
         window = mask.from_map(mean, coarse.pixel_size, threshold=0.15, extend=3, edge=2)
     mean = mean * (window > 0)
     linear = subspace.fit(coarse, judge, mean, window, dimensions, generator)
     maps = linear.maps if len(linear.maps) > 1 else subspace.grown(coarse, mean[None], window, generator)
-    count = lambda n: max(3, min(round(per_coordinate * n**1.5), coarse.count // LEAST))
-    found = {
-        n: nodes.fit(coarse, judge, maps, window, count(n), n, generator) for n in (AUTO if latent == "auto" else (latent,))
-    }  # fmt: skip
-    best = max(found, key=lambda n: found[n].held_out)
-    return Found(mean, linear.held_out, found[best], {n: some.held_out for n, some in found.items()})
+    return Found(mean, window, maps, linear.held_out)
+
+
+def states(coarse: Coarse, judge: Coarse, found: Found, per_coordinate: int, latent: int, generator: torch.Generator) -> nodes.Nodes:
+    """States in the subspace, in `latent` coordinates: as many as particles bear out, but enough to span the coordinates."""
+    count = max(2 * latent + 1, min(round(per_coordinate * latent**1.5), coarse.count // LEAST))
+    return nodes.fit(coarse, judge, found.maps, found.window, count, latent, generator)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from instamap.fit.start import least_squares
 from instamap.motion import subspace
-from instamap.motion.coarse import Coarse
+from instamap.motion.coarse import Coarse, sparse
 from instamap.motion.kmeans import kmeans
 
 ROUNDS = 12  # of EM
@@ -27,6 +27,10 @@ class Nodes:
     z: Tensor
     share: Tensor
     held_out: float
+
+    def shares(self, coarse: Coarse) -> Tensor:
+        """How probably other particles "m K" are in each."""
+        return torch.softmax(log_prob(coarse, self.maps), 1)
 
 
 def log_prob(coarse: Coarse, maps: Tensor) -> Tensor:
@@ -50,7 +54,7 @@ def fit(coarse: Coarse, judge: Coarse, maps: Tensor, window: Tensor, count: int,
         if i <= ORDERED and i % 2 == 0:
             place = embed(_apart(coarse, share, window), window, latent)
         width = WIDE * (NARROW / WIDE) ** (i / (ROUNDS - 1))
-        weights = share @ neighbours(place, width)
+        weights = sparse(share @ neighbours(place, width))
         nodes = torch.stack([least_squares(coarse.statistics(w), window, start=v) for w, v in zip(weights.T, nodes, strict=True)])
         share = torch.softmax(log_prob(coarse, nodes), 1)
         held_out = float(marginal(log_prob(judge, nodes)).mean()) - alone
@@ -64,7 +68,7 @@ def fit(coarse: Coarse, judge: Coarse, maps: Tensor, window: Tensor, count: int,
 
 def _apart(coarse: Coarse, share: Tensor, window: Tensor) -> Tensor:
     """Maps "K N N N" of each node's own particles alone: what neighbours share would make them alike, and a wrong order last."""
-    return torch.stack([least_squares(coarse.statistics(weight), window) for weight in share.T])
+    return torch.stack([least_squares(coarse.statistics(weight), window) for weight in sparse(share).T])
 
 
 def neighbours(place: Tensor, width: float) -> Tensor:

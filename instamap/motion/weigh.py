@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from instamap.compose import Choice, Model
+from instamap.compose import Choice, Model, born
 from instamap.fit import loop
 from instamap.fit.normal import Normal
 from instamap.fit.objective import Evidence
 from instamap.fit.statistics import Statistics
 from instamap.motion import bend
+from instamap.motion.coarse import CUT
 from instamap.motion.nodes import neighbours
 from instamap.motion.objective import States
 from instamap.scene import Scene
@@ -20,13 +21,13 @@ def fit(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted:
         seed: int, watch: bend.Watch) -> tuple[Model, Tensor, loop.Fit]:  # fmt: skip
     """A model of all particles, maps "K D D D" of the states at z "K L" from weighted statistics of `fitted`, and the last fit."""
     shared = neighbours(z.double(), WIDTH) if len(z) > 1 else torch.ones(1, 1)
-    model, fields, done = bend.made(parts, scene, seed), [], None
+    model, fields, done = born(parts, scene, seed), [], None
     start, weighed = model.state_dict(), lambda some, k: _sum(some, shared[:, k])
     start = {name: value.clone() for name, value in start.items()}
     for k in range(len(z)):
         model.load_state_dict(start)
         evidence = Evidence(statistics=weighed(fitted, k), held_out_statistics=weighed(judge, k))
-        objective = Normal(Normal.Options(), model, evidence)
+        objective = Normal(bend.still_options(options), model, evidence)
         generator = torch.Generator().manual_seed(seed)
         done = loop.fit(model, objective, generator=generator, watch=lambda look, k=k: watch(f"state {k + 1}", look))
         fields.append(done.map * (scene.mask > 0))
@@ -35,5 +36,5 @@ def fit(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted:
 
 def _sum(some: list[Statistics], weights: Tensor) -> Statistics:
     """Σ w S of the statistics that count."""
-    kept = [(s.scaled(float(w))) for s, w in zip(some, weights, strict=True) if w > 0.02]
+    kept = [(s.scaled(float(w))) for s, w in zip(some, weights, strict=True) if w > CUT * weights.max()]
     return sum(kept[1:], start=kept[0])

@@ -1,0 +1,78 @@
+"""What one set of images says of motion, at low resolution: coordinates, a density bent into all states, and what others gain by it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from instamap.compose import Choice, Model
+from instamap.motion import bend, coordinates, infer
+from instamap.motion.coarse import Coarse, sparse
+from instamap.motion.nodes import Nodes, log_prob
+from instamap.motion.objective import States
+from instamap.registry import default
+from instamap.scene import Scene
+
+Parts = dict[str, Choice]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A number of coordinates: its states, and the model that bends one density into them, or None where each has a map of its own.
+
+    maps: each "K N N N", of the free states and of the bent density. gain: of witnesses over one rigid map that was fitted in the same
+    way, in nats per particle, their state summed out.
+    """
+
+    nodes: Nodes
+    bent: Model | None
+    maps: list[Tensor]
+    gain: float
+
+
+@dataclass(frozen=True)
+class Explored:
+    """images: those of the set; held_out: of particles outside of it. found: mean map and linear subspace. trials: by coordinates.
+
+    Every second held-out particle ends fits and picks rounds; the others are witnesses, on which no choice but the last one depends.
+    """
+
+    images: Coarse
+    held_out: Coarse
+    found: coordinates.Found
+    trials: dict[int, Trial]
+    witnesses: int
+
+
+def bends(parts: Parts) -> bool:
+    """Whether the deformation bends one density into all states; if not, each has a map of its own."""
+    return default().get("deformation", parts["deformation"].name).load().states == "bend"
+
+
+def of(parts: Parts, latent: int) -> Parts:
+    """The parts with this many coordinates."""
+    chosen = parts["deformation"]
+    return {**parts, "deformation": replace(chosen, options=replace(chosen.options, latent=latent))}
+
+
+def explore(images: Coarse, held_out: Coarse, scene: Scene, parts: Parts, options: States.Options, seed: int,
+            watch: bend.Watch) -> Explored:  # fmt: skip
+    """Tries as many coordinates as the deformation's option says; for auto, as `coordinates.AUTO` lists. scene: of the coarse images."""
+    units, fresh = torch.arange(held_out.count), lambda: torch.Generator().manual_seed(seed)
+    sample = images.some(torch.randperm(images.count, generator=fresh())[: coordinates.SAMPLE])
+    judge, witness = held_out.some(units[::2]), held_out.some(units[1::2])
+    found = coordinates.find(sample, judge, scene.mask, options.dimensions, fresh())
+    latent, trials = parts["deformation"].options.latent, {}
+    for n in coordinates.AUTO if latent == "auto" else (latent,):
+        nodes = coordinates.states(sample, judge, found, options.nodes, n, fresh())
+        bent, maps, rigid = None, [nodes.maps], found.mean[None]
+        if bends(parts):
+            aimed, some = bend.aim(scene, nodes.maps), of(parts, n)
+            fit = lambda fitted, judged, z, some=some, aimed=aimed: bend.begin(some, aimed, options, fitted, judged, z, seed, watch)
+            origin = torch.zeros(1, n)
+            rigid = infer.states(fit([images.statistics(images.ones())], [judge.statistics(judge.ones())], origin), origin)
+            bent = fit(*([each.statistics(w) for w in sparse(nodes.shares(each)).T] for each in (images, judge)), nodes.z.float())
+            maps.append(infer.states(bent, nodes.z.float()))
+        gain = infer.posterior(witness, maps[-1], nodes.z)[2] - log_prob(witness, rigid)[:, 0]
+        trials[n] = Trial(nodes, bent, maps, float(gain.mean()))
+    return Explored(images, held_out, found, trials, witness.count)
