@@ -11,7 +11,8 @@ from instamap.errors import OutputError
 MARK = "run.toml"
 # What a run may leave: one that is replaced goes whole, so that no map of it is taken for one of the new run.
 WRITTEN = (MARK, "map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "map.png", "fsc.csv", "fsc.png", "held_out.png", "log.jsonl",
-           "latents.npy", "half1.pt", "half2.pt", "motion.json", "poses.json", "particles_refined.star")  # fmt: skip
+           "latents.npy", "half1.pt", "half2.pt", "motion.json", "poses.json", "particles_refined.star", "bodies.npy",
+           "particles_body*.star")  # fmt: skip
 
 
 def check(out: Path, force: bool) -> None:
@@ -35,8 +36,8 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
         yield stage
         out.mkdir(exist_ok=True)
         if (out / MARK).exists():
-            for name in WRITTEN:
-                (out / name).unlink(missing_ok=True)
+            for old in [old for name in WRITTEN for old in out.glob(name)]:
+                old.unlink()
         for file in sorted(stage.iterdir(), key=lambda f: f.name == MARK):  # the mark comes last
             file.replace(out / file.name)
     finally:

@@ -33,6 +33,19 @@ def as_rigid(views: Views, z: Tensor) -> Tensor:
     return torch.cat([z[:, :3], (z[:, None, 3:] @ corrected(views, z).rotation[:, :2].to(z))[:, 0]], 1)
 
 
+def from_rigid(views: Views, z: Tensor, centre: Tensor | None = None) -> Tensor:
+    """The correction "n 5" whose views show what the given ones show with (ω, t) "n 6" of the deformation `rigid`.
+
+    Of a translation along the beam nothing is left: it does not show. centre "3": what ω turns about, for a body (the origin, if None):
+    x = exp(ω)ᵀ (y - c - t) + c lands at B (y - c - t) + A c.
+    """
+    turned = views.rotation.to(z) @ rotations.from_rotvec(z[:, :3]).mT
+    moved = (turned @ z[:, 3:, None])[..., 0]
+    if centre is not None:
+        moved = moved + (turned - views.rotation.to(z)) @ centre.to(z)
+    return torch.cat([z[:, :3], moved[:, :2]], 1)
+
+
 def rms(z: Tensor) -> tuple[float, float]:
     """Of the angle in degrees and of the shift in Å."""
     length = lambda part: float(part.square().sum(1).mean().sqrt())

@@ -1,0 +1,58 @@
+"""What rigid corrections that were fitted to mini-batches have learned, as STAR files: of whole particles, or of each body."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instamap.compose import Model
+from instamap.data.particles import Particles
+from instamap.fit.reconstruct import Data
+from instamap.poses import star
+from instamap.poses.correction import from_rigid
+from instamap.poses.reconstruct import REFINED
+
+BODIES = "bodies.npy"
+CHUNK = 256  # images at once
+
+
+def write(data: Data, models: dict[str, Model], folder: Path) -> Tensor:
+    """Write the corrections of the fitted `models` of data.evidence to an existing folder; (ω, t) "n M 6" of each particle and body.
+
+    Of one body: particles_refined.star. Of several: bodies.npy, "n M 6" in the order of the STAR file (float32; a rotation vector in
+    radians and a translation in Å, in the particle's frame, about the centre of the body's mask), and for each body
+    particles_body1.star and so on, whose poses and origins are those at which that body is seen. Particles have the correction
+    that their own half's model gives; held-out ones the mean of all models', or none where corrections come from a table, in which
+    those were never seen. Call it only where all fits found a signal.
+    """
+    particles, bodies = data.particles, next(iter(models.values())).deformation.bodies
+    z = corrections(data, models)
+    if bodies is None:
+        star.write(particles, from_rigid(particles.views, z[:, 0]), folder / REFINED)
+        return z
+    np.save(folder / BODIES, z.float().numpy())
+    for number, centre in enumerate(bodies.centre, 1):
+        star.write(particles, from_rigid(particles.views, z[:, number - 1], centre), folder / f"particles_body{number}.star")
+    return z
+
+
+@torch.no_grad()
+def corrections(data: Data, models: dict[str, Model]) -> Tensor:
+    """(ω, t) "n M 6" (float64) of all particles."""
+    judges, each = next(iter(data.evidence.values())).held_out, []
+    for name, model in models.items():
+        rows = data.evidence[name].rows
+        each.append((rows, _seen(model, data.particles, rows)))
+    found = torch.zeros(data.particles.count, each[0][1].shape[1], dtype=torch.float64)
+    for rows, z in each:
+        found[rows] = z
+    if all(model.deformation.options.source == "image" for model in models.values()):
+        found[judges] = torch.stack([_seen(model, data.particles, judges) for model in models.values()]).mean(0)
+    return found.unflatten(1, (-1, 6))
+
+
+def _seen(model: Model, particles: Particles, rows: Tensor) -> Tensor:
+    """Those "m 6M" (float64) of the images `rows` "m"."""
+    batches = (particles.batch(some) for some in rows.split(CHUNK))
+    return torch.cat([model.deformation.latent(batch.views, batch.images).double() for batch in batches])
