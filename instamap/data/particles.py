@@ -102,33 +102,61 @@ class Particles:
         remedy, words = "name a column that the file has", "a number of at least 0"
         return torch.tensor(self.table.columns.numbers(column, remedy=remedy, allowed=lambda v: v >= 0, words=words))
 
+    def units(self, together: str | None = None) -> Tensor:
+        """For each row "n" a number, counted from 0 in the rows' order, that rows which must not be parted share.
+
+        They are those of one image (symmetry-expanded or joined STAR files list it again and again), whose noise would else be found in
+        both halves, and those of one value in column `together`; and so on, from row to row. Raises DataError if the column is missing.
+        """
+        image, unit = torch.from_numpy(self.stacks.identity), torch.arange(self.count)
+        links, before = (image,) if together is None else (image, self.groups(together)), None
+        while before is None or not torch.equal(unit, before):
+            before = unit
+            for link in links:  # each row takes the lowest number of those that it is linked to
+                unit = unit.new_full((int(link.max()) + 1,), self.count).scatter_reduce(0, link, unit, "amin")[link]
+        return torch.from_numpy(pd.factorize(unit.numpy())[0].astype(np.int64))
+
     def split(self, seed: int, together: str | None = None) -> Tensor:
         """The half, 0 or 1, of each row "n": that of rlnRandomSubset, or else drawn with `seed` so that both are equally large.
 
-        Rows with the same value in column `together` (rlnGroupName, rlnMicrographName, ...) get the same half; drawn halves are then
-        as equal as the groups allow. Raises DataError if the column is missing, or rlnRandomSubset parts such rows.
+        Rows that share an image, or a value in column `together` (rlnGroupName, rlnMicrographName, ...), get the same half; drawn halves
+        are then as equal as these allow. Raises DataError if the column is missing, or rlnRandomSubset parts such rows.
         """
-        group = torch.arange(self.count) if together is None else self.groups(together)
+        unit = self.units(together)
         if self.half is not None:
+            self._check_images()
             if together is not None:
-                self._check_together(group, together)
+                self._check_together(self.groups(together), together)
             return self.half
-        count = torch.bincount(group)
+        count = torch.bincount(unit)
         if len(count) < 2:
-            what = "one particle" if self.count == 1 else f"only one value of {together}"
+            what = "one particle" if self.count == 1 else "only one image" if together is None else f"only one value of {together}"
             raise DataError(f"'{self.path}' has {what}, which can't be split into halves; give more or reconstruct without halves")
-        return _balanced(count, seed)[group]
+        return _balanced(count, seed)[unit]
+
+    def _check_images(self) -> None:
+        row = _parted(self.units(), self.half)
+        if row is not None:
+            raise DataError(
+                f"rlnRandomSubset of '{self.path}' has the {self.describe(row)} in both halves, which would then agree on its noise; "
+                "give all rows of an image the same subset, or remove the column rlnRandomSubset to draw halves"
+            )
 
     def _check_together(self, group: Tensor, together: str) -> None:
-        ones = torch.bincount(group, weights=self.half.double())
-        parted = (ones > 0) & (ones < torch.bincount(group))
-        if parted.any():
-            row = int(parted[group].nonzero()[0, 0])
+        row = _parted(group, self.half)
+        if row is not None:
             value = self.table.columns.column(together, "")[row]
             raise DataError(
                 f"rlnRandomSubset of '{self.path}' has {together} '{value}' in both halves; "
                 f"remove the column rlnRandomSubset to draw halves by {together}, or do without keeping them together"
             )
+
+
+def _parted(group: Tensor, half: Tensor) -> int | None:
+    """The first row "n" whose group is in both halves; None if there is none."""
+    ones = torch.bincount(group, weights=half.double())
+    parted = (ones > 0) & (ones < torch.bincount(group))
+    return int(parted[group].nonzero()[0, 0]) if parted.any() else None
 
 
 def _balanced(count: Tensor, seed: int) -> Tensor:

@@ -60,6 +60,13 @@ class Stacks:
         """Every stack."""
         return [header.path for header in self._headers]
 
+    @property
+    def identity(self) -> np.ndarray:
+        """For each name a number that it shares with those of the same image of the same file, however they are spelt."""
+        files = {path: i for i, path in enumerate(dict.fromkeys(header.path.resolve() for header in self._headers))}
+        file = np.array([files[header.path.resolve()] for header in self._headers])
+        return np.unique(file[self._stack] * (int(self._index.max()) + 1) + self._index, return_inverse=True)[1].reshape(-1)
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -30,8 +30,10 @@ class Evidence:
 
     @property
     def held_out_weight(self) -> float:
-        """Sum of the held-out images' weights."""
-        return self.held_out_statistics.weight if self.held_out_statistics is not None else float(len(self.held_out))
+        """Sum of the held-out images' weights; of images that are listed several times at most their number, as copies tell nothing new."""
+        weight = self.held_out_statistics.weight if self.held_out_statistics is not None else float(len(self.held_out))
+        distinct = self.held_out_count if self.particles is None else len(self.particles.units()[self.held_out].unique())
+        return min(weight, float(distinct)) if distinct < self.held_out_count else weight
 
     @property
     def held_out_count(self) -> int:

@@ -24,11 +24,12 @@ def refine(particles: Particles, rows: Tensor, likelihood: Likelihood, scene: Sc
     images, so that their residuals are too small, by the same amount, to first order, as those of the other half's are too large: their
     mean is taken. A group without images, and a set of fewer than 2 LEAST, keeps the scene's variance.
     """
-    rows = rows[:: max(1, len(rows) // LIMIT)]
+    rows = rows[:: max(1, -(-len(rows) // LIMIT))]
     before = scene.noise_variance
     if len(rows) < 2 * LEAST:
         return before
-    halves = {"one": rows[::2], "two": rows[1::2]}
+    second = torch.unique(particles.units()[rows], return_inverse=True)[1] % 2 == 1  # copies of an image have the same noise
+    halves = {"one": rows[~second], "two": rows[second]}
     statistics = gather(particles, halves, likelihood, symmetry=symmetry)
     sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     volumes = [least_squares(some, sphere if scene.mask is None else scene.mask) for some in statistics.values()]

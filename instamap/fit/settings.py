@@ -19,7 +19,8 @@ class Settings:
     """All that decides the outcome of a reconstruction; run.toml keeps it. Raises OptionError for an unknown symmetry.
 
     preprocess: what is done to each image when it is read.
-    together: a column whose equal values stay in one half. held_out: share of the particles kept out of both halves. symmetry: point group.
+    together: a column whose equal values stay in one half, as rows of the same image do anyway. held_out: share of the particles (but at
+    least three) kept out of both halves. symmetry: point group.
     weights: a column of factors of each image's log p. statistics: a folder of what the images say (see `folder`), instead of which
     nothing is read; the settings that it was made with must then be the same (`Folder.settings` gives them), and seed is the fit's alone.
     stages: of each fit; None means the usual ones.

@@ -9,13 +9,15 @@ from torch import Tensor
 from instamap.compose import compose
 from instamap.data import noise
 from instamap.data.particles import Particles
-from instamap.errors import DataError
+from instamap.errors import DataError, OptionError
 from instamap.fit import residuals
 from instamap.fit.settings import Settings
 from instamap.forward.ctf import ctf
 from instamap.geometry.symmetry import point_group
 from instamap.maps import mask
 from instamap.scene import Scene
+
+LEAST = 3  # images, at least, are held out: of fewer, one strange image would decide when every fit stops
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,16 @@ def _bodies(settings: Settings, particles: Particles) -> torch.Tensor | None:
 
 
 def draw_sets(particles: Particles, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:
-    """Row numbers of each fit and of the held-out set, drawn with the seed; rows that stay together are drawn together."""
-    group = particles.groups(settings.together) if settings.together else torch.arange(particles.count)
-    order = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(settings.seed))
-    out = torch.isin(group, order[: max(1, round(settings.held_out * len(order)))])
+    """Row numbers of each fit and of the held-out set, drawn with the seed; rows that stay together (`Particles.units`) are drawn together.
+
+    Raises DataError where a set would be empty, or an image in two of them; OptionError where nothing is to be held out.
+    """
+    if not settings.held_out > 0:
+        raise OptionError(f"held_out is {settings.held_out:g}, and nothing would tell a fit when to stop; give a share such as 0.05")
+    unit = particles.units(settings.together)
+    order = torch.randperm(int(unit.max()) + 1, generator=torch.Generator().manual_seed(settings.seed))
+    enough = 1 + int((torch.bincount(unit)[order].cumsum(0) < LEAST).sum())
+    out = torch.isin(unit, order[: max(enough, round(settings.held_out * len(order)))])
     half = particles.split(settings.seed, settings.together) if settings.halves else torch.zeros(particles.count)
     names = ("half1", "half2") if settings.halves else ("map",)
     rows = {name: ((half == i) & ~out).nonzero()[:, 0] for i, name in enumerate(names)}
