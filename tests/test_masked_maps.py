@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import correlation, instamap, maps
+from swinging import write
 from torch import Tensor
 
 from instamap.compose import compose, defaults, usual_forward
@@ -71,6 +72,34 @@ def test_density_is_zero_outside_with_normal_equations(folder, tmp_path, words):
 def test_jitter_does_not_carry_density_over_the_edge(folder, tmp_path):
     """Voxel centres move by up to one and a half voxels here, into the mask and out of it."""
     check(folder, tmp_path / "out", (*NORMAL, "-E", "jitter=3"))
+
+
+def test_density_is_zero_outside_where_poses_are_corrected(folder, tmp_path):
+    check(folder, tmp_path / "out", ("--deform", "rigid", "--engine", "poses", "-E", "steps=20", "-E", "rounds=1"))
+
+
+@pytest.mark.slow
+def test_density_is_zero_outside_in_every_map_of_a_motion(tmp_path):
+    """Those of the run, of states with their half maps, and on the way between them. A lobe swings through the mask's flat side."""
+    write(tmp_path, 240, 60.0, snr=6.0)
+    truth, pixel = mrc.read(tmp_path / "truth.mrc")
+    box = len(truth)
+    half = mask.sphere(box, pixel, 0.42 * box * pixel, 2 * pixel)
+    half[:, : box // 2] = 0  # y < 0
+    mrc.write(tmp_path / "half.mrc", half, pixel)
+    words = ("--deform", "bending-field", "-D", "latent=1", "-D", "points=5", "-R", "levels=4", "--mask", tmp_path / "half.mrc")
+    quick = ("--engine", "states", "-E", "steps=20", "-E", "nodes=3", "-E", "dimensions=1")
+    outcome = instamap("reconstruct", tmp_path / "particles.star", "-o", tmp_path / "run", *words, *quick)
+    assert outcome.code == 0 and "no motion" not in outcome.out, outcome
+    outcome = instamap("states", tmp_path / "run", "-o", tmp_path / "states", "--kmeans", 2, "--frames", 2)
+    assert outcome.code == 0, outcome
+    found = maps(tmp_path / "run") | maps(tmp_path / "states")
+    states = {f"state_00{k}{end}" for k in (1, 2) for end in ("", "_half1", "_half2")}
+    assert found.keys() >= {"map", "half1", "half2", "morph_001", "morph_002"} | states
+    for name, values in found.items():
+        assert leak(values, half) == 0, f"{name} has density outside of the mask"
+        assert (values[half > 0.5] != 0).all(), f"{name} has holes"
+    assert correlation(found["state_001"], found["state_002"], half > 0.5) < 0.99, "nothing has moved"
 
 
 @pytest.mark.parametrize("name", BENDING)
