@@ -83,11 +83,13 @@ def test_map_is_the_mean_of_halves_that_differ(finished):
 def test_fsc_is_that_of_the_half_maps(finished):
     with (finished.out / "fsc.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["shell", "spatial_frequency", "resolution", "unmasked", "masked", "corrected"]
+    assert list(rows[0]) == ["shell", "spatial_frequency", "resolution", "masked", "corrected", "unbiased"]
     found = maps(finished.out)
-    for name, window in (("unmasked", None), ("masked", found["mask"])):
-        expected = fsc.fsc(found["half1"], found["half2"], window)
-        assert [float(row[name]) for row in rows] == pytest.approx(expected.tolist(), abs=2e-6)  # the table has six decimals
+    expected = fsc.fsc(*(fsc.levelled(found[half], found["mask"]) for half in ("half1", "half2")))
+    assert [float(row["masked"]) for row in rows] == pytest.approx(expected.tolist(), abs=2e-6)  # the table has six decimals
+    curves = {name: torch.tensor([float(row[name]) for row in rows]) for name in ("corrected", "unbiased")}
+    worst = max(fsc.resolution(curve, BOX, PIXEL, 0.143) for curve in curves.values())
+    assert f"resolution: {worst:.2f} Å" in finished.outcome.out
     assert float(rows[1]["resolution"]) == pytest.approx(BOX * PIXEL, rel=1e-4)
 
 

@@ -172,7 +172,8 @@ def conclusion(result: Result, data: Data, out: Path) -> list[str]:
             lines.append(f"{name}: no signal found: the {held_out} held-out images are no likelier than chance allows; this map is empty")
     if result.resolution is not None:
         nyquist = ", which is Nyquist: smaller pixels may hold more" if result.resolution <= 2.001 * data.scene.pixel_size else ""
-        lines.append(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143, mask-corrected by phase randomisation){nyquist}")
+        how = "mask-corrected by phase randomisation" + (", and held against direct inversions" if "unbiased" in result.curves else "")
+        lines.append(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143, {how}){nyquist}")
     elif result.curves:
         lines.append("resolution: none, as no signal was found")
     lines.append(f"maps and records in {out}/: {', '.join(sorted(p.name for p in out.iterdir()))}")

@@ -112,7 +112,7 @@ def _statistics(known: Survey, engine: Choice, model: Model, settings: Settings,
     if engine.name != "normal":
         kept = torch.cat(list(known.rows.values()))
         judge = compose({**settings.parts, "likelihood": choose("likelihood", "coloured", [])}, known.scene).likelihood
-        sets = {"first": kept[:: max(1, len(kept) // FIRST)]}
+        sets = {"first": kept[:: -(-len(kept) // FIRST)]}
     watch = counter(sets, count)
     return gather(known.particles, sets, judge, symmetry=symmetry, weights=weights, watch=watch)
 
@@ -152,24 +152,33 @@ def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Wa
     record = settings.record(data.engine)
     with output.staged(out, force) as stage, Log(stage / "log.jsonl") as log:
         default().hook.instamap_run_started(settings=record)
-        result = finish(fit_all(settings, data, reporting(log, watch)), data.scene)
+        result = finish(fit_all(settings, data, reporting(log, watch)), data.scene, data.evidence)
         write(result, data, stage)
         write_toml(stage / output.MARK, record)
     return result
 
 
-def finish(fits: dict[str, loop.Fit], scene: Scene) -> Result:
-    """The mean map and, of half maps, the FSC curves and the resolution where the mask-corrected one falls to 0.143."""
+def finish(fits: dict[str, loop.Fit], scene: Scene, evidence: dict[str, Evidence] | None = None) -> Result:
+    """The mean map and, of half maps, the FSC curves and the resolution: where the last of them falls to 0.143.
+
+    masked: FSC inside the mask. corrected: less what the mask brings about, by phase randomisation. unbiased: what it would be if no prior
+    were shared, from direct inversions of each half's statistics, where `evidence` has them.
+    """
     inside = 1.0 if scene.mask is None else (scene.mask > 0).float()  # voxels moved by jitter may have carried density over the edge
     maps, looks = {name: fit.map * inside for name, fit in fits.items()}, {name: fit.looks for name, fit in fits.items()}
     nothing = [name for name, fit in fits.items() if not fit.signal]
     if "map" in maps:
         return Result(maps, looks, scene.mask, {}, None, nothing)
     one, two = maps["half1"], maps["half2"]
-    curves = {"unmasked": fsc.fsc(one, two), "masked": fsc.fsc(one, two, scene.mask)}
+    known = [evidence[name].statistics for name in ("half1", "half2")] if evidence else [None]
+    curves = {"masked": fsc.fsc(*(fsc.levelled(half, scene.mask) for half in (one, two)))}
     curves["corrected"] = fsc.phase_randomised(one, two, scene.mask, generator=torch.Generator().manual_seed(0))
-    resolution = None if nothing else fsc.resolution(curves["corrected"], scene.box, scene.pixel_size, 0.143)
-    return Result({"map": 0.5 * (one + two), **maps}, looks, scene.mask, curves, resolution, nothing)
+    if all(known):
+        sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
+        curves["unbiased"] = fsc.cross(one, two, *(start.least_squares(some, sphere) for some in known), scene.mask)["unbiased"]
+    judges = [curves[name] for name in ("corrected", "unbiased") if name in curves]
+    found = [fsc.resolution(curve, scene.box, scene.pixel_size, 0.143) for curve in judges]
+    return Result({"map": 0.5 * (one + two), **maps}, looks, scene.mask, curves, None if nothing else max(found), nothing)
 
 
 def write(result: Result, data: Data, folder: Path) -> None:

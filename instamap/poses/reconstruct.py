@@ -133,7 +133,7 @@ def _rounds(settings: Settings, plain: Settings, known: Survey, data: reconstruc
             data = reconstruct.surveyed(replace(known, particles=_posed(known.particles, z)), plain)
         suffix = f" round {number}" if number else ""
         fits = reconstruct.fit_all(plain, data, lambda name, look, s=suffix: look_at(name + s, look))
-        result = reconstruct.finish(fits, data.scene)
+        result = reconstruct.finish(fits, data.scene, data.evidence)
         work = Work(known, compose(plain.parts, data.scene).likelihood, result, options.newton)
         own, seen = work.judge(z, prior)
         done.append(Outcome(result, replace(data, evidence={}), z, [*(done[-1].rounds if done else []), seen]))
