@@ -147,7 +147,7 @@ def test_a_correction_is_what_rigid_calls_one():
     scene = Scene(box=BOX, pixel_size=PIXEL, count=count, noise_variance=torch.ones(1, BOX // 2 + 1))
     model = compose({**defaults("rigid"), "deformation": choose("deformation", "rigid", ["angle=3", "shift=2"])}, scene).double().eval()
     blobs = Gaussians(0.5 * CENTRES, MASSES, WIDTH)  # nothing near the sphere beyond which rays see nothing
-    model.density = lambda x, z=None: blobs(x if z is None else model.deformation(x, z))
+    model.field = lambda z=None: blobs if z is None else lambda x: blobs(model.deformation(x, z))
     with torch.no_grad():
         still, _ = model.project(correction.corrected(views, z))
         model.deformation.table.copy_(correction.as_rigid(views, z) / model.deformation.unit)

@@ -86,7 +86,7 @@ def _errors(model, views, truth, images=None):
 
 def _train(model, density, batch, steps, size, rate, generator):
     """The deformation alone, the density being known."""
-    model.density = lambda x, z=None: density(x if z is None else model.deformation(x, z))
+    model.field = lambda z=None: density if z is None else lambda x: density(model.deformation(x, z))
     optimiser = torch.optim.Adam(model.deformation.parameters(), lr=rate)
     for _ in range(steps):
         rows = torch.randperm(len(batch), generator=generator)[:size]

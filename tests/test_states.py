@@ -151,9 +151,11 @@ def test_the_blob_is_where_the_field_moves_it(line, plane, tmp_path):
 
 
 def test_half_maps_tell_the_resolution(tmp_path, particles):
-    """Equal halves agree to Nyquist; noise of their own in each ends it; noise alone has none, and with one fit nobody knows."""
+    """Equal halves agree to Nyquist; noise of their own in each ends it; noise alone has none to speak of (the median of five: first shells
+    hold a few independent components, which may agree by chance); of an empty half nobody knows."""
     latents, z = torch.zeros(COUNT, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    noise = [torch.randn(BOX, BOX, BOX, generator=seeded(s)) for s in (1, 2)]
+    pairs = torch.randn(5, 2, BOX, BOX, BOX, generator=seeded(1))
+    noise = pairs[0]
 
     def worth(*densities) -> float | None:
         [state] = states.write(save(tmp_path / "motion", particles, latents, densities), z, tmp_path)
@@ -162,7 +164,7 @@ def test_half_maps_tell_the_resolution(tmp_path, particles):
 
     assert worth(blob(), blob()) == 2 * PIXEL
     assert 2 * PIXEL < worth(*(blob() + 0.02 * n for n in noise)) < worth(*(blob() + 0.2 * n for n in noise)) < BOX * PIXEL
-    assert worth(*noise) > 0.5 * BOX * PIXEL
+    assert sorted(worth(*pair) for pair in pairs)[2] > 0.5 * BOX * PIXEL
     assert worth(blob(), 0 * blob()) is None
 
 
