@@ -32,6 +32,7 @@ def write(settings: Settings, data: Data, models: dict[str, Model], folder: Path
     where coordinates come from a table in which they were never seen, their posterior mean under states at centres of clusters; by
     them the halves' coordinates are related. Call it only where all fits found a signal.
     """
+    models = {name: models[name] for name in data.evidence}  # fits side by side may have ended in any order
     coarse = placing(settings, data.particles)
     variance = noise.estimate(coarse, seed=settings.seed, transfer=ctf)
     own = {name: latents(model, data.particles, data.evidence[name].rows) for name, model in models.items()}
