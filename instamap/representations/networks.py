@@ -75,6 +75,7 @@ class TriangleWave(Network):
     @dataclass(frozen=True)
     class Options(NetworkOptions):
         frequencies: int | None = option(None, "octaves of the encoding; none means up to the Nyquist frequency of the box", low=1, high=20)
+        learning_rate: float = option(1e-1, "step size of Adam for this part", low=0.0)
 
     def __init__(self, options: Options, scene: Scene):
         self.octaves = options.frequencies or octaves(scene) + 1
