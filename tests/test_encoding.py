@@ -1,6 +1,5 @@
 """The grid encoding: closed forms for both implementations, the reference against finite differences, the kernels against the reference."""
 
-import importlib.util
 import itertools
 import multiprocessing
 import sys
@@ -13,10 +12,11 @@ from hypothesis import strategies as st
 
 import instamap.representations
 from instamap.errors import OptionError
+from instamap.geometry import compiled
 from instamap.representations import encoding
 from instamap.representations.encoding import backend, encode, encode_torch, levels
 
-NO_NUMBA = importlib.util.find_spec("numba") is None
+NO_NUMBA = not compiled.usable()
 needs_numba = pytest.mark.skipif(NO_NUMBA, reason="numba is not installed: there are no compiled kernels to test")
 BOTH = [pytest.param((encode_torch, torch.float64), id="torch"), pytest.param((encode, torch.float32), id="numba", marks=needs_numba)]
 # Numbers are at most 4. Positions are rounded by 6e-8 of up to 20 cells, so weights by 1e-6; the rest is room for sums of them.
@@ -275,33 +275,17 @@ def test_reference_is_used_where_numba_is_missing(monkeypatch):
     for name in ("encoding_numba", "encoding_kernels"):
         monkeypatch.delitem(sys.modules, f"instamap.representations.{name}", raising=False)
         monkeypatch.delattr(instamap.representations, name, raising=False)
-    encoding._kernels.cache_clear()
+    forget = lambda: (encoding._kernels.cache_clear(), compiled._fault.cache_clear())
+    forget()
     try:
         assert backend(x) == "torch"
         assert torch.equal(encode(x, table, grid), encode_torch(x, table, grid))
     finally:
-        encoding._kernels.cache_clear()
+        forget()
 
 
 def test_double_precision_takes_the_reference():
     assert backend(torch.zeros(1, 3, dtype=torch.float64)) == "torch"
-
-
-@needs_numba
-def test_kernels_are_compiled_also_where_nothing_can_be_written(monkeypatch):
-    import numba
-
-    from instamap.representations import encoding_kernels
-
-    compile = numba.njit
-
-    def njit(cache=False, **flags):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return compile(**flags)
-
-    monkeypatch.setattr(numba, "njit", njit)
-    assert encoding_kernels._jit(lambda a: a + 1)(1) == 2
 
 
 @pytest.mark.parametrize("function", [encode_torch, pytest.param(encode, marks=needs_numba)])

@@ -1,7 +1,6 @@
 """Statistics of the normal equations against the explicit sum over images, components and voxels in float64, and against closed forms."""
 
 import dataclasses
-import importlib.util
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from instamap.errors import DataError, OptionError, OutputError
 from instamap.fit import accumulate, gridding
 from instamap.fit.accumulate import Accumulator
 from instamap.fit.statistics import Statistics
-from instamap.geometry import grids, kaiser_bessel, rotations
+from instamap.geometry import compiled, grids, kaiser_bessel, rotations
 from instamap.scene import Views
 
-NUMBA = importlib.util.find_spec("numba") is not None
+NUMBA = compiled.usable()
 needs_numba = pytest.mark.skipif(not NUMBA, reason="numba is not installed: there is no compiled spreading to test")
 BACKENDS = [
     pytest.param(("torch", torch.float64), id="torch64"),

@@ -1,6 +1,5 @@
 """One streaming pass over images that gathers the statistics of the normal equations; memory does not depend on their number."""
 
-import importlib.util
 import math
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from instamap.errors import DataError, OptionError
 from instamap.fit.gridding import Grid
 from instamap.fit.statistics import Statistics
-from instamap.geometry import grids
+from instamap.geometry import compiled, grids
 from instamap.scene import Views
 
 POINTS = 1 << 20  # Fourier components at once: enough of them fall into one tile of the grid, and they take 100 MB at most
@@ -135,7 +134,7 @@ class Components:
 
 
 def _backend(name: str, dtype: torch.dtype, device: torch.device) -> str:
-    able = dtype == torch.float32 and device.type == "cpu" and importlib.util.find_spec("numba") is not None
+    able = dtype == torch.float32 and device.type == "cpu" and compiled.usable()
     if name == "auto":
         return "numba" if able else "torch"
     if name not in ("numba", "torch"):

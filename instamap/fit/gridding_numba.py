@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from instamap.fit.gridding import Grid
+from instamap.geometry.compiled import jit
 from instamap.geometry.kaiser_bessel import WIDTH, taps
 from instamap.geometry.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
 
@@ -15,7 +15,7 @@ TILE = 8  # planes and rows of one tile; what its points touch fits into a cache
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
+@jit(fastmath=True)
 def _sort(edge, half, frames, plane, data, power, low, high):
     """The points that reach planes low ≤ z < high as rows (x, y, z, three values), tile by tile; in a tile in their own order."""
     sheet, across = np.float32(half) + REACH, edge // TILE + 1
@@ -39,7 +39,7 @@ def _sort(edge, half, frames, plane, data, power, low, high):
     return points
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
+@jit(fastmath=True)
 def _add_points(cells, edge, width, table, points, low, high):
     """Spread points onto the planes low ≤ z < high of the flat `cells`."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)

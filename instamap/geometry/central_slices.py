@@ -9,14 +9,13 @@ relative L2 error is 3e-4 for white noise. It is the transpose of the gridding i
 """
 
 import functools
-import importlib.util
 from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from instamap.geometry import grids
+from instamap.geometry import compiled, grids
 from instamap.geometry.kaiser_bessel import MARGIN, first_cells, footprint, grid_size, taps, window_transform
 
 OVERSAMPLING = 2.0
@@ -93,13 +92,13 @@ class _Gather(torch.autograd.Function):
 
 
 def _kernels(grid: Tensor) -> ModuleType | None:
-    """The compiled form, for float32 on a CPU where numba is installed."""
+    """The compiled form, for float32 on a CPU where there is a numba that works."""
     return _numba() if grid.dtype == torch.float32 and grid.device.type == "cpu" else None
 
 
 @functools.cache
 def _numba() -> ModuleType | None:
-    if importlib.util.find_spec("numba") is None:
+    if not compiled.usable():
         return None
     from instamap.geometry import central_slices_numba
 

@@ -4,16 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from instamap.geometry.compiled import jit
 from instamap.geometry.kaiser_bessel import WIDTH, taps
 from instamap.geometry.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
 
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
+@jit(fastmath=True)
 def _gather(cells, edge, width, table, frames, plane, sheet, out):
     """cells: flat, real and imaginary in turn; out "V P 2". The numbers of WIDTH cells come in rows of LANES; the last are idle."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
@@ -38,7 +38,7 @@ def _gather(cells, edge, width, table, frames, plane, sheet, out):
             out[view, p, 1] = imaginary * sign
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
+@jit(fastmath=True)
 def _scatter(cells, edge, width, table, frames, plane, sheet, values, low, high):
     """Adds to planes low ≤ z < high alone. Idle lanes add zeros: to the next row at most, not to another plane, whose corner is empty."""
     wx, wy, wz = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)

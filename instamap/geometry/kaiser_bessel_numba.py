@@ -2,9 +2,10 @@
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from instamap.geometry.compiled import jit
 from instamap.geometry.kaiser_bessel import MARGIN, STEPS, WIDTH
 
 REACH = np.float32(MARGIN + 1 - 0.5 * WIDTH)
@@ -13,7 +14,7 @@ _U = np.uintp  # unsigned indices: numba would test signed ones for counting fro
 _STEPS = np.float32(STEPS)
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", inline="always")
+@jit(fastmath=True, inline="always")
 def locate(frame, k, sheet):
     """Coordinates of the point k of the plane `frame`, and its sign; sheet: M/2 + REACH."""
     x, y, z = k[0] * frame[0, 0] + k[1] * frame[1, 0], k[0] * frame[0, 1] + k[1] * frame[1, 1], k[0] * frame[0, 2] + k[1] * frame[1, 2]
@@ -22,7 +23,7 @@ def locate(frame, k, sheet):
     return REACH + x, sheet + y, sheet + z, np.float32(1.0)
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", inline="always")
+@jit(fastmath=True, inline="always")
 def weigh(table, at, cell, weights):
     """Writes the weights of the cells that a coordinate reaches along one axis; cell: its whole part."""
     step = (at - np.float32(cell)) * _STEPS

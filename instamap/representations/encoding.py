@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from instamap.errors import OptionError
+from instamap.geometry import compiled
 
 PRIMES = (1, 2654435761, 805459861)
 CHUNK = 1 << 15  # points at a time in the reference: beyond this, fresh memory costs more than arithmetic
@@ -84,11 +85,11 @@ def backend(x: Tensor) -> Literal["numba", "torch"]:
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """The numba kernels, or None where numba is missing or does not fit this numpy. Imported on first use: it takes 0.2 s."""
-    try:
-        from instamap.representations import encoding_numba
-    except ImportError:
+    """The numba kernels, or None where there is no numba that works. Imported on first use: it takes 0.2 s."""
+    if not compiled.usable():
         return None
+    from instamap.representations import encoding_numba
+
     return encoding_numba
 
 

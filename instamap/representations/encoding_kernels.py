@@ -8,14 +8,12 @@ interpolated and added as one register by the three intrinsics at the end, which
 Addresses are bare, so callers must have checked shapes (`encoding.check`). `features` is a tuple with one item per feature.
 """
 
-from collections.abc import Callable
-
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from instamap.geometry.compiled import jit
 from instamap.representations.encoding import PRIMES
 
 BLOCK = 512  # points
@@ -25,13 +23,7 @@ ROWS, TRIPLE = types.UniTuple(types.uintp, 8), types.UniTuple(types.float32, 3)
 FMA = ("contract",)  # products and sums may be fused
 
 
-def _jit(function: Callable) -> Callable:
-    """Compiled on first use, without Python's lock; kept on disk for the next run where numba finds a folder that can be written."""
-    flags = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}  # NaN and infinity keep their meaning
-    try:
-        return numba.njit(cache=True, **flags)(function)
-    except RuntimeError:  # a read-only installation without a home folder
-        return numba.njit(**flags)(function)
+_jit = jit(fastmath={"contract"})  # NaN and infinity keep their meaning
 
 
 @_jit
