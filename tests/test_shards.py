@@ -324,6 +324,11 @@ def test_one_map_of_both_halves(whole):
     assert list(data.evidence) == ["map"] and data.evidence["map"].count == 228 and data.particles is None
 
 
+def test_one_map_by_the_command(whole, tmp_path):
+    outcome = instamap("fit", whole.path, "-o", tmp_path / "out", *QUICK, "--no-halves")
+    assert outcome.code == 0 and "map 228, held out 12" in outcome.err and not (tmp_path / "out" / "half1.mrc").exists()
+
+
 def test_settings_that_the_statistics_contradict_are_refused(whole):
     for change in ({"symmetry": "C2"}, {"weights": "w"}, {"held_out": 0.5}, {"particles": Path("other.star")}):
         with pytest.raises(OptionError, match=f"{next(iter(change))} is .* were gathered with .*; accumulate again"):
@@ -370,6 +375,52 @@ def test_damaged_folders_are_refused(whole, tmp_path):
     (broken / "half1.npz").unlink()
     assert "do not exist" in refusal()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("key", "text", "said"), [
+    ("held_out", '"b"', "'held_out' is 'b', which is no float"), ("box", '"32"', "'box' is '32', which is no int"),
+    ("box", "true", "'box' is True, which is no int"), ("pixel_size", "[6.0]", "'pixel_size' is [6.0], which is no float"),
+    ("premultiplied", "0", "'premultiplied' is 0, which is no bool"), ("seed", "1.5", "'seed' is 1.5, which is no int"),
+    ("particles", "3", "'particles' is 3, which is no str"), ("noise_variance", '"x"', "'noise_variance' is 'x', which is no list"),
+    ("noise_variance", '[["x"]]', "damaged"), ("shards", "[1]", "damaged"), ("half2", '"many"', "'half2' in the table sets is 'many'"),
+    ("digest", None, "'digest' is missing"),
+])  # fmt: skip
+def test_wrong_types_in_the_record_are_refused_in_a_line(whole, tmp_path, key, text, said):
+    broken, other = shutil.copytree(whole.path, tmp_path / "broken"), tmp_path / "out"
+    lines = (broken / "accumulate.toml").read_text().splitlines()
+    changed = [line for line in lines if not line.startswith(f"{key} = ")] if text is None else lines
+    changed = [f"{key} = {text}" if line.startswith(f"{key} = ") else line for line in changed]
+    assert changed != lines
+    (broken / "accumulate.toml").write_text("\n".join(changed) + "\n")
+    for words in (("fit", broken, "-o", other, *QUICK), ("merge", broken, "-o", other)):
+        line = instamap(*words).refusal
+        assert f"'{broken / 'accumulate.toml'}'" in line and said in line
+    assert not other.exists()
+
+
+def test_an_unknown_word_in_the_record_is_refused(whole, tmp_path):
+    broken = shutil.copytree(whole.path, tmp_path / "broken")
+    (broken / "accumulate.toml").write_text("novel = 1\n" + (broken / "accumulate.toml").read_text())
+    assert "'novel' is unknown" in instamap("fit", broken, "-o", tmp_path / "out").refusal
+
+
+@pytest.mark.parametrize("fault", ["gone", "cut"])
+def test_files_that_are_missing_are_written_again(star, whole, tmp_path, fault):
+    stats = shutil.copytree(whole.path, tmp_path / "stats")
+    if fault == "gone":
+        (stats / "half2.npz").unlink()
+    else:
+        (stats / "half2.npz").write_bytes((stats / "half2.npz").read_bytes()[:-100])
+    found, read = resumed(Settings(star), stats)
+    assert read == whole.said["sets"]["half2"]
+    assert_alike(found, whole, tolerance=0)
+    assert {path.name for path in stats.iterdir()} == {path.name for path in whole.path.iterdir()}
+
+
+def test_merged_files_that_are_missing_are_written_again(thirds, whole, tmp_path):
+    merge(thirds, tmp_path / "stats")
+    (tmp_path / "stats" / "held_out.npz").unlink()
+    assert_alike(merge(thirds, tmp_path / "stats"), whole)
 
 
 def test_a_file_is_no_folder(star, tmp_path):

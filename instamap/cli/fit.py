@@ -12,6 +12,9 @@ def fit(
     statistics: Annotated[Path, typer.Argument(metavar="STATS", help="Folder that accumulate or merge wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("out"),
     mask: Annotated[Path | None, plain(help="Map of 0..1; the density is zero outside it.  [default: found in a first map]")] = None,
+    halves: Annotated[
+        bool | None, plain("--halves/--no-halves", help="Two independent half maps and their mean, or one map of all.  [default: halves]")
+    ] = None,
     seed: Annotated[int | None, plain(help="Of the fit's random numbers.  [default: that of the statistics]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that the folder holds.")] = False,
     representation: Annotated[Word, part("--representation", "What the map is made of.  [default: hash-grid]")] = None,
@@ -30,4 +33,4 @@ def fit(
 
     before = Folder.open(statistics).settings.record(AUTO)
     names, given = {"representation": representation, "engine": engine}, {"representation": r, "engine": e, "stage": stage}
-    run.run(run.settings(before, {"mask": mask, "seed": seed}, names, given), out, force)
+    run.run(run.settings(before, {"mask": mask, "halves": halves, "seed": seed}, names, given), out, force)

@@ -1,6 +1,7 @@
 """A folder of statistics on disk: what `fit` and `merge` need of the images, and what they were gathered from."""
 
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,10 @@ from instamap.scene import Scene
 SETS = ("half1", "half2", "held_out")
 MARK, BEGUN = "accumulate.toml", "unfinished.toml"  # the same text: the second becomes the first when all files are there
 PLACES = ("instamap", "particles", "datadir")  # may differ where the same data are seen from another machine; the digest may not
+SAID = {"instamap": str, "particles": str, "datadir": str, "together": str, "weights": str, "held_out": float, "seed": int, "symmetry": str,
+        "preprocess": dict, "digest": str, "shards": list, "box": int, "pixel_size": float, "premultiplied": bool, "count": int,
+        "noise_variance": list, "sets": dict, "likelihood": dict}  # fmt: skip
+OPTIONAL = ("datadir", "together", "weights", "preprocess")
 NOISE = 1e-5  # relative: the same estimate on another machine differs by rounding
 
 
@@ -73,6 +78,7 @@ class Folder:
                 raise DataError(f"statistics in '{path}' are unfinished; run the command that began them again, it resumes where it was")
             raise DataError(f"folder '{path}' holds no statistics ({MARK} is missing); give one that accumulate or merge has written")
         folder = Folder(path, read_toml(path / MARK))
+        folder._check_types()
         try:
             whole = set(folder.said["sets"]) == set(SETS) and folder.settings and folder.scene.noise_variance.ndim == 2 and folder.shards
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -80,6 +86,21 @@ class Folder:
         if not whole:
             raise DataError(f"'{path / MARK}' is damaged; accumulate again")
         return folder
+
+    def _check_types(self) -> None:
+        """Raises DataError, with the value, for one that is missing, unknown or of another type."""
+        said, where = self.said, f"'{self.path / MARK}'"
+        for key in dict.fromkeys([*SAID, *said]):
+            kind, value = SAID.get(key), said.get(key)
+            if key not in said and key not in OPTIONAL:
+                raise DataError(f"{where} is damaged: '{key}' is missing; accumulate again")
+            if kind is None:
+                raise DataError(f"{where} is damaged: '{key}' is unknown; accumulate again with this version of instamap")
+            if key in said and not _is(value, kind):
+                raise DataError(f"{where} is damaged: '{key}' is {value!r}, which is no {kind.__name__}; accumulate again")
+        for name, count in said["sets"].items():
+            if not _is(count, int):
+                raise DataError(f"{where} is damaged: '{name}' in the table sets is {count!r}, which is no int; accumulate again")
 
     @property
     def settings(self) -> Settings:
@@ -142,7 +163,9 @@ class Folder:
         return None
 
     def begin(self, force: bool) -> Literal["new", "resumed", "done"]:
-        """Make the folder and mark it as unfinished; `resumed` if it was so already, `done` if it is complete. force: as new in any case.
+        """Make the folder and mark it as unfinished; `resumed` if it was so already, or lacks files, `done` if it is complete.
+
+        force: as new in any case.
 
         Raises OutputError if it holds statistics that were gathered otherwise, or cannot be a folder.
         """
@@ -153,7 +176,10 @@ class Folder:
                 reason = self.difference(Folder(self.path, read_toml(self.path / mark)))
                 if reason:
                     raise OutputError(f"'{self.path}' holds other statistics ({reason}); choose another folder or replace them: --force")
-                return "done" if mark == MARK else "resumed"
+                if mark == MARK and all(zipfile.is_zipfile(self.file(name)) for name in SETS):
+                    return "done"
+                self._reopen()
+                return "resumed"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for old in [*map(self.file, SETS), self.path / MARK, self.path / BEGUN]:
@@ -164,9 +190,25 @@ class Folder:
             write_toml(sibling, self.said)
         return "new"
 
+    def _reopen(self) -> None:
+        """Files that are gone or cut off are to be written again."""
+        try:
+            for file in map(self.file, SETS):
+                if file.exists() and not zipfile.is_zipfile(file):
+                    file.unlink()
+            if (self.path / MARK).exists():
+                (self.path / MARK).replace(self.path / BEGUN)
+        except OSError as error:
+            raise OutputError(f"output folder '{self.path}' cannot be used: {error.strerror}; choose another") from None
+
     def end(self) -> None:
         """Mark as complete."""
         (self.path / BEGUN).replace(self.path / MARK)
+
+
+def _is(value, kind: type) -> bool:
+    """Whether a value of TOML has a type; whole numbers are also numbers, and truth values are not."""
+    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
 
 
 def _close(one, two) -> bool:
