@@ -14,6 +14,10 @@ from instamap.data.particles import Particles
 # Arguments of the tool by the name of the set's folder; {data} is the folder `data` beside the tool's own.
 RECIPES = {
     "T": "--model {data}/models/3j5p.pdb.gz --count 4000 --snr 0.02 --pixel 3 --solvent 0.6 --seed 1",
+    "S": "--model {data}/models/3j5p.pdb.gz --box 48 --pixel 4 --count 1500 --snr 0.05 --solvent 0.6 --seed 11",
+    "U": "--model {data}/models/8eow.cif.gz --poses {data}/empiar-10076-poses.npz --box 56 --pixel 3.5 --count 3000 --snr 0.03 "
+    "--solvent 0.6 --noise coloured --seed 5",
+    "W": "--model {data}/models/groel_apo_subunit.pdb.gz --box 64 --pixel 2.5 --count 3000 --snr 0.04 --solvent 0.6 --seed 8",
     "antibody": "--model {data}/models/1igt.pdb.gz --poses {data}/empiar-10076-poses.npz --count 4000 --snr 0.03 --pixel 3.5 --solvent 0.6 "
     "--noise coloured --seed 2",
     "channel": "--model {data}/models/8eow.cif.gz --box 96 --pixel 2 --count 3000 --snr 0.05 --solvent 0.5 --groups 3 --seed 3",
