@@ -166,6 +166,17 @@ def test_rescaled_maps_hold_the_same_density(before, after):
     torch.testing.assert_close(rescaled(torch.stack([blob(before), 3 * blob(before)]), after)[1], 3 * blob(after), rtol=0, atol=1e-3)
 
 
+@given(seed=seeds, states=st.integers(2, 200))
+def test_sparse_shares_leave_no_particle_out(seed, states):
+    share = torch.softmax(3 * torch.randn(40, states, generator=seeded(seed), dtype=torch.float64), 1)
+    kept = sparse(share)
+    torch.testing.assert_close(kept.sum(1), share.sum(1))
+    small = share < CUT * share.amax(1, keepdim=True)
+    assert (kept[small] == 0).all() and (kept[~small] >= share[~small] - 1e-15).all()
+    even = torch.full((3, states), 1 / states, dtype=torch.float64)
+    torch.testing.assert_close(sparse(even), even)  # whatever their number
+
+
 # Images of blobs: their transforms are known
 
 

@@ -16,6 +16,7 @@ from instamap.errors import CompositionError
 from instamap.fit import loop
 from instamap.fit.accumulate import Accumulator
 from instamap.fit.images import Images
+from instamap.fit.lattice import Lattice
 from instamap.fit.normal import Normal, check
 from instamap.fit.objective import Evidence
 from instamap.fit.statistics import Statistics
@@ -224,3 +225,32 @@ def test_what_has_no_normal_equations_is_refused():
     check(compose(defaults(), scene))
     with pytest.raises(CompositionError, match="engine 'normal' needs one density .*deformation Rigid .*choose --engine images"):
         check(compose(defaults("rigid"), scene))
+
+
+class Slope(Representation):
+    """ρ(x) = x, along the first axis."""
+
+    def __init__(self, options, scene: Scene):
+        super().__init__(options, scene)
+        self.one = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one * x[..., 0]
+
+
+@pytest.mark.parametrize("points", [1, 2, 3])
+def test_oversampling_draws_a_point_in_each_part_of_the_cell(points):
+    """The mean of s³ points, one in each small cell: its deviation on a slope is a cell / √12 s^(5/2), and its mean the centre's value."""
+    scene, cell = Scene(12, 2.0, count=1, noise_variance=torch.ones(1, 7), mask=torch.ones(12, 12, 12)), 3.0
+    composed = compose(defaults(), scene)
+    others = composed.deformation, composed.forward_operator, composed.likelihood
+    model = Model(scene, Slope(RepresentationOptions(floor="none"), scene), *others)
+    lattice = Lattice(model)
+    still = lattice.raster(model)
+    torch.testing.assert_close(still, lattice.raster(model, points=points), rtol=0, atol=0)  # nothing moves without jitter
+    draws = torch.stack([lattice.raster(model, cell=cell, points=points, generator=torch.Generator().manual_seed(i)) for i in range(4)])
+    inner = grids.voxel_centres(12, 2.0).abs().amax(-1) < 9  # farther out the box's edge is in the cell
+    off = (draws - still).detach()[:, inner]
+    wanted = cell / 12**0.5 / points**2.5
+    assert float(off.std()) == pytest.approx(wanted, rel=0.05) and abs(float(off.mean())) < 5 * wanted / off.numel() ** 0.5
+    assert float(off.abs().max()) <= 0.5 * cell

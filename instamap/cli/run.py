@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from instamap import compose
+from instamap.cli import learned
 from instamap.cli.progress import Stages
 from instamap.components import KINDS
 from instamap.data.preprocess import Preprocess
@@ -113,7 +114,7 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
         watch = lambda name, look: stages.look(name, look, seen[0].engine.options.steps)
         told = {"force": force, "watch": watch, "count": stages.read, "announce": announce}
         done = poses.reconstruct_poses(posed, out, say=stages.say, **told) if posed else None
-        result = done.result if done else reconstruct(chosen, out, **told)
+        result = done.result if done else reconstruct(chosen, out, learned=learned.write, **told)
     for line in [*(poses.conclusion(done, out) if done else []), *conclusion(result, seen[0], out)]:
         typer.echo(line)
 

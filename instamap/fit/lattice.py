@@ -21,12 +21,21 @@ class Lattice:
         self.near = near[self.cut]
         self.centres = centres[self.cut][self.near]
 
-    def raster(self, model: Model, z: Tensor | None = None, *, cell: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """The density on the cube, of the common map or a particle with coordinates z "1 L", at centres moved by up to ±½ `cell` (Å)."""
-        x = self.centres
-        if cell:
-            x = x + (torch.rand(x.shape, generator=generator) - 0.5) * cell
-        return torch.zeros(self.near.shape).masked_scatter(self.near, model.density(x[None], z)[0])
+    def raster(self, model: Model, z: Tensor | None = None, *, cell: float = 0.0, points: int = 1,
+               generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+        """The density on the cube, of the common map or a particle with coordinates z "1 L", at centres moved by up to ±½ `cell` (Å).
+
+        points: along each axis of the cell, which is then a lattice of so many smaller ones with a point in each; a voxel has their mean.
+        """
+        if not cell:
+            values = model.density(self.centres[None], z)[0]
+        else:
+            at = ((torch.arange(points) + 0.5) / points - 0.5) * cell  # centres of the small cells
+            places = torch.stack(torch.meshgrid(at, at, at, indexing="ij"), -1).view(-1, 3)
+            x = self.centres[:, None] + places
+            x = x + (torch.rand(x.shape, generator=generator) - 0.5) * (cell / points)
+            values = model.density(x.view(1, -1, 3), z)[0].view(len(x), -1).mean(1)
+        return torch.zeros(self.near.shape).masked_scatter(self.near, values)
 
     def whole(self, cube: Tensor) -> Tensor:
         """The map "D D D" of which the rest is empty."""

@@ -22,6 +22,7 @@ class Normal(Objective):
     @dataclass(frozen=True)
     class Options(EngineOptions):
         jitter: float = option(1.0, "scale of the random displacement of voxel centres in each step, 0 for none", unit="voxels", low=0.0)
+        oversampling: int = option(1, "points along each axis of a voxel at which jitter samples the field in each step", low=1, high=4)
         widen: float = option(1.5, "factor by which the jitter grows, once, where looks stop improving; 1 stops there", low=1.0)
 
     def __init__(self, options: Options, model: Model, evidence: Evidence):
@@ -32,7 +33,8 @@ class Normal(Objective):
         self.now, self.average = None, torch.zeros(self.lattice.near.shape)
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
-        volume = self.lattice.raster(model, cell=self.cell * self.jitter, generator=generator)
+        options = {"cell": self.cell * self.jitter, "points": self.options.oversampling, "generator": generator}
+        volume = self.lattice.raster(model, **options)
         self.now = volume.detach()
         return self.data.loss(volume) / self.data.weight + self.prior(model, None, generator)
 

@@ -38,6 +38,7 @@ class Data:
 
 
 Watch = Callable[[str, loop.Look], None]
+Keep = Callable[[str, Model], None]
 
 
 @dataclass(frozen=True)
@@ -127,33 +128,42 @@ def _aimed(scene: Scene, engine: Choice, evidence: dict[str, Evidence], particle
     return Data(particles, aimed, engine, evidence, scene.mask is None)
 
 
-def fit_one(settings: Settings, data: Data, name: str, watch: Watch) -> loop.Fit:
-    """Fit to one set's evidence; the seed and the name alone decide its random numbers."""
+def fit_one(settings: Settings, data: Data, name: str, watch: Watch, keep: Keep = lambda name, model: None) -> loop.Fit:
+    """Fit to one set's evidence; the seed and the name alone decide its random numbers. keep(name, model): of the best look."""
     number = settings.seed * 1000 + list(data.evidence).index(name)
     model = born(settings.parts, data.scene, number)
     engine = default().get("engine", data.engine.name).load()
     objective = engine(data.engine.options, model, data.evidence[name])
     generator = torch.Generator().manual_seed(number)
-    return loop.fit(model, objective, settings.stages, generator=generator, watch=lambda look: watch(name, look))
+    done = loop.fit(model, objective, settings.stages, generator=generator, watch=lambda look: watch(name, look))
+    keep(name, objective.average if isinstance(objective.average, Model) else model)
+    return done
 
 
-def fit_all(settings: Settings, data: Data, watch: Watch) -> dict[str, loop.Fit]:
+def fit_all(settings: Settings, data: Data, watch: Watch, keep: Keep = lambda name, model: None) -> dict[str, loop.Fit]:
     """Every set's fit, side by side."""
-    return side_by_side(data.evidence, lambda name, guard: fit_one(settings, data, name, guard(watch)))
+    return side_by_side(data.evidence, lambda name, guard: fit_one(settings, data, name, guard(watch), keep))
 
 
 def reconstruct(settings: Settings, out: Path, *, force: bool = False, watch: Watch = lambda name, look: None,
                 count: Callable[[int, int], None] = lambda done, total: None,
-                announce: Callable[[Data], None] = lambda data: None) -> Result:  # fmt: skip
-    """Fit every set, write maps, curves and records to the folder `out`. Raises InstamapError before anything is written."""
+                announce: Callable[[Data], None] = lambda data: None,
+                learned: Callable[[Settings, Data, dict[str, Model], Path], None] = lambda *given: None) -> Result:  # fmt: skip
+    """Fit every set, write maps, curves and records to the folder `out`. Raises InstamapError before anything is written.
+
+    learned(settings, data, models, folder) may write there what the models, by set, have learned of particles, where they found a signal.
+    """
     output.check(out, force)
     data = prepare(settings, count)
     announce(data)
     record = settings.record(data.engine)
     with output.staged(out, force) as stage, Log(stage / "log.jsonl") as log:
         default().hook.instamap_run_started(settings=record)
-        result = finish(fit_all(settings, data, reporting(log, watch)), data.scene, data.evidence)
+        models: dict[str, Model] = {}
+        result = finish(fit_all(settings, data, reporting(log, watch), models.__setitem__), data.scene, data.evidence)
         write(result, data, stage)
+        if data.particles is not None and not result.nothing:
+            learned(settings, data, models, stage)
         write_toml(stage / output.MARK, record)
     return result
 

@@ -34,22 +34,31 @@ def aim(scene: Scene, maps: Tensor) -> Scene:
 
 def begin(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: list[Statistics], judge: list[Statistics], z: Tensor,
           seed: int, watch: Watch) -> Model:  # fmt: skip
-    """A model whose density is the densest state's and whose deformation leads from there to all states, at the scene's resolution.
-
-    Of a single state: a rigid density, fitted in the same way.
-    """
+    """A model whose density is the densest state's and whose deformation leads from there to all states, at the scene's resolution."""
     model = born(parts, scene, seed)
     generator = torch.Generator().manual_seed(seed)
-    order = _outwards(fitted, z)
+    mass = torch.tensor([s.weight for s in fitted])
+    near = torch.exp(-0.5 * (torch.cdist(z, z) / spacing(z)) ** 2) @ mass
+    order = (z - z[near.argmax()]).norm(dim=1).argsort().tolist()
     pair, whole = order[: 1 + z.shape[1]], lambda some, of: sum((of[k] for k in some[1:]), start=of[some[0]])
     evidence = Evidence(statistics=whole(pair, fitted), held_out_statistics=whole(pair, judge))
     still, looked = Normal(still_options(options), model, evidence), lambda look: watch("state", look)
     loop.fit(model, still, (Stage(deformation=0.0),), generator=generator, watch=looked)
-    reaches = sorted({max(len(pair), -(-len(order) * i // REACHES)) for i in range(1, REACHES + 1)}) if len(order) > 1 else []
-    for stage, count in [*((Stage(representation=0.0), reach) for reach in reaches), (_free(z), len(order))]:
+    reaches = sorted({max(len(pair), -(-len(order) * i // REACHES)) for i in range(1, REACHES + 1)})
+    for stage, count in [*((Stage(representation=0.0), reach) for reach in reaches), (Stage(), len(order))]:
         pick = lambda some, count=count: [some[k] for k in order[:count]]
         _run(model, States(options, model, pick(fitted), pick(judge), z[order[:count]]), (stage,), generator, watch)
     return model
+
+
+def rigid(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: Statistics, judge: Statistics, seed: int,
+          watch: Watch) -> Tensor:  # fmt: skip
+    """The map "D D D" of all particles, in as many steps as `begin` has for a density: a rival that is cut short would flatter motion."""
+    usual = still_options(options)
+    model = born(parts, scene, seed)
+    objective = Normal(replace(usual, steps=2 * usual.steps), model, Evidence(statistics=fitted, held_out_statistics=judge))
+    generator, looked = torch.Generator().manual_seed(seed), lambda look: watch("rigid", look)
+    return loop.fit(model, objective, (Stage(deformation=0.0),), generator=generator, watch=looked).map
 
 
 def sharpen(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: list[Statistics], judge: list[Statistics], z: Tensor,
@@ -70,20 +79,6 @@ def sharpen(parts: dict[str, Choice], scene: Scene, options: States.Options, fit
 def still_options(options: States.Options) -> Normal.Options:
     """Of a fit of one density, with the looks, patience and jitter of those of many states."""
     return Normal.Options(**{name: getattr(options, name) for name in (*SHARED, "jitter")})
-
-
-def _outwards(fitted: list[Statistics], z: Tensor) -> list[int]:
-    """Numbers of the states at z "K L", from that which most particles are near."""
-    if len(z) == 1:
-        return [0]
-    mass = torch.tensor([s.weight for s in fitted])
-    near = torch.exp(-0.5 * (torch.cdist(z, z) / spacing(z)) ** 2) @ mass
-    return (z - z[near.argmax()]).norm(dim=1).argsort().tolist()
-
-
-def _free(z: Tensor) -> Stage:
-    """Density and deformation, if there is more than one state."""
-    return Stage() if len(z) > 1 else Stage(deformation=0.0)
 
 
 def _run(model: Model, objective: States, stages: tuple[Stage, ...], generator, watch: Watch) -> loop.Fit:

@@ -67,11 +67,10 @@ def explore(images: Coarse, held_out: Coarse, scene: Scene, parts: Parts, option
         nodes = coordinates.states(sample, judge, found, options.nodes, n, fresh())
         bent, maps, rigid = None, [nodes.maps], found.mean[None]
         if bends(parts):
-            aimed, some = bend.aim(scene, nodes.maps), of(parts, n)
-            fit = lambda fitted, judged, z, some=some, aimed=aimed: bend.begin(some, aimed, options, fitted, judged, z, seed, watch)
-            origin = torch.zeros(1, n)
-            rigid = infer.states(fit([images.statistics(images.ones())], [judge.statistics(judge.ones())], origin), origin)
-            bent = fit(*([each.statistics(w) for w in sparse(nodes.shares(each)).T] for each in (images, judge)), nodes.z.float())
+            told = (of(parts, n), bend.aim(scene, nodes.maps), options)
+            rigid = bend.rigid(*told, *(some.statistics(some.ones()) for some in (images, judge)), seed, watch)[None]
+            states = [[some.statistics(w) for w in sparse(nodes.shares(some)).T] for some in (images, judge)]
+            bent = bend.begin(*told, *states, nodes.z.float(), seed, watch)
             maps.append(infer.states(bent, nodes.z.float()))
         gain = infer.posterior(witness, maps[-1], nodes.z)[2] - log_prob(witness, rigid)[:, 0]
         trials[n] = Trial(nodes, bent, maps, float(gain.mean()))
