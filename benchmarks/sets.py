@@ -14,6 +14,7 @@ from instamap.data.particles import Particles
 # Arguments of the tool by the name of the set's folder; {data} is the folder `data` beside the tool's own.
 RECIPES = {
     "T": "--model {data}/models/3j5p.pdb.gz --count 4000 --snr 0.02 --pixel 3 --solvent 0.6 --seed 1",
+    "tiny": "--model {data}/models/3j5p.pdb.gz --box 32 --pixel 6 --count 1200 --snr 0.05 --solvent 0.6 --seed 7",
     "S": "--model {data}/models/3j5p.pdb.gz --box 48 --pixel 4 --count 1500 --snr 0.05 --solvent 0.6 --seed 11",
     "U": "--model {data}/models/8eow.cif.gz --poses {data}/empiar-10076-poses.npz --box 56 --pixel 3.5 --count 3000 --snr 0.03 "
     "--solvent 0.6 --noise coloured --seed 5",
