@@ -80,15 +80,15 @@ def test_density_is_zero_outside_where_poses_are_corrected(folder, tmp_path):
 
 @pytest.mark.slow
 def test_density_is_zero_outside_in_every_map_of_a_motion(tmp_path):
-    """Those of the run, of states with their half maps, and on the way between them. A lobe swings through the mask's flat side."""
+    """Those of the run, of states with their half maps, and on the way between them. A lobe swings along the mask's flat side."""
     write(tmp_path, 240, 60.0, snr=6.0)
     truth, pixel = mrc.read(tmp_path / "truth.mrc")
     box = len(truth)
     half = mask.sphere(box, pixel, 0.42 * box * pixel, 2 * pixel)
-    half[:, : box // 2] = 0  # y < 0
+    half[..., : box // 2] = 0  # x < 0
     mrc.write(tmp_path / "half.mrc", half, pixel)
     words = ("--deform", "bending-field", "-D", "latent=1", "-D", "points=5", "-R", "levels=4", "--mask", tmp_path / "half.mrc")
-    quick = ("--engine", "states", "-E", "steps=20", "-E", "nodes=3", "-E", "dimensions=1")
+    quick = ("--engine", "states", "-E", "steps=40", "-E", "nodes=3", "-E", "dimensions=1")
     outcome = instamap("reconstruct", tmp_path / "particles.star", "-o", tmp_path / "run", *words, *quick)
     assert outcome.code == 0 and "no motion" not in outcome.out, outcome
     outcome = instamap("states", tmp_path / "run", "-o", tmp_path / "states", "--kmeans", 2, "--frames", 2)
