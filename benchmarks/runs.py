@@ -125,7 +125,7 @@ def fits(out: Path) -> dict[str, dict]:
 def held_out_images(folder: Path, out: Path) -> int:
     """How many images of a set the run in `out` held out of its fits."""
     share = tomllib.loads((out / "run.toml").read_text(encoding="utf-8"))["held_out"]
-    return max(1, round(share * Particles.open(folder / "particles.star").count))
+    return max(3, round(share * Particles.open(folder / "particles.star").count))
 
 
 def gains(said: dict) -> dict:

@@ -15,6 +15,7 @@ from instamap.fit.reconstruct import Data, Result, reconstruct
 from instamap.fit.record import read_toml
 from instamap.fit.settings import AUTO, Settings
 from instamap.fit.stages import Stage
+from instamap.geometry import compiled
 from instamap.motion import reconstruct as motion
 from instamap.options import from_dict, parse, to_dict
 from instamap.poses import reconstruct as poses
@@ -24,7 +25,7 @@ PLAIN = {"particles": Path, "datadir": Path, "mask": Path, "halves": bool, "toge
          "symmetry": str, "weights": str, "statistics": Path}  # fmt: skip
 PREPROCESS = {"crop": int, "box": int, "normalise": bool, "background": float}
 KNOWN = {**PLAIN, "instamap": str, "preprocess": dict, **dict.fromkeys(KINDS, dict), "stage": list}
-RANGES = {"held_out": (0.0, 0.9), "seed": (0, 2**31 - 1)}
+RANGES = {"held_out": (0.001, 0.9), "seed": (0, 2**31 - 1)}
 
 
 def earlier(config: Path | None) -> dict:
@@ -122,7 +123,7 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
 def _move(chosen: Settings, out: Path, force: bool, auto: bool) -> None:
     """As `run`, for particles that move."""
     with Stages() as stages:
-        for line in _parts(chosen, chosen.engine, auto):
+        for line in [*([compiled.note()] if compiled.note() else []), *_parts(chosen, chosen.engine, auto)]:
             stages.say(line)
         watch = lambda name, look: stages.look(name, look, chosen.engine.options.steps)
         found = motion.reconstruct_motion(chosen, out, force=force, say=stages.say, watch=watch)
@@ -142,6 +143,7 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     lines += [f"{name:15} {value}" for name, value in special.items() if value and value != "C1"]
     if particles and particles.ignored:
         lines.append(f"not modelled    {', '.join(particles.ignored)}")
+    lines += [line] if (line := compiled.note()) else []
     share = float((scene.mask > 0).float().mean())
     lines.append(f"mask            {chosen.mask or 'found in a first map, written to mask.mrc'}: {share:.0%} of the box")
     lines += _parts(chosen, data.engine, chosen.engine.name == AUTO.name)

@@ -133,7 +133,7 @@ def _source(settings: Settings) -> Source:
     if box < fine.box:
         coarse = Particles.open(settings.particles, datadir=settings.datadir, preprocess=replace(settings.preprocess, box=box))
     variance = noise.estimate(coarse, seed=settings.seed, transfer=ctf)
-    unit = fine.groups(settings.together) if settings.together else torch.arange(fine.count)
+    unit = fine.groups(settings.together) if settings.together else torch.arange(fine.count)  # copies of an image may move on their own
     return Source(settings, known, coarse, variance, unit)
 
 
