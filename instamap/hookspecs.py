@@ -23,4 +23,7 @@ def instamap_run_started(settings):
 
 @hookspec
 def instamap_step_finished(name, step, metrics):
-    """One look at the fit called `name` ("half1", ...): the step number and a dict of floats, as in log.jsonl."""
+    """One look at the fit called `name` ("half1", "half1 bend", "half1 round 2"): the step number and a dict of floats, as in log.jsonl.
+
+    It is called from the threads of the fits, one call at a time.
+    """

@@ -26,8 +26,8 @@ from instamap.fit.settings import Settings
 from instamap.fit.stages import Stage
 from instamap.forward.ctf import ctf
 from instamap.geometry import grids, rotations
+from instamap.motion.coarse import fewer_pixels
 from instamap.motion.folder import Motion
-from instamap.motion.learned import placing
 from instamap.poses.correction import as_rigid, from_rigid
 from instamap.scene import Views
 from instamap.testing.part import stir
@@ -270,5 +270,5 @@ def test_images_are_placed_at_low_resolution(tmp_path, write_star, write_stack, 
     write_stack(tmp_path / "stack.mrcs", np.zeros((1, box, box), np.float32))
     tables = {"optics": [make_optics(rlnImagePixelSize=pixel)], "particles": [make_particle()]}
     settings = Settings(write_star(tmp_path / "particles.star", tables))
-    found = placing(settings, Particles.open(settings.particles))
+    found = fewer_pixels(settings, Particles.open(settings.particles), 10.0)
     assert found.box == coarse and found.box * found.pixel_size == pytest.approx(box * pixel)

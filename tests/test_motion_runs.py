@@ -67,7 +67,7 @@ def test_the_record_says_what_was_found(bent):
         assert fit["gain_by_subspace_dimensions"][1] > 0.5
     assert "coordinates of held-out particles correlate" in bent[1] and "no motion" not in bent[1]
     fits = {json.loads(line)["fit"] for line in (bent[0] / "log.jsonl").read_text().splitlines()}
-    assert fits == {f"half{i} {kind}" for i in (1, 2) for kind in ("state", "bend")}
+    assert fits == {f"half{i} {kind}" for i in (1, 2) for kind in ("rigid", "state", "bend")}
 
 
 def test_particles_are_placed_as_they_were(moving, bent, tmp_path):
@@ -110,15 +110,17 @@ def test_auto_takes_one_coordinate_and_says_why(moving, tmp_path):
     assert f"latent = {said['coordinates']}" in config
 
 
-def test_no_motion_is_invented(tmp_path):
+@pytest.mark.parametrize("latent", ["1", "auto"])
+def test_no_motion_is_invented(tmp_path, latent):
     write(tmp_path, 1000, 0.0, snr=0.3)
-    outcome = instamap("reconstruct", tmp_path / "particles.star", "-o", tmp_path / "run", "--deform", "bending-field", "-E", "steps=60")
+    words = ("--deform", "bending-field", "-D", f"latent={latent}", "-E", "steps=40")
+    outcome = instamap("reconstruct", tmp_path / "particles.star", "-o", tmp_path / "run", *words)
     assert outcome.code == 0 and "no motion found" in outcome.out, outcome
     motion = Motion.open(tmp_path / "run")
     assert not motion.latents.any()
     x = torch.randn(200, 3) * 30
     for half in motion.halves:  # nor where coordinates are not zero
-        assert torch.equal(half.displaced(x, torch.ones(1)), x)
+        assert torch.equal(half.displaced(x, torch.ones(motion.latents.shape[1])), x)
     assert correlation(mrc.read(tmp_path / "run" / "map.mrc")[0], truth(0.0)) > 0.9
 
 

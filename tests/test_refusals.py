@@ -158,7 +158,7 @@ def test_choices_that_cannot_be_made(good, refused, words, said):
     ("colour = 1", "'colour' in '.*bad.toml' is unknown; choose particles, "),
     ("seed = 'one'", "'seed' in '.*bad.toml' is 'one'; it must be int"),
     ("seed = true", "'seed' in '.*bad.toml' is True; it must be int"),
-    ("held_out = 1.5", "held_out is 1.5; it must be from 0.0 to 0.9"),
+    ("held_out = 1.5", "held_out is 1.5; it must be from 0.001 to 0.9"),
     ("engine = 'normal'", "'engine' in '.*bad.toml' is 'normal'; it must be a table"),
     ("[engine]\nsteps = 5", "table 'engine' in '.*bad.toml' has no name of a part"),
     ("[engine]\nname = 5", "table 'engine' in '.*bad.toml' has no name of a part"),

@@ -1,6 +1,7 @@
 """Stacks give exactly the pixels that N@path names, in the order asked for; files that do not fit are named."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mrcfile
@@ -193,3 +194,22 @@ def test_stack_that_may_not_be_read(tmp_path, write_stack, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     fails(["1@s.mrcs"], tmp_path / "a.star", str(tmp_path / "s.mrcs"), "Permission denied", "make it readable")
+
+
+def test_threads_share_the_maps(tmp_path, write_stack, monkeypatch):
+    """Two fits read at once: no more maps than allowed stay open, and every image is the right one."""
+    count = 40
+    for i in range(count):
+        write_stack(tmp_path / f"{i}.mrc", np.full((4, 4), i, np.float32))
+    monkeypatch.setattr(stacks, "_OPEN", 3)
+    made = Stacks([f"{i}.mrc" for i in range(count)], tmp_path / "particles.star")
+    orders = [np.random.default_rng(seed).permutation(np.tile(np.arange(count), 20)) for seed in (1, 2)]
+
+    def read(order):
+        for row in order:
+            assert (made.read(np.array([row])) == row).all()
+            assert len(made._maps) <= 3
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(read, order) for order in orders]:
+            done.result()

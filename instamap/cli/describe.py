@@ -14,7 +14,7 @@ from instamap.registry import default
 FLAGS = {"representation": ("--representation", "-R"), "deformation": ("--deform", "-D"), "forward": ("--forward", "-F"),
          "likelihood": ("--likelihood", "-L"), "engine": ("--engine", "-E")}  # fmt: skip
 AUTO = [["TAKES", "WHERE"],
-        ["states", "particles go through states: --deform bending-field or subspace, from=table"],
+        ["states", "particles go through states: --deform bending-field (from=table, Gaussian noise, no stages) or subspace"],
         ["poses", "--deform rigid corrects whole particles from a table, with no regulariser or stage"],
         ["normal", "all particles share one density"],
         ["images", "anything else, and wherever noise is not Gaussian"]]  # fmt: skip

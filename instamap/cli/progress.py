@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from instamap.fit.loop import Look
 
 # All of it fits into the 80 columns of a usual terminal: what does not is cut off.
-COLUMNS = (TextColumn("{task.description:6}"), BarColumn(8), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+COLUMNS = (TextColumn("{task.description:6}"), BarColumn(4), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
            TextColumn("{task.fields[rate]}"), TextColumn("≤"), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))  # fmt: skip
 
 
@@ -74,7 +74,8 @@ class Stages:
             self._end(*self._looks.pop(one))
         looks = self._looks.setdefault(one, (name, []))[1]
         looks.append(look)
-        self._show(name, look.step, steps, f"{look.step / max(look.seconds, 1e-9):.1f} steps/s", f"held-out {look.held_out:+.4g}")
+        rate = f"{look.step / max(look.seconds, 1e-9):.1f} steps/s"
+        self._show(name, look.step, max(steps, look.step), rate, f"held-out {look.held_out:+.4g}")
 
     def _show(self, name: str, done: int, total: int, rate: str, state: str) -> None:
         if self._bars is None:

@@ -21,6 +21,7 @@ def reconstruct(
     seed: Annotated[int | None, plain(help="Of every random number.  [default: 0]")] = None,
     datadir: Annotated[Path | None, plain(help="Folder that image paths are relative to, if not the STAR file's.")] = None,
     together: Annotated[Word, plain(help="Column whose equal values stay in one half, such as rlnGroupName.")] = None,
+    held_out: Annotated[float | None, plain(help="Share of the particles that only judge when fits stop.  [default: 0.05]")] = None,
     symmetry: Annotated[Word, plain(help="Point group, as RELION orients it: Cn, Dn, T, O, I, I1 to I4.  [default: C1]")] = None,
     weights: Annotated[Word, plain(help="Column of factors of each image's log-likelihood.  [default: all 1]")] = None,
     crop: Crop = None,
@@ -47,6 +48,6 @@ def reconstruct(
     names = {"representation": representation, "deformation": deform, "forward": forward, "likelihood": likelihood, "engine": engine}
     given = {"representation": r, "deformation": d, "forward": f, "likelihood": l, "engine": e, "stage": stage}
     kept = {"particles": particles, "mask": mask, "halves": halves, "seed": seed, "datadir": datadir, "together": together,
-            "symmetry": symmetry, "weights": weights, "crop": crop, "box": box, "normalise": normalise,
+            "held_out": held_out, "symmetry": symmetry, "weights": weights, "crop": crop, "box": box, "normalise": normalise,
             "background": background}  # fmt: skip
     run.run(run.settings(run.earlier(config), kept, names, given), out, force)

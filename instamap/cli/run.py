@@ -122,6 +122,7 @@ def run(chosen: Settings, out: Path, force: bool) -> None:
 
 def _move(chosen: Settings, out: Path, force: bool, auto: bool) -> None:
     """As `run`, for particles that move."""
+    motion.check(chosen)
     with Stages() as stages:
         for line in [*([compiled.note()] if compiled.note() else []), *_parts(chosen, chosen.engine, auto)]:
             stages.say(line)

@@ -1,5 +1,7 @@
 """Images of MRC stacks, read lazily, in the order in which a STAR file names them (N@stack)."""
 
+import functools
+import threading
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ class Stacks:
         places = _places(star, datadir)
         self._headers: list[_Header] = []
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
         self._stack, self._index = np.empty(len(names), np.int64), np.empty(len(names), np.int64)
         known: dict[str, int] = {}
         for row, name in enumerate(names):
@@ -60,7 +63,7 @@ class Stacks:
         """Every stack."""
         return [header.path for header in self._headers]
 
-    @property
+    @functools.cached_property
     def identity(self) -> np.ndarray:
         """For each name a number that it shares with those of the same image of the same file, however they are spelt."""
         files = {path: i for i, path in enumerate(dict.fromkeys(header.path.resolve() for header in self._headers))}
@@ -81,13 +84,14 @@ class Stacks:
         return images
 
     def _map(self, stack: int) -> np.ndarray:
-        """The memory map of a stack; the one that was used longest ago makes room for it."""
-        if stack not in self._maps:
-            if len(self._maps) == _OPEN:
-                self._maps.popitem(last=False)
-            self._maps[stack] = self._headers[stack].map()
-        self._maps.move_to_end(stack)
-        return self._maps[stack]
+        """The memory map of a stack; the one that was used longest ago makes room for it. Fits in several threads read at once."""
+        with self._lock:
+            if stack not in self._maps:
+                if len(self._maps) == _OPEN:
+                    self._maps.popitem(last=False)
+                self._maps[stack] = self._headers[stack].map()
+            self._maps.move_to_end(stack)
+            return self._maps[stack]
 
     def _split(self, row: int, name: str) -> tuple[int | None, str]:
         """N, or None where the name is that of a file alone, and the path."""

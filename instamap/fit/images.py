@@ -1,19 +1,21 @@
 """The objective of mini-batches: any composition, at the cost of sampling the field for every image."""
 
-import copy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from instamap.compose import Model
-from instamap.fit.objective import EngineOptions, Evidence, Objective
+from instamap.data.particles import Particles
+from instamap.fit.objective import Averaged, EngineOptions, Evidence
 from instamap.geometry import rotations
 from instamap.options import option
 from instamap.scene import Batch
 
+CHUNK = 256  # images at once
 
-class Images(Objective):
+
+class Images(Averaged):
     """Minus the mean log p of a batch of images, drawn without replacement in each epoch. The average is one of the parameters.
 
     Views can be augmented: turned and moved at random, symmetrically about the poses that were given.
@@ -30,7 +32,7 @@ class Images(Objective):
 
     def __init__(self, options: Options, model: Model, evidence: Evidence):
         super().__init__(options, model, evidence)
-        self.average, self.queue = copy.deepcopy(model).eval(), evidence.rows[:0]
+        self.queue = evidence.rows[:0]
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
         rows, batch = self.evidence.rows, min(self.options.batch, len(self.evidence.rows))
@@ -53,21 +55,14 @@ class Images(Objective):
         return replace(batch, views=replace(views, rotation=rotation, origin=views.origin + move))
 
     @torch.no_grad()
-    def follow(self, model: Model, decay: float) -> None:
-        for slow, now in zip(self.average.parameters(), model.parameters(), strict=True):
-            slow.lerp_(now, 1 - decay)
-
-    @torch.no_grad()
     def held_out(self) -> float:
         batches = self.evidence.held_out.split(self.options.batch)
         gains = [self.average.gain(self.evidence.particles.batch(rows)) for rows in batches]
         return float(torch.cat(gains).double().mean())
 
-    def state(self) -> dict:
-        return self.average.state_dict()
 
-    def restore(self, state: dict) -> None:
-        self.average.load_state_dict(state)
-
-    def map(self) -> Tensor:
-        return self.average.raster()
+@torch.no_grad()
+def latents(model: Model, particles: Particles, rows: Tensor) -> Tensor:
+    """What the deformation takes for the coordinates "m L" of the particles in the images `rows` "m"."""
+    batches = (particles.batch(some) for some in rows.split(CHUNK))
+    return torch.cat([model.deformation.latent(batch.views, batch.images) for batch in batches])

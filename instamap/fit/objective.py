@@ -1,5 +1,6 @@
 """What an engine is: an objective that the loop lowers, and the held-out likelihood that tells it when to stop."""
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -88,3 +89,25 @@ class Objective(ABC):
     @abstractmethod
     def map(self) -> Tensor:
         """The average as a map "D D D" [z, y, x]."""
+
+
+class Averaged(Objective):
+    """An objective whose running average is one of the parameters: a model."""
+
+    def __init__(self, options: EngineOptions, model: Model, evidence: Evidence):
+        super().__init__(options, model, evidence)
+        self.average = copy.deepcopy(model).eval()
+
+    @torch.no_grad()
+    def follow(self, model: Model, decay: float) -> None:
+        for slow, now in zip(self.average.parameters(), model.parameters(), strict=True):
+            slow.lerp_(now, 1 - decay)
+
+    def state(self) -> dict:
+        return self.average.state_dict()
+
+    def restore(self, state: dict) -> None:
+        self.average.load_state_dict(state)
+
+    def map(self) -> Tensor:
+        return self.average.raster()

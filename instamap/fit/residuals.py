@@ -30,6 +30,8 @@ def refine(particles: Particles, rows: Tensor, likelihood: Likelihood, scene: Sc
         return before
     second = torch.unique(particles.units()[rows], return_inverse=True)[1] % 2 == 1  # copies of an image have the same noise
     halves = {"one": rows[~second], "two": rows[second]}
+    if min(map(len, halves.values())) < LEAST:
+        return before  # most are copies of few
     statistics = gather(particles, halves, likelihood, symmetry=symmetry)
     sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     volumes = [least_squares(some, sphere if scene.mask is None else scene.mask) for some in statistics.values()]

@@ -36,7 +36,7 @@ def side_by_side(names: Iterable[str], task: Callable[[str, Guard], T]) -> dict[
         return guarded
 
     def one(name: str) -> T:
-        torch.set_num_threads(threads // at_once)  # of this thread alone
+        torch.set_num_threads(threads // at_once)  # of this thread and of those that it starts
         try:
             return task(name, guard)
         except BaseException:
@@ -52,6 +52,8 @@ def side_by_side(names: Iterable[str], task: Callable[[str, Guard], T]) -> dict[
         except BaseException:  # KeyboardInterrupt while waiting
             stop.set()
             raise
+        finally:
+            torch.set_num_threads(threads)  # what threads that start from now on take for theirs
     for failure in sorted(failures, key=lambda error: isinstance(error, Stopped)):
         raise failure
     return {name: fit.result() for name, fit in waiting.items()}

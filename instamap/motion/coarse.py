@@ -9,11 +9,13 @@ from instamap.data.particles import Particles
 from instamap.fit import accumulate
 from instamap.fit.gather import read_ahead
 from instamap.fit.gridding import Grid
+from instamap.fit.settings import Settings
 from instamap.fit.statistics import Statistics
 from instamap.forward.ctf import ctf
 from instamap.geometry.central_slices import central_slices
 
 CHUNK = 2048  # images at once
+LEAST = 24  # pixels of a coarse image, if the images have as many
 RANK = 10  # maps that stand for more of them: images are held against a basis
 CUT = 0.02  # of a particle's largest share: below, it is left out of a state
 
@@ -92,6 +94,14 @@ class Coarse:
             accumulate.spread(grid, self.frames[some], self.plane, self.data[some] * one, self.power[some] * two)
         kernel = torch.fft.rfftn(torch.fft.ifftshift(grid.power_lattice())).real
         return Statistics(self.box, self.pixel_size, grid.data_lattice(), kernel, len(kept), float(power[self.unit].sum()), float("nan"))
+
+
+def fewer_pixels(settings: Settings, fine: Particles, pixel_size: float) -> Particles:
+    """The particles in pixels of about this size (Å) where theirs are smaller, `LEAST` pixels an edge at least."""
+    box = max(min(LEAST, fine.box), 2 * round(fine.box * fine.pixel_size / pixel_size / 2))
+    if box >= fine.box:
+        return fine
+    return Particles.open(settings.particles, datadir=settings.datadir, preprocess=replace(settings.preprocess, box=box))
 
 
 def sparse(share: Tensor) -> Tensor:

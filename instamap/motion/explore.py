@@ -35,6 +35,7 @@ class Explored:
     """images: those of the set; held_out: of particles outside of it. found: mean map and linear subspace. trials: by coordinates.
 
     Every second held-out particle ends fits and picks rounds; the others are witnesses, on which no choice but the last one depends.
+    witnesses: how many, copies of an image counting once.
     """
 
     images: Coarse
@@ -55,12 +56,16 @@ def of(parts: Parts, latent: int) -> Parts:
     return {**parts, "deformation": replace(chosen, options=replace(chosen.options, latent=latent))}
 
 
-def explore(images: Coarse, held_out: Coarse, scene: Scene, parts: Parts, options: States.Options, seed: int,
+def explore(images: Coarse, held_out: Coarse, kin: Tensor, scene: Scene, parts: Parts, options: States.Options, seed: int,
             watch: bend.Watch) -> Explored:  # fmt: skip
-    """Tries as many coordinates as the deformation's option says; for auto, as `coordinates.AUTO` lists. scene: of the coarse images."""
-    units, fresh = torch.arange(held_out.count), lambda: torch.Generator().manual_seed(seed)
+    """Tries as many coordinates as the deformation's option says; for auto, as `coordinates.AUTO` lists. scene: of the coarse images.
+
+    kin "h": a number that held-out particles share which show copies of an image, and so one noise; two numbers at least.
+    """
+    fresh = lambda: torch.Generator().manual_seed(seed)
+    kinds, kin = kin.unique(return_inverse=True)
     sample = images.some(torch.randperm(images.count, generator=fresh())[: coordinates.SAMPLE])
-    judge, witness = held_out.some(units[::2]), held_out.some(units[1::2])
+    judge, witness = (held_out.some((kin % 2 == side).nonzero()[:, 0]) for side in (0, 1))
     found = coordinates.find(sample, judge, scene.mask, options.dimensions, fresh())
     latent, trials = parts["deformation"].options.latent, {}
     for n in coordinates.AUTO if latent == "auto" else (latent,):
@@ -74,4 +79,4 @@ def explore(images: Coarse, held_out: Coarse, scene: Scene, parts: Parts, option
             maps.append(infer.states(bent, nodes.z.float()))
         gain = infer.posterior(witness, maps[-1], nodes.z)[2] - log_prob(witness, rigid)[:, 0]
         trials[n] = Trial(nodes, bent, maps, float(gain.mean()))
-    return Explored(images, held_out, found, trials, witness.count)
+    return Explored(images, held_out, found, trials, len(kinds) // 2)

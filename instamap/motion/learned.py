@@ -10,19 +10,19 @@ from torch import Tensor
 from instamap.compose import Model
 from instamap.data import noise
 from instamap.data.particles import Particles
+from instamap.fit.images import latents
 from instamap.fit.objective import Evidence
 from instamap.fit.reconstruct import Data
 from instamap.fit.settings import Settings
 from instamap.forward.ctf import ctf
 from instamap.motion import infer
-from instamap.motion.coarse import Coarse, rescaled
+from instamap.motion.coarse import Coarse, fewer_pixels, rescaled
 from instamap.motion.folder import Half, Motion
 from instamap.motion.kmeans import kmeans
 from instamap.motion.relate import related
 
 STATES, MOST = 16, 64  # by which particles are placed: for one coordinate, and at most
-LEAST, COARSE = 24, 10.0  # pixels of the box in which they are placed, at least, and Å a pixel, if the images have as many and as large
-CHUNK = 256  # images at once
+COARSE = 10.0  # Å: pixel of the images by which they are placed
 
 
 def write(settings: Settings, data: Data, models: dict[str, Model], folder: Path) -> Motion:
@@ -33,7 +33,7 @@ def write(settings: Settings, data: Data, models: dict[str, Model], folder: Path
     them the halves' coordinates are related. Call it only where all fits found a signal.
     """
     models = {name: models[name] for name in data.evidence}  # fits side by side may have ended in any order
-    coarse = placing(settings, data.particles)
+    coarse = fewer_pixels(settings, data.particles, COARSE)
     variance = noise.estimate(coarse, seed=settings.seed, transfer=ctf)
     own = {name: latents(model, data.particles, data.evidence[name].rows) for name, model in models.items()}
     halves = {name: _half(model, own[name], coarse.box, settings.seed) for name, model in models.items()}
@@ -52,21 +52,6 @@ def write(settings: Settings, data: Data, models: dict[str, Model], folder: Path
     said = {"coordinates": found.shape[1], "agreement": agreement}
     (folder / "motion.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return motion
-
-
-@torch.no_grad()
-def latents(model: Model, particles: Particles, rows: Tensor) -> Tensor:
-    """What the deformation takes for the coordinates "m L" of the images `rows` "m"."""
-    batches = (particles.batch(some) for some in rows.split(CHUNK))
-    return torch.cat([model.deformation.latent(batch.views, batch.images) for batch in batches])
-
-
-def placing(settings: Settings, fine: Particles) -> Particles:
-    """The particles in the box in which they are placed."""
-    box = max(min(LEAST, fine.box), 2 * round(fine.box * fine.pixel_size / COARSE / 2))
-    if box >= fine.box:
-        return fine
-    return Particles.open(settings.particles, datadir=settings.datadir, preprocess=replace(settings.preprocess, box=box))
 
 
 @torch.no_grad()

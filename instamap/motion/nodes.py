@@ -20,12 +20,11 @@ ORDERED = 8  # rounds at whose even ones the order is found anew
 class Nodes:
     """maps "K N N N"; z "K L": their coordinates, of unit root mean square, or for L = 1 the share of particles below, from -1 to 1.
 
-    share "m K": how probably each particle is in each. held_out: log p of held-out particles beyond the mean map, in nats per particle.
+    held_out: log p of held-out particles beyond the mean map, in nats per particle.
     """
 
     maps: Tensor
     z: Tensor
-    share: Tensor
     held_out: float
 
     def shares(self, coarse: Coarse) -> Tensor:
@@ -63,7 +62,7 @@ def fit(coarse: Coarse, judge: Coarse, maps: Tensor, window: Tensor, count: int,
     nodes, share, held_out, place = best
     z = scaled(place, share)
     order = z[:, 0].argsort()
-    return Nodes(nodes[order], z[order], share[:, order], held_out)
+    return Nodes(nodes[order], z[order], held_out)
 
 
 def _apart(coarse: Coarse, share: Tensor, window: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The objective of states: normal equations of particles that are alike, each for the common density bent into their state."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -8,12 +7,12 @@ from torch import Tensor
 
 from instamap.compose import Model
 from instamap.fit.lattice import Lattice
-from instamap.fit.objective import EngineOptions, Evidence, Objective
+from instamap.fit.objective import Averaged, EngineOptions, Evidence
 from instamap.fit.statistics import Statistics
 from instamap.options import option
 
 
-class States(Objective):
+class States(Averaged):
     """Σ_k ½⟨V_k, K_k∗V_k⟩ - ⟨b_k, V_k⟩ per image, V_k the density ρ(x + u(x; z_k)) and K_k, b_k the statistics of the particles at node k.
 
     Particles count for each node as much as they probably belong to it, so this is the expected log-likelihood of EM. A step costs as much
@@ -37,7 +36,6 @@ class States(Objective):
         self.lattice, self.z, self.cell = Lattice(model), z, model.scene.pixel_size * options.jitter
         cut = (self.lattice.low, self.lattice.high)
         self.data, self.judge = [s.crop(*cut) for s in fitted], [s.crop(*cut) for s in judge]
-        self.average = copy.deepcopy(model).eval()
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
         some = torch.randperm(len(self.z), generator=generator)[: self.options.batch].tolist()
@@ -48,20 +46,6 @@ class States(Objective):
         return loss / sum(self.data[k].weight for k in some) + self.prior(model, self.z[some], generator)
 
     @torch.no_grad()
-    def follow(self, model: Model, decay: float) -> None:
-        for slow, now in zip(self.average.parameters(), model.parameters(), strict=True):
-            slow.lerp_(now, 1 - decay)
-
-    @torch.no_grad()
     def held_out(self) -> float:
         gain = sum(-float(some.loss(self.lattice.raster(self.average, z[None]))) for some, z in zip(self.judge, self.z, strict=True))
         return gain / max(sum(some.weight for some in self.judge), 1e-9)
-
-    def state(self) -> dict:
-        return copy.deepcopy(self.average.state_dict())
-
-    def restore(self, state: dict) -> None:
-        self.average.load_state_dict(state)
-
-    def map(self) -> Tensor:
-        return self.average.raster()

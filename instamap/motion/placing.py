@@ -38,9 +38,9 @@ def likelier(choices: list[Placed]) -> Placed:
     return max(choices, key=lambda one: one.likely)
 
 
-def still(seen: Explored) -> Placed:
-    """All in one state, at the origin."""
-    origin = torch.zeros(1, next(iter(seen.trials.values())).nodes.z.shape[1], dtype=torch.float64)
+def still(seen: Explored, latent: int) -> Placed:
+    """All in one state, at the origin of `latent` coordinates."""
+    origin = torch.zeros(1, latent, dtype=torch.float64)
     shares = [some.ones()[:, None] for some in (seen.images, seen.held_out)]
     places = [origin.expand(len(share), -1).contiguous() for share in shares]
     return Placed(places[0], shares[0], places[1], shares[1], seen.found.mean[None], origin, 0.0)

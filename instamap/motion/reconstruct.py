@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.compose import choose, compose
+from instamap.compose import born, choose
 from instamap.data import noise
 from instamap.data.particles import Particles
-from instamap.errors import CompositionError
+from instamap.errors import CompositionError, DataError
 from instamap.fit import loop, output, reconstruct
 from instamap.fit.gather import gather
 from instamap.fit.record import Log, reporting, write_toml
@@ -22,14 +22,13 @@ from instamap.fit.statistics import Statistics
 from instamap.fit.survey import Survey, survey
 from instamap.forward.ctf import ctf
 from instamap.motion import bend, explore, infer, placing, weigh
-from instamap.motion.coarse import Coarse, rescaled
+from instamap.motion.coarse import Coarse, fewer_pixels, rescaled
 from instamap.motion.explore import Explored
 from instamap.motion.folder import Half, Motion
 from instamap.motion.relate import related
 from instamap.registry import default
 from instamap.scene import Scene
 
-LEAST = 24  # pixels of the box in which coordinates are found, if the images have as many
 CHANCE = 0.01  # probability, at most, that noise is taken for motion
 
 Say = Callable[[str], None]
@@ -105,33 +104,36 @@ def resolved(settings: Settings) -> Settings | None:
     if settings.engine.name == "states":
         return settings
     deformation = settings.parts["deformation"]
-    able = default().get("deformation", deformation.name).load().states and getattr(deformation.options, "source", "table") == "table"
-    able = able and default().get("likelihood", settings.parts["likelihood"].name).load().quadratic and settings.stages is None
+    states = default().get("deformation", deformation.name).load().states
+    gaussian = default().get("likelihood", settings.parts["likelihood"].name).load().quadratic
+    able = states == "weigh" or (
+        states and getattr(deformation.options, "source", "table") == "table" and gaussian and settings.stages is None
+    )  # maps of their own can be made in no other way, and `check` says what does not fit
     return replace(settings, engine=choose("engine", "states", [])) if settings.engine.name == "auto" and able else None
 
 
 def check(settings: Settings) -> None:
     """Raises CompositionError for what states cannot take into account."""
-    for name, usual in (("symmetry", "C1"), ("weights", None), ("statistics", None), ("stages", None)):
-        value = getattr(settings, name)
-        if value != usual:
-            raise CompositionError(f"{name} '{value}' is not for engine 'states'; leave it out, or choose --engine images")
     name = {kind: f"{kind} '{settings.parts[kind].name}'" for kind in ("deformation", "likelihood")}
     part = {kind: default().get(kind, settings.parts[kind].name).load() for kind in name}
     if not part["deformation"].states:
         raise CompositionError(f"engine 'states' needs states, {name['deformation']} has none; choose bending-field or subspace")
+    other = ", or choose --engine images" if part["deformation"].states == "bend" else ""
+    for option, usual in (("symmetry", "C1"), ("weights", None), ("statistics", None)):
+        value = getattr(settings, option)
+        if value != usual:
+            raise CompositionError(f"{option} '{value}' is not for engine 'states'; leave it out")
+    if settings.stages is not None:
+        raise CompositionError(f"stages are not for engine 'states', which has its own; leave them out{other}")
     if not part["likelihood"].quadratic:
-        raise CompositionError(f"engine 'states' needs Gaussian noise, {name['likelihood']} is of another kind; choose gaussian")
+        raise CompositionError(f"engine 'states' needs Gaussian noise, {name['likelihood']} is of another kind; choose gaussian{other}")
 
 
 def _source(settings: Settings) -> Source:
     parts = settings.parts
     known = survey(replace(settings, parts={**parts, "deformation": choose("deformation", "identity", [])}))
     fine = known.particles
-    box = max(min(LEAST, fine.box), 2 * round(fine.box * fine.pixel_size / settings.engine.options.coarse / 2))
-    coarse = fine
-    if box < fine.box:
-        coarse = Particles.open(settings.particles, datadir=settings.datadir, preprocess=replace(settings.preprocess, box=box))
+    coarse = fewer_pixels(settings, fine, settings.engine.options.coarse)
     variance = noise.estimate(coarse, seed=settings.seed, transfer=ctf)
     unit = fine.groups(settings.together) if settings.together else torch.arange(fine.count)  # copies of an image may move on their own
     return Source(settings, known, coarse, variance, unit)
@@ -149,11 +151,22 @@ def _explored(source: Source, name: str, say: Say, report: Watch) -> Explored:
                   noise_variance=source.variance.float())  # fmt: skip
     images, held_out = _read(source, known.rows[name]), _read(source, known.held_out)
     watch = lambda kind, look: report(f"{name} {kind}", look)
-    found = explore.explore(images, held_out, scene, settings.parts, settings.engine.options, _seed(source, name), watch)
+    found = explore.explore(images, held_out, _kin(source), scene, settings.parts, settings.engine.options, _seed(source, name), watch)
     for n, trial in found.trials.items():
         how = "bent density gives" if trial.bent else "states give"
         say(f"{name}: {len(trial.nodes.maps)} states in {n} coordinates: {how} {trial.gain:+.3g} nats/particle over one rigid map")
     return found
+
+
+def _kin(source: Source) -> Tensor:
+    """A number "h" for each held-out particle that it shares with those that show copies of an image. Raises DataError if there is one."""
+    rows = source.known.held_out
+    particle = source.unit[rows].unique(return_inverse=True)[1]
+    copies = source.known.particles.units(source.settings.together)[rows]
+    kin = copies.new_zeros(int(particle.max()) + 1).scatter_(0, particle, copies)
+    if len(kin.unique()) < 2:
+        raise DataError("only one particle is held out, and motion needs two that are not fitted; add --held-out with a larger share")
+    return kin
 
 
 def _seed(source: Source, name: str) -> int:
@@ -164,7 +177,9 @@ def _fitted(source: Source, name: str, seen: Explored, verdict: Verdict, report:
     """States at full resolution, and where particles are in them."""
     trial, options, seed = seen.trials[verdict.latent], source.settings.engine.options, _seed(source, name)
     parts, watch = explore.of(source.settings.parts, verdict.latent), lambda kind, look: report(f"{name} {kind}", look)
-    placed = placing.likelier([placing.by(seen, maps, trial.nodes.z) for maps in trial.maps]) if verdict.moving else placing.still(seen)
+    placed = placing.still(seen, verdict.latent)
+    if verdict.moving:
+        placed = placing.likelier([placing.by(seen, maps, trial.nodes.z) for maps in trial.maps])
     scene = bend.aim(source.known.scene, rescaled(placed.maps, source.known.scene.box).float())
     fitted = _statistics(source, source.known.rows[name], seen.images.unit, placed.share, parts)
     judges = _statistics(source, source.known.held_out, seen.held_out.unit, placed.judged_share, parts)
@@ -181,7 +196,7 @@ def _fitted(source: Source, name: str, seen: Explored, verdict: Verdict, report:
 
 def _statistics(source: Source, rows: Tensor, unit: Tensor, share: Tensor, parts: dict) -> list[Statistics]:
     """Of each state at full resolution, from the images `rows` "n" of the particles `unit` "n" with shares "m K"."""
-    likelihood = compose({**parts, "deformation": choose("deformation", "identity", [])}, source.known.scene).likelihood
+    likelihood = born({**parts, "deformation": choose("deformation", "identity", [])}, source.known.scene, 0).likelihood
     found = []
     for weight in share.T:
         weights = torch.zeros(source.known.particles.count, dtype=torch.float64)

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from instamap.compose import Model
-from instamap.data.particles import Particles
+from instamap.fit.images import latents
 from instamap.fit.reconstruct import Data
 from instamap.poses import star
 from instamap.poses.correction import from_rigid
 from instamap.poses.reconstruct import REFINED
 
 BODIES = "bodies.npy"
-CHUNK = 256  # images at once
 
 
 def write(data: Data, models: dict[str, Model], folder: Path) -> Tensor:
@@ -43,16 +42,10 @@ def corrections(data: Data, models: dict[str, Model]) -> Tensor:
     judges, each = next(iter(data.evidence.values())).held_out, []
     for name, model in models.items():
         rows = data.evidence[name].rows
-        each.append((rows, _seen(model, data.particles, rows)))
+        each.append((rows, latents(model, data.particles, rows).double()))
     found = torch.zeros(data.particles.count, each[0][1].shape[1], dtype=torch.float64)
     for rows, z in each:
         found[rows] = z
     if all(model.deformation.options.source == "image" for model in models.values()):
-        found[judges] = torch.stack([_seen(model, data.particles, judges) for model in models.values()]).mean(0)
+        found[judges] = torch.stack([latents(model, data.particles, judges).double() for model in models.values()]).mean(0)
     return found.unflatten(1, (-1, 6))
-
-
-def _seen(model: Model, particles: Particles, rows: Tensor) -> Tensor:
-    """Those "m 6M" (float64) of the images `rows` "m"."""
-    batches = (particles.batch(some) for some in rows.split(CHUNK))
-    return torch.cat([model.deformation.latent(batch.views, batch.images).double() for batch in batches])
