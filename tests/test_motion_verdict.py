@@ -59,7 +59,8 @@ def test_copies_of_an_image_are_on_one_side(tmp_path, monkeypatch):
     monkeypatch.setattr(type(held_out), "some", lambda self, units: seen.append(units) or self)
     monkeypatch.setattr(explore.coordinates, "find", lambda *given: (_ for _ in ()).throw(InterruptedError))
     with pytest.raises(InterruptedError):
-        explore.explore(held_out, held_out, kin, source.known.scene, source.settings.parts, source.settings.engine.options, 0, lambda *look: None)
+        given = (source.known.scene, source.settings.parts, source.settings.engine.options, 0, lambda *look: None)
+        explore.explore(held_out, held_out, kin, *given)
     judges, witnesses = (set(source.known.particles.units()[source.known.held_out[some]].tolist()) for some in seen[-2:])
     assert judges and witnesses and not judges & witnesses
 
