@@ -82,11 +82,14 @@ def judge(tool: Path, folder: Path, out: Path, mask: Path | None) -> dict:
 
 
 def corrected(out: Path, mask: Path | None) -> tuple[torch.Tensor | None, int, float]:
-    """The corrected half-map FSC that instamap wrote, or else that of the half maps in `mask`; box and pixel size in Å."""
+    """The half-map FSC that instamap judges by, or else the corrected one of the half maps in `mask`; box and pixel size in Å.
+
+    instamap's is the lower one of `corrected` and `unbiased` in each shell.
+    """
     (one, pixel_size), (two, _) = mrc.read(out / "half1.mrc"), mrc.read(out / "half2.mrc")
     curves = read_curves(out / "fsc.csv")
     if "corrected" in curves:
-        return curves["corrected"], len(one), pixel_size
+        return torch.minimum(curves["corrected"], curves.get("unbiased", curves["corrected"])), len(one), pixel_size
     if mask is None or not mask.exists():
         return None, len(one), pixel_size
     return fsc.phase_randomised(one, two, mrc.read(mask)[0], generator=torch.Generator().manual_seed(0)), len(one), pixel_size
