@@ -104,7 +104,7 @@ class Averaged(Objective):
             slow.lerp_(now, 1 - decay)
 
     def state(self) -> dict:
-        return self.average.state_dict()
+        return copy.deepcopy(self.average.state_dict())
 
     def restore(self, state: dict) -> None:
         self.average.load_state_dict(state)
