@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,6 +26,16 @@ def warm_up() -> None:
         run = measure([INSTAMAP, "demo", "-o", Path(folder) / "demo"])
     if run.code:
         sys.exit(f"`instamap demo` failed:\n{run.output}")
+
+
+def each(folders: list[Path], seeds: list[int], one: Callable[[Path, Path, int], dict]) -> list[dict]:
+    """one(folder, work, seed) of every set and seed, in turn; `work` is an empty folder that goes afterwards."""
+    results = []
+    for folder in folders:
+        for seed in seeds:
+            with tempfile.TemporaryDirectory() as work:
+                results.append(one(folder, Path(work), seed))
+    return results
 
 
 def by_instamap(folder: Path, out: Path, seed: int, *extra: str) -> Run:

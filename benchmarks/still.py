@@ -14,7 +14,6 @@ halves' displacements where there is density. SECONDS: of the reconstruction; AU
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 from benchmarks import runs, sets
@@ -67,13 +66,10 @@ def main() -> None:
     made = parser(__doc__, score=False, seeds=(0,))
     made.add_argument("--together", metavar="COLUMN", help="images with one value in it are of one particle, in sets that have it")
     made.add_argument("--latent", default="1", help="coordinates that instamap is asked for, or auto  [default: %(default)s]")
-    options, where, results = made.parse_args(), environment(), []
+    options, where = made.parse_args(), environment()
     folders = [sets.find(folder, options.make) for folder in options.data]
     runs.warm_up()
-    for folder in folders:
-        for seed in options.seeds:
-            with tempfile.TemporaryDirectory() as work:
-                results.append(one(folder, Path(work), seed, options))
+    results = runs.each(folders, options.seeds, lambda folder, work, seed: one(folder, work, seed, options))
     show(table(HEAD, [row(result) for result in results]))
     for result in results:
         if "failed" in result:

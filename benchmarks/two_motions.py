@@ -15,7 +15,6 @@ coordinates.
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -86,15 +85,12 @@ def chosen() -> argparse.Namespace:
 
 
 def main() -> None:
-    options, where, results = chosen(), environment(), []
+    options, where = chosen(), environment()
     if options.fitted and len(options.data) * len(options.seeds) > 1:
         sys.exit("--fitted is one run; give one set in --data and one seed")
     folders = [found(folder, options) for folder in options.data]
     runs.warm_up()
-    for folder in folders:
-        for seed in options.seeds:
-            with tempfile.TemporaryDirectory() as work:
-                results.append(one(folder, Path(work), seed, options))
+    results = runs.each(folders, options.seeds, lambda folder, work, seed: one(folder, work, seed, options))
     show(table(HEAD, [row(result) for result in results]))
     said = {"sets": [sets.describe(folder) for folder in folders], "latent": options.latent, "seeds": options.seeds}
     save(options.out, "two_motions", where, results, **said)

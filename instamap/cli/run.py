@@ -124,7 +124,7 @@ def _move(chosen: Settings, out: Path, force: bool, auto: bool) -> None:
     """As `run`, for particles that move."""
     motion.check(chosen)
     with Stages() as stages:
-        for line in [*([compiled.note()] if compiled.note() else []), *_parts(chosen, chosen.engine, auto)]:
+        for line in _parts(chosen, chosen.engine, auto):
             stages.say(line)
         watch = lambda name, look: stages.look(name, look, chosen.engine.options.steps)
         found = motion.reconstruct_motion(chosen, out, force=force, say=stages.say, watch=watch)
@@ -144,7 +144,6 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
     lines += [f"{name:15} {value}" for name, value in special.items() if value and value != "C1"]
     if particles and particles.ignored:
         lines.append(f"not modelled    {', '.join(particles.ignored)}")
-    lines += [line] if (line := compiled.note()) else []
     share = float((scene.mask > 0).float().mean())
     lines.append(f"mask            {chosen.mask or 'found in a first map, written to mask.mrc'}: {share:.0%} of the box")
     lines += _parts(chosen, data.engine, chosen.engine.name == AUTO.name)
@@ -155,8 +154,8 @@ def introduction(chosen: Settings, data: Data) -> list[str]:
 
 
 def _parts(chosen: Settings, engine: compose.Choice, auto: bool) -> list[str]:
-    """The parts and the engine, with their options."""
-    lines = []
+    """What slows them down, if anything, then the parts and the engine, with their options."""
+    lines = [note] if (note := compiled.note()) else []
     for part, choice in {**chosen.parts, "engine": engine}.items():
         options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
         if part == "forward" and engine.name != "images":
