@@ -12,12 +12,16 @@ PACKAGES = ("instamap", "torch", "numpy", "numba")
 
 
 def environment() -> dict:
-    """Machine, threads, versions and git commit (None where unknown; "dirty" where tracked files were changed since), ready for JSON."""
+    """Machine, threads, versions and git commit (None where unknown; "dirty" where tracked files
+    were changed since), ready for JSON.
+    """
     return {
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # of the last minute: other work on the machine
+        "load": (
+            round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+        ),  # of the last minute: other work on the machine
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
@@ -45,6 +49,12 @@ def _version(package: str) -> str | None:
 def _git(*arguments: str) -> str | None:
     """What git says of the folder of this file, or None where there is no git or no repository."""
     try:
-        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

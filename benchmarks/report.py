@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from instamap.cli.table import columns
+from instamap.cli.text_table import columns
 
 
 def median(values: Iterable[float | None]) -> float | None:
@@ -45,8 +45,17 @@ def table(head: list[str], rows: list[list]) -> str:
 
 def markdown(head: list[str], rows: list[list]) -> str:
     """The same as a table of Markdown, its head in small letters, as docs/ has it."""
-    line = lambda cells: "| " + " | ".join(cells) + " |"
-    return "\n".join([line([h.lower() for h in head]), line(["---"] * len(head)), *[line([number(v) for v in row]) for row in rows]])
+
+    def line(cells):
+        return "| " + " | ".join(cells) + " |"
+
+    return "\n".join(
+        [
+            line([h.lower() for h in head]),
+            line(["---"] * len(head)),
+            *[line([number(v) for v in row]) for row in rows],
+        ]
+    )
 
 
 def show(text: str) -> None:
@@ -55,8 +64,12 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
-def save(out: Path | None, benchmark: str, environment: dict, results: list[dict], **settings) -> None:
-    """Write all numbers with the environment they were measured in to `out`, or as one line to standard output."""
+def save(
+    out: Path | None, benchmark: str, environment: dict, results: list[dict], **settings
+) -> None:
+    """Write all numbers with the environment they were measured in to `out`, or as one line to
+    standard output.
+    """
     record = {"benchmark": benchmark, **settings, "environment": environment, "results": results}
     if out is None:
         show(json.dumps(record))

@@ -1,4 +1,6 @@
-"""instamap: density maps from cryo-EM particle images with known poses, as fitted real-space fields."""
+"""instamap: density maps from cryo-EM particle images with known poses, as fitted real-space
+fields.
+"""
 
 from importlib.metadata import version
 

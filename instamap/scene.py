@@ -1,4 +1,6 @@
-"""What the parts are told of the data: the Scene (geometry common to all), Views (pose and optics of some particles), Batch."""
+"""What the parts are told of the data: the Scene (geometry common to all), Views (pose and optics
+of some particles), Batch.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -24,13 +26,22 @@ class _Rows:
 
     def to(self, *args):
         """As Tensor.to for dtype and device; integers and booleans keep their dtype."""
-        moved = lambda t: t.to(*args) if t.is_floating_point() else t.to(*[a for a in args if not isinstance(a, torch.dtype)])
+
+        def moved(t):
+            return (
+                t.to(*args)
+                if t.is_floating_point()
+                else t.to(*[a for a in args if not isinstance(a, torch.dtype)])
+            )
+
         return self._map(moved)
 
 
 @dataclass(frozen=True)
 class Optics(_Rows):
-    """Contrast-transfer parameters of each view, all "B"; RELION's meaning and sign (CTF(0) = +amplitude contrast)."""
+    """Contrast-transfer parameters of each view, all "B"; RELION's meaning and sign (CTF(0) =
+    +amplitude contrast).
+    """
 
     voltage: Tensor  # kV
     spherical_aberration: Tensor  # mm
@@ -47,9 +58,9 @@ class Optics(_Rows):
 class Views(_Rows):
     """How particles were seen.
 
-    rotation "B 3 3": particle frame to image frame (RELION's A). origin "B 2": Å; a density at particle-frame
-    point x lands at (A x)[:2] - origin. optics: None means no contrast transfer. index "B": the particle's row.
-    group "B": its optics group.
+    rotation "B 3 3": particle frame to image frame (RELION's A). origin "B 2": Å; a density at
+    particle-frame point x lands at (A x)[:2] - origin. optics: None means no contrast transfer.
+    index "B": the particle's row. group "B": its optics group.
     """
 
     rotation: Tensor
@@ -63,10 +74,19 @@ class Views(_Rows):
 
     @staticmethod
     def of(rotation: Tensor, origin: Tensor | None = None, optics: Optics | None = None) -> "Views":
-        """Views of given rotations, unshifted unless said otherwise, numbered from 0 and of one optics group."""
-        n, device = len(rotation), rotation.device
+        """Views of given rotations, unshifted unless said otherwise, numbered from 0 and of one
+        optics group.
+        """
+        n = len(rotation)
+        device = rotation.device
         origin = rotation.new_zeros(n, 2) if origin is None else origin
-        return Views(rotation, origin, torch.arange(n, device=device), torch.zeros(n, dtype=torch.long, device=device), optics)
+        return Views(
+            rotation,
+            origin,
+            torch.arange(n, device=device),
+            torch.zeros(n, dtype=torch.long, device=device),
+            optics,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,11 +104,12 @@ class Batch(_Rows):
 class Scene:
     """What is common to all particles of a reconstruction.
 
-    box: pixels along an edge. pixel_size: Å. count: particles in the STAR file (rows of per-particle tables).
-    density_scale: a field of order one times this is a density in the unit of the images per Å.
-    premultiplied: the images were multiplied by their CTF. mask: "D D D" [z, y, x] in 0..1, None means the sphere.
-    noise_variance "G D//2+1": the noise's variance per optics group and Fourier shell, of an unfiltered image's pixels.
-    bodies "M D D D": masks in 0..1 of parts of the particle that move on their own.
+    box: pixels along an edge. pixel_size: Å. count: particles in the STAR file (rows of
+    per-particle tables). density_scale: a field of order one times this is a density in the unit of
+    the images per Å. premultiplied: the images were multiplied by their CTF. mask: "D D D" [z, y,
+    x] in 0..1, None means the sphere. noise_variance "G D//2+1": the noise's variance per optics
+    group and Fourier shell, of an unfiltered image's pixels. bodies "M D D D": masks in 0..1 of
+    parts of the particle that move on their own.
     """
 
     box: int
@@ -102,5 +123,7 @@ class Scene:
 
     @property
     def radius(self) -> float:
-        """Å: of the largest sphere that fits the box at every pose; nothing is reconstructed outside it."""
+        """Å: of the largest sphere that fits the box at every pose; nothing is reconstructed
+        outside it.
+        """
         return (self.box // 2 - 0.5) * self.pixel_size

@@ -1,4 +1,6 @@
-"""The command line as the tests call it: `instamap(...)` in this process, since importing torch takes seconds."""
+"""The command line as the tests call it: `instamap(...)` in this process, since importing torch
+takes seconds.
+"""
 
 import contextlib
 import io
@@ -13,10 +15,13 @@ from torch import Tensor
 
 from instamap.cli import main
 from instamap.maps import mrc
-from instamap.registry import default
+from instamap.plugin.registry import default
 
 # A fit of a second or two on the sets of these tests; each engine needs its own pace.
-ENGINES = {"normal": ("--engine", "normal", "-E", "steps=30"), "images": ("--engine", "images", "-E", "steps=24", "-E", "look=8")}
+ENGINES = {
+    "normal": ("--engine", "normal", "-E", "steps=30"),
+    "images": ("--engine", "images", "-E", "steps=24", "-E", "look=8"),
+}
 QUICK = ("--engine", "normal", "-E", "steps=20")
 
 
@@ -39,8 +44,14 @@ class Outcome:
 
 def instamap(*words) -> Outcome:
     """What `instamap` with these words does and says."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with mock.patch.object(sys, "argv", ["instamap", *map(str, words)]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    out = io.StringIO()
+    err = io.StringIO()
+    code = 0
+    with (
+        mock.patch.object(sys, "argv", ["instamap", *map(str, words)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         try:
             main()
         except SystemExit as stop:

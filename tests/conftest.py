@@ -1,4 +1,6 @@
-"""What the tests share: the folder of real data, a hypothesis profile, writers of small STAR files and stacks."""
+"""What the tests share: the folder of real data, a hypothesis profile, writers of small STAR files
+and stacks.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from hypothesis import settings
 
 torch.set_num_threads(1)  # the tests' tensors are small: threads would cost more than they save
 
-settings.register_profile("instamap", deadline=None, max_examples=20, derandomize=False, print_blob=True)
+settings.register_profile(
+    "instamap", deadline=None, max_examples=20, derandomize=False, print_blob=True
+)
 settings.load_profile("instamap")
 
 
@@ -25,12 +29,20 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def write_star():
-    """write_star(path, tables) writes {name: [row, ...]} with each row a dict, as text and without the library under test."""
+    """write_star(path, tables) writes {name: [row, ...]} with each row a dict, as text and without
+    the library under test.
+    """
 
     def write(path: Path, tables: dict[str, list[dict]]) -> Path:
         lines = []
         for name, rows in tables.items():
-            lines += ["", f"data_{name}", "", "loop_", *(f"_{column} #{i}" for i, column in enumerate(rows[0], 1))]
+            lines += [
+                "",
+                f"data_{name}",
+                "",
+                "loop_",
+                *(f"_{column} #{i}" for i, column in enumerate(rows[0], 1)),
+            ]
             lines += [" ".join(str(value) for value in row.values()) for row in rows]
         path.write_text("\n".join(lines) + "\n")
         return path
@@ -40,7 +52,9 @@ def write_star():
 
 @pytest.fixture(scope="session")
 def write_stack():
-    """write_stack(path, images) writes an array as MRC in the type that it has, over what was there; folders are made as needed."""
+    """write_stack(path, images) writes an array as MRC in the type that it has, over what was
+    there; folders are made as needed.
+    """
 
     def write(path: Path, images: np.ndarray) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,16 +69,34 @@ def write_stack():
 
 @pytest.fixture(scope="session")
 def make_optics():
-    """make_optics(column=value, ...) is a row of an optics table that is good but for what is changed."""
-    row = {"rlnOpticsGroup": 1, "rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1, "rlnImagePixelSize": 2.0}
+    """make_optics(column=value, ...) is a row of an optics table that is good but for what is
+    changed.
+    """
+    row = {
+        "rlnOpticsGroup": 1,
+        "rlnVoltage": 300.0,
+        "rlnSphericalAberration": 2.7,
+        "rlnAmplitudeContrast": 0.1,
+        "rlnImagePixelSize": 2.0,
+    }
     return lambda **changes: row | changes
 
 
 @pytest.fixture(scope="session")
 def make_particle():
-    """make_particle(column=value, ...) is a row of a particle table that is good but for what is changed."""
-    row = {"rlnImageName": "1@stack.mrcs", "rlnAngleRot": 10.0, "rlnAngleTilt": 20.0, "rlnAnglePsi": 30.0, "rlnOpticsGroup": 1,
-           "rlnDefocusU": 12000.0, "rlnDefocusV": 11000.0, "rlnDefocusAngle": 40.0}  # fmt: skip
+    """make_particle(column=value, ...) is a row of a particle table that is good but for what is
+    changed.
+    """
+    row = {
+        "rlnImageName": "1@stack.mrcs",
+        "rlnAngleRot": 10.0,
+        "rlnAngleTilt": 20.0,
+        "rlnAnglePsi": 30.0,
+        "rlnOpticsGroup": 1,
+        "rlnDefocusU": 12000.0,
+        "rlnDefocusV": 11000.0,
+        "rlnDefocusAngle": 40.0,
+    }
     return lambda **changes: row | changes
 
 

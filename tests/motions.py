@@ -1,30 +1,40 @@
-"""Motions that are known exactly, in folders as a fit leaves them: a Gaussian blob that moves along x as its coordinate says."""
+"""Motions that are known exactly, in folders as a fit leaves them: a Gaussian blob that moves along
+x as its coordinate says.
+"""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from instamap.compose import choose, compose, defaults, record
-from instamap.fit.record import write_toml
 from instamap.geometry import grids
-from instamap.motion.folder import Half, Motion
+from instamap.model import choose, compose, defaults, record
+from instamap.motion.motion_model import Half, Motion
 from instamap.scene import Scene
+from instamap.workflows.record import write_toml
 
-BOX, PIXEL, SIGMA, REACH = 16, 4.0, 6.0, 12.0  # Å: the blob's width, and its way from coordinate 0 to 1
+BOX = 16
+PIXEL = 4.0
+SIGMA = 6.0
+REACH = 12.0  # Å: the blob's width, and its way from coordinate 0 to 1
 NORMAL = {"name": "normal"}
 
 
-def blob(place: tuple[float, float, float] = (0.0, 0.0, 0.0), box: int = BOX, pixel_size: float = PIXEL) -> Tensor:
+def blob(
+    place: tuple[float, float, float] = (0.0, 0.0, 0.0), box: int = BOX, pixel_size: float = PIXEL
+) -> Tensor:
     """A map "D D D" of a Gaussian of height 1 at x, y, z in Å."""
     square = (grids.voxel_centres(box, pixel_size) - torch.tensor(place)).square().sum(-1)
     return torch.exp(-square / (2 * SIGMA**2))
 
 
 class Blobs:
-    """A source of images of this motion (see `instamap.data.write_set`): the i-th image shows the state z_i."""
+    """A source of images of this motion (see `instamap.simulate.write_set`): the i-th image shows
+    the state z_i.
+    """
 
-    box, pixel_size = BOX, PIXEL
+    box = BOX
+    pixel_size = PIXEL
 
     def __init__(self, z: Tensor):
         self.z = z
@@ -32,15 +42,26 @@ class Blobs:
     def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
         assert len(rotation) == len(self.z), "all in one chunk"
         landed = REACH * self.z[:, None] * rotation[:, :2, 0] - origin
-        square = (grids.pixel_centres(BOX, PIXEL, dtype=torch.float64) - landed[:, None, None]).square().sum(-1)
+        square = (
+            (grids.pixel_centres(BOX, PIXEL, dtype=torch.float64) - landed[:, None, None])
+            .square()
+            .sum(-1)
+        )
         return torch.exp(-square / (2 * SIGMA**2)) * (SIGMA * (2 * torch.pi) ** 0.5)
 
     def density(self) -> Tensor:
         return blob()
 
 
-def save(folder: Path, star: Path, latents: Tensor, densities: tuple[Tensor, ...] | None = None, **settings) -> Motion:
-    """Write a motion with coordinates "n L" of the particles in `star`, one fit for each of `densities` (two blobs by default).
+def save(
+    folder: Path,
+    star: Path,
+    latents: Tensor,
+    densities: tuple[Tensor, ...] | None = None,
+    **settings,
+) -> Motion:
+    """Write a motion with coordinates "n L" of the particles in `star`, one fit for each of
+    `densities` (two blobs by default).
 
     The state z has the density at x - REACH (z1, z2, 0): what SiLU(t) - SiLU(-t) = t makes exact.
     """
@@ -76,7 +97,9 @@ def _half(parts: dict, latent: int, density: Tensor) -> Half:
 
 
 def save_maps(folder: Path, star: Path, latents: Tensor) -> Motion:
-    """Write a motion in which nothing bends: five states between coordinates -1 and 1 have blobs of their own (`--deform subspace`)."""
+    """Write a motion in which nothing bends: five states between coordinates -1 and 1 have blobs of
+    their own (`--deform subspace`).
+    """
     latent = latents.shape[1]
     parts = defaults("subspace") | {
         "representation": choose("representation", "voxel", []),

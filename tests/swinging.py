@@ -6,28 +6,36 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.data import simulate
-from instamap.data.beads import Beads, molecule
-from instamap.data.exposure import Exposure
-from instamap.forward.ctf import ctf
+from instamap.fourier.ctf import ctf
+from instamap.simulate import particle_set
+from instamap.simulate.beads import Beads, molecule
+from instamap.simulate.exposure import Exposure
 
-BOX, PIXEL = 24, 5.0
+BOX = 24
+PIXEL = 5.0
 SMALL = slice(100, 140)  # beads of the small lobe
 
 
 class Swinging:
-    """A source of images (see `instamap.data.write_set`), in the particles' order, in which the small lobe of the demo's molecule, twice as
-    heavy, is turned about the x axis through the molecule's centre by angle "n" (radians)."""
+    """A source of images (see `instamap.simulate.write_set`), in the particles' order, in which the
+    small lobe of the demo's molecule, twice as heavy, is turned about the x axis through the
+    molecule's centre by angle "n" (radians).
+    """
 
-    box, pixel_size = BOX, PIXEL
+    box = BOX
+    pixel_size = PIXEL
 
     def __init__(self, angle: Tensor):
-        self.angle, self.next = angle, 0
+        self.angle = angle
+        self.next = 0
 
     def beads(self, angle: Tensor) -> Beads:
         """Of particles with angles "B"."""
         place, mass = molecule()
-        c, s, one, nought = angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle)
+        c = angle.cos()
+        s = angle.sin()
+        one = torch.ones_like(angle)
+        nought = torch.zeros_like(angle)
         turn = torch.stack([one, nought, nought, nought, c, -s, nought, s, c], -1).view(-1, 3, 3)
         moved = place.expand(len(angle), -1, -1).clone()
         moved[:, SMALL] = moved[:, SMALL] @ turn.mT
@@ -45,8 +53,12 @@ class Swinging:
 
 
 def write(folder: Path, count: int, degrees: float, snr: float, seed: int = 3) -> Tensor:
-    """Write particles.star, particles.mrcs and truth.mrc (of the middle state) to `folder`; the particles' angles "n" (radians)."""
+    """Write particles.star, particles.mrcs and truth.mrc (of the middle state) to `folder`; the
+    particles' angles "n" (radians).
+    """
     drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     angle = (2 * drawn - 1) * math.radians(degrees)
-    simulate.simulate(folder, Swinging(angle), simulate.Plan(count), Exposure(snr), transfer=ctf, seed=seed)
+    particle_set.simulate(
+        folder, Swinging(angle), particle_set.Plan(count), Exposure(snr), transfer=ctf, seed=seed
+    )
     return angle

@@ -1,5 +1,7 @@
-"""What benchmarks compute themselves: where an endless fit would have stopped, a mask's share, density outside a mask, step times,
-contrast and offset of another program's volumes, coordinates of true states, two motions and how well they are read off."""
+"""What benchmarks compute themselves: where an endless fit would have stopped, a mask's share,
+density outside a mask, step times, contrast and offset of another program's volumes, coordinates of
+true states, two motions and how well they are read off.
+"""
 
 import json
 
@@ -27,12 +29,16 @@ two_motions = pytest.importorskip("benchmarks.two_motions", reason=WHY)
 
 
 def _looks(*held_out):
-    return [{"step": 5 * n, "seconds": 0.0, "held_out": value} for n, value in enumerate(held_out, 1)]
+    return [
+        {"step": 5 * n, "seconds": 0.0, "held_out": value} for n, value in enumerate(held_out, 1)
+    ]
 
 
 def test_a_fit_stops_where_patience_ends():
     options = EngineOptions(patience=2, tolerance=0.0)
-    assert curves.stop(_looks(1, 2, 3, 3, 2, 9), options) == 5  # the fourth and fifth look gain nothing on the third
+    assert (
+        curves.stop(_looks(1, 2, 3, 3, 2, 9), options) == 5
+    )  # the fourth and fifth look gain nothing on the third
     assert curves.best(_looks(1, 2, 3, 3, 2, 9)[:5])["step"] == 15
     assert curves.stop(_looks(1, 2, 3, 4, 5), options) is None
 
@@ -44,10 +50,16 @@ def test_a_fit_stops_at_its_last_step():
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
 def test_a_share_of_a_mask(share):
     """To the voxels of one layer: a ball of radius 6 has at most 113."""
-    whole = (torch.cartesian_prod(*[torch.arange(16.0) - 8] * 3).norm(dim=1) < 6).float().reshape(16, 16, 16)
+    whole = (
+        (torch.cartesian_prod(*[torch.arange(16.0) - 8] * 3).norm(dim=1) < 6)
+        .float()
+        .reshape(16, 16, 16)
+    )
     part = masks.cut(whole, share)
     assert 0 <= float(part.sum()) - share * float(whole.sum()) < 114
-    assert bool((part <= whole).all()) and not float(part[..., int(part.sum((0, 1)).nonzero().max()) + 1 :].sum())
+    assert bool((part <= whole).all()) and not float(
+        part[..., int(part.sum((0, 1)).nonzero().max()) + 1 :].sum()
+    )
 
 
 def test_density_outside_a_mask_is_found(tmp_path):
@@ -63,13 +75,18 @@ def test_density_outside_a_mask_is_found(tmp_path):
 
 def test_the_time_of_a_step_leaves_out_the_first_look(tmp_path):
     looks = [("half1", 10, 5.0), ("half1", 20, 6.0), ("half2", 10, 1.0), ("half2", 20, 4.0)]
-    lines = [json.dumps({"fit": name, "step": step, "seconds": seconds}) for name, step, seconds in looks]
+    lines = [
+        json.dumps({"fit": name, "step": step, "seconds": seconds}) for name, step, seconds in looks
+    ]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
     assert masks.step_ms(tmp_path) == pytest.approx(200)
 
 
 def test_a_table_of_markdown():
-    assert report.markdown(["SET", "AUC"], [["T", 0.5], ["S", None]]) == "| set | auc |\n| --- | --- |\n| T | 0.5 |\n| S | - |"
+    assert (
+        report.markdown(["SET", "AUC"], [["T", 0.5], ["S", None]])
+        == "| set | auc |\n| --- | --- |\n| T | 0.5 |\n| S | - |"
+    )
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -77,19 +94,35 @@ def test_contrast_and_offset_of_a_volume(sign):
     reference = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(0))
     correlation, offset = cryodrgn.compare(sign * reference + 5, reference)
     assert correlation == pytest.approx(sign) and offset == [0, 0, 0]
-    assert cryodrgn.compare(sign * reference.roll((1, -2, 0), (0, 1, 2)), reference)[1] == [1, -2, 0]
+    assert cryodrgn.compare(sign * reference.roll((1, -2, 0), (0, 1, 2)), reference)[1] == [
+        1,
+        -2,
+        0,
+    ]
 
 
 def test_a_coarse_volume_is_enlarged():
-    """A wave below both Nyquist frequencies, sampled about the origin at voxel D // 2 of either lattice."""
-    wave = lambda box: torch.cos(2 * torch.pi * 3 * (torch.arange(box) - box // 2) / box + 0.4).expand(box, box, box)
+    """A wave below both Nyquist frequencies, sampled about the origin at voxel D // 2 of either
+    lattice.
+    """
+
+    def wave(box):
+        return torch.cos(2 * torch.pi * 3 * (torch.arange(box) - box // 2) / box + 0.4).expand(
+            box, box, box
+        )
+
     assert torch.allclose(cryodrgn.enlarge(wave(8), 12), wave(12), atol=1e-5)
     assert torch.allclose(cryodrgn.enlarge(wave(8), 8), wave(8), atol=1e-5)
 
 
 def test_times_of_epochs_are_read():
-    line = "INFO # =====> Epoch: {} Average gen loss = 0.65, KLD = 0.07, total loss = 0.66; Finished in {}\n"
-    run = programs.Run(0, 0.0, 0.0, None, None, line.format(1, "0:00:43.796433") + line.format(2, "1:01:02.5"))
+    line = (
+        "INFO # =====> Epoch: {} Average gen loss = 0.65, KLD = 0.07, total loss = 0.66; Finished"
+        " in {}\n"
+    )
+    run = programs.Run(
+        0, 0.0, 0.0, None, None, line.format(1, "0:00:43.796433") + line.format(2, "1:01:02.5")
+    )
     assert cryodrgn._epochs(run) == [43.796433, 3662.5]
     with pytest.raises(cryodrgn.Failed, match="no time"):
         cryodrgn._epochs(programs.Run(0, 0.0, 0.0, None, None, "Finished in 0:00:54.25"))
@@ -119,13 +152,22 @@ ATOMS = {  # Å: a body, and two arms that begin beside it
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     gemmi = pytest.importorskip("gemmi", reason="models are read with gemmi")
-    structure, model = gemmi.Structure(), gemmi.Model(1)
+    structure = gemmi.Structure()
+    model = gemmi.Model(1)
     for name, places in ATOMS.items():
         chain = gemmi.Chain(name)
-        for i, place in enumerate(places, 1):  # B-factors so high that nothing is beyond Nyquist, which would ring all over the image
-            residue, atom = gemmi.Residue(), gemmi.Atom()
-            residue.name, residue.seqid = "ALA", gemmi.SeqId(str(i))
-            atom.name, atom.element, atom.b_iso, atom.occ, atom.pos = "CA", gemmi.Element("C"), 900.0, 1.0, gemmi.Position(*place)
+        for i, place in enumerate(
+            places, 1
+        ):  # B-factors so high that nothing is beyond Nyquist, which would ring all over the image
+            residue = gemmi.Residue()
+            atom = gemmi.Atom()
+            residue.name = "ALA"
+            residue.seqid = gemmi.SeqId(str(i))
+            atom.name = "CA"
+            atom.element = gemmi.Element("C")
+            atom.b_iso = 900.0
+            atom.occ = 1.0
+            atom.pos = gemmi.Position(*place)
             residue.add_atom(atom)
             chain.add_residue(residue)
         model.add_chain(chain)
@@ -133,32 +175,63 @@ def recipe(tmp_path_factory):
     structure.setup_entities()
     path = tmp_path_factory.mktemp("model") / "model.pdb"
     structure.write_pdb(str(path))
-    return swinging.Recipe(path, arms=("A", "B,C:1-1"), states=3, amplitude=30.0, count=40, box=32, pixel=3.0, snr=1.0, solvent=0.0)
+    return swinging.Recipe(
+        path,
+        arms=("A", "B,C:1-1"),
+        states=3,
+        amplitude=30.0,
+        count=40,
+        box=32,
+        pixel=3.0,
+        snr=1.0,
+        solvent=0.0,
+    )
 
 
 def test_arms_swing_each_for_itself(recipe):
-    """An arm keeps its shape and its distance from its hinge, and turns by the angle; nothing else moves."""
+    """An arm keeps its shape and its distance from its hinge, and turns by the angle; nothing else
+    moves.
+    """
     source = swinging.Swinging(recipe, swinging.drawn(recipe))
     assert [arm.sum().item() for arm in source.arms] == [3, 3]
-    before, after = source.atoms.position, source.positions(torch.tensor([25.0, 0.0], dtype=torch.float64))
-    arm, hinge = source.arms[0], source.hinges[0][0]
-    assert torch.equal(before[~arm], after[~arm]) and float((before - after)[arm].norm(dim=1).min()) > 1
+    before = source.atoms.position
+    after = source.positions(torch.tensor([25.0, 0.0], dtype=torch.float64))
+    arm = source.arms[0]
+    hinge = source.hinges[0][0]
+    assert (
+        torch.equal(before[~arm], after[~arm])
+        and float((before - after)[arm].norm(dim=1).min()) > 1
+    )
     torch.testing.assert_close(torch.pdist(after[arm]), torch.pdist(before[arm]))
     torch.testing.assert_close((after[arm] - hinge).norm(dim=1), (before[arm] - hinge).norm(dim=1))
-    one, two = ((x[arm] - hinge).mean(0) for x in (before, after))  # the arm's middle is at right angles to the axis
-    assert float(torch.rad2deg(torch.arccos(one @ two / (one.norm() * two.norm())))) == pytest.approx(25.0, abs=1e-6)
+    one, two = (
+        (x[arm] - hinge).mean(0) for x in (before, after)
+    )  # the arm's middle is at right angles to the axis
+    assert float(
+        torch.rad2deg(torch.arccos(one @ two / (one.norm() * two.norm())))
+    ) == pytest.approx(25.0, abs=1e-6)
 
 
 def test_images_show_the_atoms_where_they_are(recipe):
-    """The middle of an image is that of its own state's atoms in a frame that all states share, seen at its pose."""
+    """The middle of an image is that of its own state's atoms in a frame that all states share,
+    seen at its pose.
+    """
     g = torch.Generator().manual_seed(0)
     angles = swinging.drawn(recipe)
-    source, origin = swinging.Swinging(recipe, angles), 3 * torch.randn(recipe.count, 2, generator=g, dtype=torch.float64)
+    source = swinging.Swinging(recipe, angles)
+    origin = 3 * torch.randn(recipe.count, 2, generator=g, dtype=torch.float64)
     rotation = rotations.random(recipe.count, generator=g)
-    images = torch.cat([source.project(rotation[some], origin[some]) for some in torch.arange(recipe.count).split(15)]).double()
+    images = torch.cat(
+        [
+            source.project(rotation[some], origin[some])
+            for some in torch.arange(recipe.count).split(15)
+        ]
+    ).double()
     place = grids.pixel_centres(recipe.box, recipe.pixel, dtype=torch.float64)
     middle = torch.einsum("nyx,yxc->nc", images, place) / images.sum((1, 2))[:, None]
-    moved = torch.stack([source.positions(state).mean(0) for state in angles]) - source.atoms.position.mean(0)
+    moved = torch.stack(
+        [source.positions(state).mean(0) for state in angles]
+    ) - source.atoms.position.mean(0)
     assert len(angles.unique(dim=0)) == 9 and moved.norm(dim=1).max() > 1
     expected = (rotation @ moved[..., None])[:, :2, 0] - origin
     torch.testing.assert_close(middle, expected, atol=0.05, rtol=0)
@@ -166,8 +239,13 @@ def test_images_show_the_atoms_where_they_are(recipe):
 
 def test_a_set_of_two_motions_is_complete(recipe, tmp_path):
     swinging.make(recipe, tmp_path / "set")
-    particles, angles = Particles.open(tmp_path / "set" / "particles.star"), np.load(tmp_path / "set" / swinging.ANGLES)
-    assert len(particles) == len(angles) == recipe.count and set(np.unique(angles)) == {-30.0, 0.0, 30.0}
+    particles = Particles.open(tmp_path / "set" / "particles.star")
+    angles = np.load(tmp_path / "set" / swinging.ANGLES)
+    assert len(particles) == len(angles) == recipe.count and set(np.unique(angles)) == {
+        -30.0,
+        0.0,
+        30.0,
+    }
     said = sets.describe(tmp_path / "set")
     assert said["arms"] == ["A", "B,C:1-1"] and said["model"] == "model.pdb"
 
@@ -176,19 +254,27 @@ def test_angles_are_read_off_coordinates_that_bend():
     g = torch.Generator().manual_seed(0)
     truth = 45 * (2 * torch.rand(4000, 2, generator=g, dtype=torch.float64) - 1)
     mixed = truth / 45 @ torch.tensor([[0.8, 0.6], [-0.6, 0.8]], dtype=torch.float64)
-    assert swinging.read_off(mixed, truth) == pytest.approx([1, 1]) and swinging.canonical(mixed, truth) == pytest.approx([1, 1])
+    assert swinging.read_off(mixed, truth) == pytest.approx([1, 1]) and swinging.canonical(
+        mixed, truth
+    ) == pytest.approx([1, 1])
     root = torch.sign(mixed) * mixed.abs().sqrt()
     assert min(swinging.read_off(mixed + 0.2 * mixed.square(), truth)) > 0.99
     assert min(swinging.read_off(root, truth)) > 0.9
     alone = torch.stack([mixed[:, 0], torch.randn(4000, generator=g, dtype=torch.float64)], 1)
     assert swinging.read_off(alone, truth) == pytest.approx([0.64, 0.36], abs=0.03)
     assert swinging.canonical(alone, truth) == pytest.approx([1, 0], abs=0.05)
-    assert swinging.canonical(0 * mixed, truth) == [0, 0] and swinging.read_off(0 * mixed, truth) == pytest.approx([0, 0], abs=0.01)
+    assert swinging.canonical(0 * mixed, truth) == [0, 0] and swinging.read_off(
+        0 * mixed, truth
+    ) == pytest.approx([0, 0], abs=0.01)
     assert swinging.canonical(mixed[:, [0, 0]], truth) == pytest.approx([1, 0])
 
 
 def test_what_a_motion_gains_is_the_mean_of_both_halves():
-    said = {"motion_found": True, "agreement": 0.5, "fits": {"half1": {"gain_over_rigid": 1.0}, "half2": {"gain_over_rigid": 4.0}}}
+    said = {
+        "motion_found": True,
+        "agreement": 0.5,
+        "fits": {"half1": {"gain_over_rigid": 1.0}, "half2": {"gain_over_rigid": 4.0}},
+    }
     assert runs.gains(said) == {"found": True, "gain": 2.5, "agreement": 0.5}
 
 
@@ -198,6 +284,17 @@ def test_lines_of_runs_that_failed():
 
 
 def test_what_is_shown_of_an_audit():
-    states = [{"displacement_rms": 3.0, "displacement_max": 9.0}, {"displacement_rms": 4.0, "displacement_max": 5.0}]
-    found = still.audited({"states": states, "motion_rms": 2.0, "disagreement_rms": None, "verdict": "so"})
-    assert found == {"rms": pytest.approx(12.5**0.5), "solid": 2.0, "most": 9.0, "differ": None, "verdict": "so"}
+    states = [
+        {"displacement_rms": 3.0, "displacement_max": 9.0},
+        {"displacement_rms": 4.0, "displacement_max": 5.0},
+    ]
+    found = still.audited(
+        {"states": states, "motion_rms": 2.0, "disagreement_rms": None, "verdict": "so"}
+    )
+    assert found == {
+        "rms": pytest.approx(12.5**0.5),
+        "solid": 2.0,
+        "most": 9.0,
+        "differ": None,
+        "verdict": "so",
+    }

@@ -1,4 +1,6 @@
-"""The real `instamap` command: names answer without torch, a mistake is one line with exit code 2, plugins are found and contained."""
+"""The real `instamap` command: names answer without torch, a mistake is one line with exit code 2,
+plugins are found and contained.
+"""
 
 import csv
 import os
@@ -15,8 +17,8 @@ from instamap.cli import main
 from instamap.cli.describe import describe
 from instamap.geometry import grids
 from instamap.maps import mask, mrc
-from instamap.options import describe as specs_of
-from instamap.registry import Registry
+from instamap.plugin.options import describe as specs_of
+from instamap.plugin.registry import Registry
 
 COMMAND = Path(sys.executable).with_name("instamap")
 WATCHED = (sys.executable, "-X", "importtime")
@@ -53,32 +55,34 @@ def instamap_commands(app):
         time.sleep(60)
 '''
 SICK = "raise RuntimeError('no\\nGPU')"
-SICK_COMMAND = '''
+SICK_COMMAND = """
 from instamap.hookspecs import hookimpl
 @hookimpl
 def instamap_commands(app):
     app.command()(None)
-'''
-SECOND_FSC = '''
+"""
+SECOND_FSC = """
 from instamap.hookspecs import hookimpl
 @hookimpl
 def instamap_commands(app):
     @app.command()
     def fsc():
         pass
-'''
-SECOND_FOG = '''
+"""
+SECOND_FOG = """
 from instamap.components import Component
 from instamap.hookspecs import hookimpl
 @hookimpl
 def instamap_components():
     return [Component("forward", "fog", "a:B", "more of it")]
-'''
+"""
 
 
 @pytest.fixture
 def install(tmp_path):
-    """install(name, code) makes a distribution that `run` finds; the module is called as the distribution."""
+    """install(name, code) makes a distribution that `run` finds; the module is called as the
+    distribution.
+    """
 
     def make(name: str, code: str) -> None:
         module = name.replace("-", "_")
@@ -98,14 +102,26 @@ def run(tmp_path):
     def call(*words, python=(), **environment) -> subprocess.CompletedProcess:
         surroundings = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "100", **environment}
         command = [*python, str(COMMAND), *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=surroundings, cwd=tmp_path, timeout=120)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env=surroundings,
+            cwd=tmp_path,
+            timeout=120,
+        )
 
     return call
 
 
 def imports(outcome: subprocess.CompletedProcess) -> set[str]:
     """The modules that a run under WATCHED imported."""
-    return {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines() if line.startswith("import time:")}
+    return {
+        line.rpartition("|")[2].strip()
+        for line in outcome.stderr.splitlines()
+        if line.startswith("import time:")
+    }
 
 
 def refusal(outcome: subprocess.CompletedProcess) -> str:
@@ -116,14 +132,30 @@ def refusal(outcome: subprocess.CompletedProcess) -> str:
     return line
 
 
-@pytest.mark.parametrize(("words", "code"), [
-    (["--help"], 0), (["--version"], 0), ([], 2), (["parts"], 0), (["parts", "-h"], 0), (["fsc", "-h"], 0), (["reconstruct", "-h"], 0),
-    (["demo", "-h"], 0), (["states", "-h"], 0), (["select", "-h"], 0),
-    (["describe", "preprocess"], 0), (["describe", "engine", "auto"], 0),
-    (["describe", "-h"], 0), (["describe", "representation", "hash-gird"], 2), (["describe", "forward", "fog"], 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        ([], 2),
+        (["parts"], 0),
+        (["parts", "-h"], 0),
+        (["fsc", "-h"], 0),
+        (["reconstruct", "-h"], 0),
+        (["demo", "-h"], 0),
+        (["states", "-h"], 0),
+        (["select", "-h"], 0),
+        (["describe", "preprocess"], 0),
+        (["describe", "engine", "auto"], 0),
+        (["describe", "-h"], 0),
+        (["describe", "representation", "hash-gird"], 2),
+        (["describe", "forward", "fog"], 0),
+    ],
+)
 def test_names_are_answered_without_anything_slow(install, run, words, code):
-    """Wall time depends on the machine; what decides it is whether torch (1 to 2 s), numpy, matplotlib or rich are imported."""
+    """Wall time depends on the machine; what decides it is whether torch (1 to 2 s), numpy,
+    matplotlib or rich are imported.
+    """
     install("instamap-fog", GOOD)
     outcome = run(*words, python=WATCHED)
     assert outcome.returncode == code
@@ -144,14 +176,23 @@ def test_help_and_version(run):
     for command in ("reconstruct", "demo", "fsc", "parts", "describe"):
         assert f"\n  {command} " in shown
         outcome = run(command, "-h")
-        assert outcome.returncode == 0 and f"Usage: instamap {command}" in outcome.stdout and not outcome.stderr
+        assert (
+            outcome.returncode == 0
+            and f"Usage: instamap {command}" in outcome.stdout
+            and not outcome.stderr
+        )
     bare = run()
     assert "Usage: instamap" in bare.stdout + bare.stderr and "Traceback" not in bare.stderr
 
 
 def test_panels_of_options_have_headings_of_their_own(run):
     shown = run("reconstruct", "-h").stdout
-    assert shown.index("Options:") < shown.index("--out") < shown.index("PARTS") < shown.index("--representation")
+    assert (
+        shown.index("Options:")
+        < shown.index("--out")
+        < shown.index("PARTS")
+        < shown.index("--representation")
+    )
 
 
 def test_parts_are_listed_in_columns(install, run):
@@ -162,13 +203,22 @@ def test_parts_are_listed_in_columns(install, run):
     fog = next(row for row in rows if " fog " in row)
     assert fog.split(None, 3) == ["forward", "fog", "instamap-fog", "everything is gray"]
     assert len({row.index(word) for row, word in [(rows[0], "FROM"), (fog, "instamap-fog")]}) == 1
-    assert all(row.startswith("forward ") for row in rows[1:]) and "representation" in run("parts").stdout
+    assert (
+        all(row.startswith("forward ") for row in rows[1:])
+        and "representation" in run("parts").stdout
+    )
 
 
 def test_a_part_is_described(install, run):
     install("instamap-fog", GOOD)
     shown = run("describe", "forward", "fog").stdout
-    for word in ("everything is gray", "instamap-fog", "instamap_fog:Fog", "Anon, J. Fog (1900)", "--forward fog -F OPTION=VALUE"):
+    for word in (
+        "everything is gray",
+        "instamap-fog",
+        "instamap_fog:Fog",
+        "Anon, J. Fog (1900)",
+        "--forward fog -F OPTION=VALUE",
+    ):
         assert word in shown
     [row] = [line.split() for line in shown.splitlines() if line.startswith("  thickness")]
     assert " ".join(row) == "thickness 2.5 a number from 0.1 to 10 Å how far one sees"
@@ -178,7 +228,12 @@ def test_a_part_is_described(install, run):
 def test_what_is_done_to_images_is_described(run):
     shown = run("describe", "preprocess").stdout
     rows = {line.split()[0]: line for line in shown.splitlines() if line.startswith("  --")}
-    assert list(rows) == ["--crop", "--box", "--normalise", "--background"], "in the order in which they are done"
+    assert list(rows) == [
+        "--crop",
+        "--box",
+        "--normalise",
+        "--background",
+    ], "in the order in which they are done"
     help = run("reconstruct", "-h").stdout
     assert all(f"{flag} " in help or f"{flag}/" in help for flag in rows)
     assert "[default: 0.375 of the edge]" in rows["--background"] and "[preprocess]" in shown
@@ -187,7 +242,9 @@ def test_what_is_done_to_images_is_described(run):
 def test_the_automatic_engine_is_described(run):
     """With all that it chooses from; other names without a part are still unknown."""
     shown = run("describe", "engine", "auto").stdout
-    rows = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.strip()]
+    rows = [
+        line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.strip()
+    ]
     assert sorted(rows[1:-1]) == sorted(part.name for part in Registry({}, []).parts("engine"))
     assert "engine 'automatic' is unknown" in refusal(run("describe", "engine", "automatic"))
     assert "is unknown" in refusal(run("describe", "preprocess", "crop"))
@@ -201,22 +258,46 @@ def test_every_built_in_part_can_be_described(capsys, part):
     assert all(f"\n  {spec.name} " in shown for spec in specs_of(part.load().Options))
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["parts", "--kind", "forwards"], "kind 'forwards' is unknown; choose .*did you mean forward"),
-    (["describe", "forwrad", "ray"], "kind 'forwrad' is unknown; choose .*did you mean forward"),
-    (["describe", "representation", "hash-gird"], "representation 'hash-gird' is unknown; choose .*did you mean hash-grid"),
-    (["describe", "forward", "ghost"], "forward 'ghost' of instamap-fog cannot be imported from instamap_ghost:Ghost.*mend or uninstall"),
-    (["fsc", "no.mrc", "no.mrc"], "map 'no.mrc' does not exist"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["parts", "--kind", "forwards"],
+            "kind 'forwards' is unknown; choose .*did you mean forward",
+        ),
+        (
+            ["describe", "forwrad", "ray"],
+            "kind 'forwrad' is unknown; choose .*did you mean forward",
+        ),
+        (
+            ["describe", "representation", "hash-gird"],
+            "representation 'hash-gird' is unknown; choose .*did you mean hash-grid",
+        ),
+        (
+            ["describe", "forward", "ghost"],
+            (
+                "forward 'ghost' of instamap-fog cannot be imported from instamap_ghost:Ghost.*mend"
+                " or uninstall"
+            ),
+        ),
+        (["fsc", "no.mrc", "no.mrc"], "map 'no.mrc' does not exist"),
+    ],
+)
 def test_a_mistake_is_answered_in_one_line(install, run, words, said):
     install("instamap-fog", GOOD)
     assert re.search(said, refusal(run(*words)))
 
 
-@pytest.mark.parametrize("words", [["prats"], ["describe"], ["parts", "--knid", "forward"], ["fsc", "one.mrc"]])
+@pytest.mark.parametrize(
+    "words", [["prats"], ["describe"], ["parts", "--knid", "forward"], ["fsc", "one.mrc"]]
+)
 def test_a_mistake_in_usage_has_the_same_exit_code(run, words):
     outcome = run(*words)
-    assert outcome.returncode == 2 and "Usage: instamap" in outcome.stderr and "Traceback" not in outcome.stderr
+    assert (
+        outcome.returncode == 2
+        and "Usage: instamap" in outcome.stderr
+        and "Traceback" not in outcome.stderr
+    )
 
 
 def test_a_broken_plugin_is_listed_and_harms_nobody(install, run):
@@ -227,7 +308,10 @@ def test_a_broken_plugin_is_listed_and_harms_nobody(install, run):
     listed = outcome.stdout.partition("Broken plugins")[2]
     assert "instamap-sick  RuntimeError: no GPU" in listed
     assert run("--help").returncode == 0
-    assert "plugin instamap-sick, which may provide it, is broken (RuntimeError: no GPU)" in refusal(run("describe", "forward", "mist"))
+    assert (
+        "plugin instamap-sick, which may provide it, is broken (RuntimeError: no GPU)"
+        in refusal(run("describe", "forward", "mist"))
+    )
     assert "instamap-sick" not in run("parts", INSTAMAP_DISABLE_PLUGINS="instamap-sick").stdout
 
 
@@ -235,7 +319,11 @@ def test_two_plugins_with_one_part_are_both_named_with_the_way_out(install, run)
     install("instamap-fog", GOOD)
     install("instamap-more-fog", SECOND_FOG)
     line = refusal(run("parts"))
-    assert "forward 'fog' is defined twice" in line and "instamap-fog" in line and "instamap-more-fog" in line
+    assert (
+        "forward 'fog' is defined twice" in line
+        and "instamap-fog" in line
+        and "instamap-more-fog" in line
+    )
     assert run("parts", INSTAMAP_DISABLE_PLUGINS="instamap-more-fog").returncode == 0
 
 
@@ -269,13 +357,17 @@ def halves(tmp_path):
     ball = 20 * torch.exp(-grids.voxel_centres(16, 2.0).square().sum(-1) / 2 / 4.0**2)
     generator = torch.Generator().manual_seed(0)
     for name in "ab":
-        mrc.write(tmp_path / f"{name}.mrc", ball + torch.randn(16, 16, 16, generator=generator), 2.0)
+        mrc.write(
+            tmp_path / f"{name}.mrc", ball + torch.randn(16, 16, 16, generator=generator), 2.0
+        )
     mrc.write(tmp_path / "mask.mrc", mask.sphere(16, 2.0, 15.0, 5.0), 2.0)
     return tmp_path
 
 
 def test_fsc_of_two_maps(run, halves):
-    outcome = run("fsc", "a.mrc", "b.mrc", "--mask", "mask.mrc", "-o", "fsc.csv", "--plot", "fsc.png")
+    outcome = run(
+        "fsc", "a.mrc", "b.mrc", "--mask", "mask.mrc", "-o", "fsc.csv", "--plot", "fsc.png"
+    )
     assert outcome.returncode == 0 and not outcome.stderr
     head, *rows = outcome.stdout.splitlines()
     assert head.split() == ["FSC", "=", "0.5", "FSC", "=", "0.143", "AUC"]
@@ -284,17 +376,24 @@ def test_fsc_of_two_maps(run, halves):
         assert word == name and 4 <= float(gold) <= float(half) <= 32 and 0 < float(area) < 1
     with (halves / "fsc.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == 9 and list(table[0])[3:] == ["whole", "masked", "corrected"] and float(table[0]["masked"]) > 0.9
+    assert (
+        len(table) == 9
+        and list(table[0])[3:] == ["whole", "masked", "corrected"]
+        and float(table[0]["masked"]) > 0.9
+    )
     assert (halves / "fsc.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ("a.mrc small.mrc", "'a.mrc' has a box of 16, 'small.mrc' of 8"),
-    ("a.mrc coarse.mrc", "'a.mrc' has pixels of 2 Å, 'coarse.mrc' of 2.5 Å"),
-    ("a.mrc b.mrc --mask small.mrc", "mask 'small.mrc' has a box of 8, the data of 16"),
-    ("text.mrc b.mrc", "map 'text.mrc' cannot be read as MRC"),
-    ("a.mrc b.mrc -o nowhere/fsc.csv", "'nowhere/fsc.csv' cannot be written"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("a.mrc small.mrc", "'a.mrc' has a box of 16, 'small.mrc' of 8"),
+        ("a.mrc coarse.mrc", "'a.mrc' has pixels of 2 Å, 'coarse.mrc' of 2.5 Å"),
+        ("a.mrc b.mrc --mask small.mrc", "mask 'small.mrc' has a box of 8, the data of 16"),
+        ("text.mrc b.mrc", "map 'text.mrc' cannot be read as MRC"),
+        ("a.mrc b.mrc -o nowhere/fsc.csv", "'nowhere/fsc.csv' cannot be written"),
+    ],
+)
 def test_fsc_refuses_what_does_not_fit(halves, monkeypatch, capsys, words, said):
     """In this process, which has torch already."""
     mrc.write(halves / "small.mrc", torch.ones(8, 8, 8), 2.0)

@@ -1,4 +1,6 @@
-"""Compiled kernels: also where nothing can be cached; without a numba that works everything runs in torch, and one line says so."""
+"""Compiled kernels: also where nothing can be cached; without a numba that works everything runs in
+torch, and one line says so.
+"""
 
 import subprocess
 import sys
@@ -6,17 +8,20 @@ import sys
 import pytest
 import torch
 
-from instamap.fit.accumulate import Accumulator
-from instamap.geometry import central_slices, compiled
-from instamap.representations import encoding
+from instamap.fourier import central_slices
+from instamap.geometry import compiled
+from instamap.representations.encodings import grid
+from instamap.statistics.accumulator import Accumulator
 
-needs_numba = pytest.mark.skipif(not compiled.usable(), reason="numba is not installed: there is nothing to compile with")
+needs_numba = pytest.mark.skipif(
+    not compiled.usable(), reason="numba is not installed: there is nothing to compile with"
+)
 
 
 @pytest.fixture
 def forget():
     """What is known of numba is forgotten, before and after."""
-    known = (compiled._fault, encoding._kernels, central_slices._numba)
+    known = (compiled._fault, grid._kernels, central_slices._numba)
     for each in known:
         each.cache_clear()
     yield
@@ -28,7 +33,8 @@ def forget():
 def test_kernels_are_compiled_also_where_nothing_can_be_written(monkeypatch):
     import numba
 
-    compile, asked = numba.njit, []
+    compile = numba.njit
+    asked = []
 
     def njit(*function, cache=False, **flags):
         asked.append(cache)
@@ -43,12 +49,12 @@ def test_kernels_are_compiled_also_where_nothing_can_be_written(monkeypatch):
 @needs_numba
 def test_with_numba_there_is_nothing_to_say():
     assert compiled.usable() and compiled.note() is None
-    assert encoding._kernels() and central_slices._numba() and Accumulator(8, 1.0).backend == "numba"
+    assert grid._kernels() and central_slices._numba() and Accumulator(8, 1.0).backend == "numba"
 
 
 def assert_torch_alone() -> None:
-    assert not compiled.usable() and encoding._kernels() is None and central_slices._numba() is None
-    assert Accumulator(8, 1.0).backend == "torch" and encoding.backend(torch.zeros(1, 3)) == "torch"
+    assert not compiled.usable() and grid._kernels() is None and central_slices._numba() is None
+    assert Accumulator(8, 1.0).backend == "torch" and grid.backend(torch.zeros(1, 3)) == "torch"
 
 
 def test_without_numba_torch_does_it_and_says_so(monkeypatch, forget):
@@ -60,11 +66,18 @@ def test_without_numba_torch_does_it_and_says_so(monkeypatch, forget):
     for name in [name for name in sys.modules if name.partition(".")[0] == "numba"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    assert compiled.note().startswith("numba is not installed: ") and "pip install 'instamap[cpu]'" in compiled.note()
+    assert (
+        compiled.note().startswith("numba is not installed: ")
+        and "pip install 'instamap[cpu]'" in compiled.note()
+    )
     assert_torch_alone()
 
 
-FAULTS = ("raise ImportError('Numba needs NumPy 2.3 or less.\\nGot 2.9')", "raise SystemError('no\\nway')", "import nothing_at_all")
+FAULTS = (
+    "raise ImportError('Numba needs NumPy 2.3 or less.\\nGot 2.9')",
+    "raise SystemError('no\\nway')",
+    "import nothing_at_all",
+)
 
 
 @pytest.mark.parametrize("text", FAULTS)
@@ -78,5 +91,8 @@ def test_a_numba_that_fails_is_none(monkeypatch, forget, tmp_path, text):
 
 
 def test_numba_is_not_imported_before_it_is_needed():
-    script = "import sys, instamap.geometry.central_slices, instamap.fit.accumulate; sys.exit('numba' in sys.modules)"
+    script = (
+        "import sys, instamap.geometry.central_slices, instamap.fit.accumulate; sys.exit('numba' in"
+        " sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -1,4 +1,6 @@
-"""Whatever can be composed learns, with its parts' own learning rates; what is refused names both sides and the remedy."""
+"""Whatever can be composed learns, with its parts' own learning rates; what is refused names both
+sides and the remedy.
+"""
 
 import functools
 import itertools
@@ -9,32 +11,43 @@ from typing import Literal, get_args, get_origin
 import pytest
 import torch
 
-from instamap.compose import DEFAULTS, Model, choose, compose, defaults, usual_forward
-from instamap.data import simulate
 from instamap.errors import CompositionError
 from instamap.fit import loop, normal
 from instamap.fit.images import Images
 from instamap.fit.objective import Evidence
-from instamap.fit.reconstruct import Data, prepare
-from instamap.fit.settings import Settings
 from instamap.fit.stages import Stage
-from instamap.forward.ctf import ctf
+from instamap.fourier.ctf import ctf
 from instamap.maps import mrc
-from instamap.options import describe
-from instamap.registry import default
+from instamap.model import DEFAULTS, Model, choose, compose, defaults, usual_forward
+from instamap.plugin.options import describe
+from instamap.plugin.registry import default
 from instamap.scene import Batch
+from instamap.simulate import particle_set
+from instamap.workflows.map import Data, prepare
+from instamap.workflows.settings import Settings
 
 KINDS = tuple(DEFAULTS)
 NAMES = {kind: [part.name for part in default().parts(kind)] for kind in KINDS}
 LINEAR = ("representation", "forward", "likelihood")  # what goes with the normal equations
-SMALL = {"levels": 4, "table_size": 12, "samples": 8, "points": 6}  # of any part that has such an option
-SHARE = 0.03  # of what the truth gains over an empty map, which a few steps must reach; spherical harmonics are the slowest
-NOTHING_IS_TOLD = 1e-3  # nats a pixel: a likelihood whose truth gains less would make the test blind
+SMALL = {
+    "levels": 4,
+    "table_size": 12,
+    "samples": 8,
+    "points": 6,
+}  # of any part that has such an option
+# of what the truth gains over an empty map, which a few steps must reach; spherical harmonics are
+# the slowest
+SHARE = 0.03
+NOTHING_IS_TOLD = (
+    1e-3  # nats a pixel: a likelihood whose truth gains less would make the test blind
+)
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """64 images of 16 pixels with contrast transfer and noise of half their variance, their truth, and what a fit may see of them."""
+    """64 images of 16 pixels with contrast transfer and noise of half their variance, their truth,
+    and what a fit may see of them.
+    """
 
     data: Data
     folder: Path
@@ -52,15 +65,22 @@ class World:
     def gain_of_truth(self, forward: str, likelihood: str, *options: tuple[str, str]) -> float:
         """Mean gain of the map that the images were made of, in nats; options are the likelihood's."""
         given = {"representation": {"floor": "none"}, "likelihood": dict(options)}
-        model = self.model(representation="voxel", forward=forward, likelihood=likelihood, given=given)
+        model = self.model(
+            representation="voxel", forward=forward, likelihood=likelihood, given=given
+        )
         truth, _ = mrc.read(self.folder / "truth.mrc")
         with torch.no_grad():
             model.representation.values.copy_(truth[None, None] / model.scene.density_scale)
         return gain(model, self.batch)
 
     def model(self, *, given: dict | None = None, **names: str) -> Model:
-        """Of the usual parts but for these names; `given` has options by kind, beyond the small ones."""
-        chosen = {kind: choose(kind, name, {**small(kind, name), **(given or {}).get(kind, {})}) for kind, name in names.items()}
+        """Of the usual parts but for these names; `given` has options by kind, beyond the small
+        ones.
+        """
+        chosen = {
+            kind: choose(kind, name, {**small(kind, name), **(given or {}).get(kind, {})})
+            for kind, name in names.items()
+        }
         torch.manual_seed(0)
         return compose({**defaults(), **chosen}, self.data.scene)
 
@@ -72,13 +92,17 @@ def small(kind: str, name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
-    star = simulate.demo(tmp_path_factory.mktemp("data"), transfer=ctf, count=64, box=16, snr=2.0)
+    star = particle_set.demo(
+        tmp_path_factory.mktemp("data"), transfer=ctf, count=64, box=16, snr=2.0
+    )
     return World(prepare(Settings(star, halves=False)), star.parent)
 
 
 @torch.no_grad()
 def gain(model: Model, batch: Batch) -> float:
-    """Mean log p beyond that of an empty map, in nats, without jitter: the same number whenever it is asked."""
+    """Mean log p beyond that of an empty map, in nats, without jitter: the same number whenever it
+    is asked.
+    """
     model.eval()
     return float(model.gain(batch).mean())
 
@@ -86,20 +110,27 @@ def gain(model: Model, batch: Batch) -> float:
 def learn(world: World, model: Model, steps: int = 10) -> loop.Fit:
     """A short fit of all parts at once, from mini-batches."""
     objective = Images(Images.Options(look=steps, batch=8, average=0.5), model, world.evidence)
-    return loop.fit(model, objective, (Stage(steps=steps),), generator=torch.Generator().manual_seed(0))
+    return loop.fit(
+        model, objective, (Stage(steps=steps),), generator=torch.Generator().manual_seed(0)
+    )
 
 
-def check_learns(world: World, model: Model, names: dict[str, str], *options: tuple[str, str]) -> None:
+def check_learns(
+    world: World, model: Model, names: dict[str, str], *options: tuple[str, str]
+) -> None:
     """options: those of the likelihood."""
     truth = world.gain_of_truth(usual_forward(names["deformation"]), names["likelihood"], *options)
     assert truth > NOTHING_IS_TOLD * world.data.scene.box**2
-    before, birth = gain(model, world.batch), [[p.detach().clone() for p in group["params"]] for group in model.parameter_groups()]
+    before = gain(model, world.batch)
+    birth = [[p.detach().clone() for p in group["params"]] for group in model.parameter_groups()]
     fit = learn(world, model)
     after = gain(model, world.batch)
     assert after > before and after > SHARE * truth, (before, after, truth)
     assert fit.map.isfinite().all()
     for group, first in zip(model.parameter_groups(), birth, strict=True):
-        assert any(not torch.equal(p, q) for p, q in zip(group["params"], first, strict=True)), f"the {group['part']} has not moved"
+        assert any(not torch.equal(p, q) for p, q in zip(group["params"], first, strict=True)), (
+            f"the {group['part']} has not moved"
+        )
 
 
 @pytest.mark.slow
@@ -109,8 +140,12 @@ def test_every_composition_learns_or_is_refused(world, names):
     try:
         model = world.model(**named)
     except CompositionError as refusal:
-        assert named["forward"] != usual_forward(named["deformation"]), "what is usual is never refused"
-        sides = [f"{kind} '{name}'" for kind, name in named.items() if f"{kind} '{name}'" in str(refusal)]
+        assert named["forward"] != usual_forward(named["deformation"]), (
+            "what is usual is never refused"
+        )
+        sides = [
+            f"{kind} '{name}'" for kind, name in named.items() if f"{kind} '{name}'" in str(refusal)
+        ]
         assert len(sides) == 2 and "choose" in str(refusal), refusal
         return
     check_learns(world, model, named)
@@ -121,11 +156,18 @@ def choices(kind: str, name: str) -> list[tuple[str, str]]:
     found = []
     for spec in describe(default().get(kind, name).load().Options):
         words = get_args(spec.type) if get_origin(spec.type) is Literal else ()
-        found += [(spec.name, word) for word in words if isinstance(word, str) and word != spec.default]
+        found += [
+            (spec.name, word) for word in words if isinstance(word, str) and word != spec.default
+        ]
     return found
 
 
-CHOICES = [(kind, name, *choice) for kind in KINDS for name in NAMES[kind] for choice in choices(kind, name)]
+CHOICES = [
+    (kind, name, *choice)
+    for kind in KINDS
+    for name in NAMES[kind]
+    for choice in choices(kind, name)
+]
 
 
 @pytest.mark.slow
@@ -142,9 +184,13 @@ def test_every_choice_within_a_part_learns_or_is_refused(world, choice):
     check_learns(world, model, named, *([(option, word)] if kind == "likelihood" else []))
 
 
-@pytest.mark.parametrize("names", list(itertools.product(*(NAMES[kind] for kind in LINEAR))), ids="-".join)
+@pytest.mark.parametrize(
+    "names", list(itertools.product(*(NAMES[kind] for kind in LINEAR))), ids="-".join
+)
 def test_normal_equations_fit_what_they_describe(world, names):
-    """Their loss, at voxel centres that do not move, falls; a likelihood that is not Gaussian is refused."""
+    """Their loss, at voxel centres that do not move, falls; a likelihood that is not Gaussian is
+    refused.
+    """
     model = world.model(**dict(zip(LINEAR, names, strict=True)))
     if not model.likelihood.quadratic:
         refused(model, f"likelihood {type(model.likelihood).__name__}")
@@ -152,13 +198,16 @@ def test_normal_equations_fit_what_they_describe(world, names):
     objective = normal.Normal(normal.Normal.Options(look=12, average=0.5), model, world.evidence)
     before = still(objective, model)
     fit = loop.fit(model, objective, (Stage(steps=12),), generator=torch.Generator().manual_seed(0))
-    after, truth = still(objective, model), world.gain_of_truth("slice", "gaussian")  # the statistics are those of this noise
+    after = still(objective, model)
+    truth = world.gain_of_truth("slice", "gaussian")  # the statistics are those of this noise
     assert after < before and after < -SHARE * truth, (before, after, truth)
     assert fit.signal and fit.map.isfinite().all()
 
 
 def refused(model: Model, other: str) -> None:
-    with pytest.raises(CompositionError, match=rf"engine 'normal' needs .* but {other} .*choose --engine images"):
+    with pytest.raises(
+        CompositionError, match=rf"engine 'normal' needs .* but {other} .*choose --engine images"
+    ):
         normal.check(model)
 
 
@@ -185,5 +234,7 @@ def test_premultiplied_images_are_judged_or_refused(world, name):
     if default().get("likelihood", name).load().premultiplied:
         compose(chosen, scene)
         return
-    with pytest.raises(CompositionError, match=rf"premultiplied .* likelihood '{name}' needs .*choose --likelihood"):
+    with pytest.raises(
+        CompositionError, match=rf"premultiplied .* likelihood '{name}' needs .*choose --likelihood"
+    ):
         compose(chosen, scene)

@@ -1,4 +1,6 @@
-"""Images that a STAR file lists several times, as symmetry expansion and joining do, are in one set alone: noise agrees with itself."""
+"""Images that a STAR file lists several times, as symmetry expansion and joining do, are in one set
+alone: noise agrees with itself.
+"""
 
 from pathlib import Path
 
@@ -9,26 +11,31 @@ import starfile
 import torch
 from command import ENGINES, QUICK, instamap
 
-from instamap.data import simulate
 from instamap.data.particles import Particles
 from instamap.errors import DataError, OptionError
-from instamap.fit import residuals
-from instamap.fit.settings import Settings
-from instamap.fit.survey import draw_sets
-from instamap.forward.ctf import ctf
+from instamap.fourier.ctf import ctf
+from instamap.simulate import particle_set
+from instamap.statistics import noise_refinement
+from instamap.workflows.prepare import draw_sets
+from instamap.workflows.settings import Settings
 
-COUNT, COPIES = 300, 4
+COUNT = 300
+COPIES = 4
 
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory) -> Path:
     """Noise, with poses and CTFs: each image once."""
-    star = simulate.demo(tmp_path_factory.mktemp("noise"), transfer=ctf, count=COUNT, box=16, pixel_size=6.0, snr=1.0)
+    star = particle_set.demo(
+        tmp_path_factory.mktemp("noise"), transfer=ctf, count=COUNT, box=16, pixel_size=6.0, snr=1.0
+    )
     tables = starfile.read(star)
     tables["particles"] = tables["particles"].drop(columns="rlnRandomSubset")
     starfile.write(tables, star, overwrite=True)
     with mrcfile.new(star.with_name("particles.mrcs"), overwrite=True) as file:
-        file.set_data(torch.randn(COUNT, 16, 16, generator=torch.Generator().manual_seed(3)).numpy())
+        file.set_data(
+            torch.randn(COUNT, 16, 16, generator=torch.Generator().manual_seed(3)).numpy()
+        )
         file.set_image_stack()
     return star
 
@@ -45,32 +52,47 @@ def sets_of(star: Path, **given) -> dict[str, set[int]]:
     """The numbers of the images in each set."""
     particles = Particles.open(star)
     rows, held_out = draw_sets(particles, Settings(star, **given))
-    return {name: {row % COUNT for row in some.tolist()} for name, some in {**rows, "held_out": held_out}.items()}
+    return {
+        name: {row % COUNT for row in some.tolist()}
+        for name, some in {**rows, "held_out": held_out}.items()
+    }
 
 
 @pytest.mark.parametrize("halves", [True, False])
 @pytest.mark.parametrize("together", [None, "rlnGroupName"])
 def test_no_image_is_in_two_sets(once, halves, together):
-    names = lambda table: table.assign(rlnGroupName=[f"g{i % COUNT // 3}" for i in range(len(table))])
+    def names(table):
+        return table.assign(rlnGroupName=[f"g{i % COUNT // 3}" for i in range(len(table))])
+
     sets = sets_of(listed(once, "expanded.star", names), halves=halves, together=together)
     assert sum(map(len, sets.values())) == COUNT == len(set().union(*sets.values()))
     assert len(sets["held_out"]) == 0.05 * COUNT
 
 
 def test_images_and_groups_are_linked_from_row_to_row(once):
-    """Copies in group a1 and b1 and so on: the blocks a1+b1, a2+b2, ... Spelt in another way, a file is still the same."""
+    """Copies in group a1 and b1 and so on: the blocks a1+b1, a2+b2, ... Spelt in another way, a
+    file is still the same.
+    """
 
     def change(table):
         block = [i % COUNT // 30 for i in range(len(table))]
-        other = table["rlnImageName"].where(pd.Series(range(len(table))) < COUNT, table["rlnImageName"].str.replace("@", "@./"))
-        return table.assign(rlnGroupName=[f"{'ab'[i >= COUNT]}{b}" for i, b in enumerate(block)], rlnImageName=other)
+        other = table["rlnImageName"].where(
+            pd.Series(range(len(table))) < COUNT, table["rlnImageName"].str.replace("@", "@./")
+        )
+        return table.assign(
+            rlnGroupName=[f"{'ab'[i >= COUNT]}{b}" for i, b in enumerate(block)], rlnImageName=other
+        )
 
     star = listed(once, "joined.star", change)
     unit = Particles.open(star).units("rlnGroupName")
     assert unit.tolist() == [i % COUNT // 30 for i in range(COUNT * COPIES)]
     assert torch.equal(Particles.open(star).units(), torch.arange(COUNT).repeat(COPIES))
     sets = sets_of(star, together="rlnGroupName")
-    assert len({i // 30 for some in sets.values() for i in some}) == 10 == sum(len({i // 30 for i in some}) for some in sets.values())
+    assert (
+        len({i // 30 for some in sets.values() for i in some})
+        == 10
+        == sum(len({i // 30 for i in some}) for some in sets.values())
+    )
 
 
 def test_sets_of_images_that_are_listed_once_are_what_they_were(once):
@@ -82,13 +104,21 @@ def test_sets_of_images_that_are_listed_once_are_what_they_were(once):
 
 def test_a_random_subset_that_parts_an_image_is_refused(once, tmp_path):
     star = once.with_name("parted.star")
-    good = listed(once, "subset.star", lambda table: table.assign(rlnRandomSubset=[1 + i % COUNT % 2 for i in range(len(table))]))
+    good = listed(
+        once,
+        "subset.star",
+        lambda table: table.assign(rlnRandomSubset=[1 + i % COUNT % 2 for i in range(len(table))]),
+    )
     assert not sets_of(good)["half1"] & sets_of(good)["half2"]
     tables = starfile.read(good)
     tables["particles"].loc[COUNT + 6, "rlnRandomSubset"] = 2
     starfile.write(tables, star)
     line = instamap("reconstruct", star, "-o", tmp_path / "out", *QUICK).refusal
-    assert "has the image '000007@particles.mrcs' of row 7" in line and "in both halves" in line and "remove the column" in line
+    assert (
+        "has the image '000007@particles.mrcs' of row 7" in line
+        and "in both halves" in line
+        and "remove the column" in line
+    )
     assert not (tmp_path / "out").exists()
     assert sum(map(len, sets_of(star, halves=False).values())) == COUNT, "one map needs no halves"
 
@@ -96,23 +126,31 @@ def test_a_random_subset_that_parts_an_image_is_refused(once, tmp_path):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("representation", ["hash-grid", "voxel"])
 def test_noise_that_is_listed_four_times_is_no_signal(once, tmp_path, seed, representation):
-    """Parted, copies would be a perfect signal: the same noise in both halves and in what judges them."""
+    """Parted, copies would be a perfect signal: the same noise in both halves and in what judges
+    them.
+    """
     words = ("--representation", representation, "--seed", seed, *ENGINES["normal"])
     outcome = instamap("reconstruct", listed(once, "expanded.star"), "-o", tmp_path / "out", *words)
     assert outcome.code == 0 and outcome.out.count("no signal found") == 2, outcome.out
 
 
 def test_maps_that_measure_the_noise_share_no_image(once, monkeypatch):
-    star, seen = listed(once, "expanded.star"), {}
+    star = listed(once, "expanded.star")
+    seen = {}
 
     def gather(particles, rows, *more, **options):
         seen.update(rows)
         raise InterruptedError
 
-    monkeypatch.setattr(residuals, "gather", gather)
+    monkeypatch.setattr(noise_refinement, "gather", gather)
     particles = Particles.open(star)
     with pytest.raises(InterruptedError):
-        residuals.refine(particles, torch.arange(COUNT * COPIES), None, type("Scene", (), {"noise_variance": torch.ones(1, 9)}))
+        noise_refinement.refine(
+            particles,
+            torch.arange(COUNT * COPIES),
+            None,
+            type("Scene", (), {"noise_variance": torch.ones(1, 9)}),
+        )
     one, two = ({row % COUNT for row in seen[name].tolist()} for name in ("one", "two"))
     assert not one & two and len(one | two) == COUNT
 
@@ -126,7 +164,10 @@ def test_at_least_three_images_judge(once, share, count):
 
 
 def test_a_fit_without_judges_is_refused(once):
-    with pytest.raises(OptionError, match="held_out is 0, and nothing would tell a fit when to stop; give a share such as 0.05"):
+    with pytest.raises(
+        OptionError,
+        match="held_out is 0, and nothing would tell a fit when to stop; give a share such as 0.05",
+    ):
         draw_sets(Particles.open(once), Settings(once, held_out=0.0))
 
 

@@ -1,4 +1,6 @@
-"""The contrast transfer function: RELION's formula, sign and units, from its zeros to its application with padding."""
+"""The contrast transfer function: RELION's formula, sign and units, from its zeros to its
+application with padding.
+"""
 
 import math
 
@@ -8,7 +10,7 @@ import torch_ctf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.forward.ctf import apply, ctf, wavelength
+from instamap.fourier.ctf import apply, ctf, wavelength
 from instamap.geometry import grids
 from instamap.scene import Optics
 
@@ -17,27 +19,59 @@ BOXES = st.sampled_from([15, 16, 31, 32])
 
 
 def optics(rows=1, **values) -> Optics:
-    """A 300 kV microscope without astigmatism, decay or phase plate, unless said otherwise; numbers or tensors "B"."""
-    usual = {"voltage": 300.0, "spherical_aberration": 2.7, "amplitude_contrast": 0.1, "defocus_u": 15000.0, "defocus_v": 15000.0,
-             "defocus_angle": 0.0, "phase_shift": 0.0, "b_factor": 0.0, "scale": 1.0}  # fmt: skip
-    return Optics(**{name: torch.as_tensor(value, dtype=torch.float64).expand(rows) for name, value in {**usual, **values}.items()})
+    """A 300 kV microscope without astigmatism, decay or phase plate, unless said otherwise; numbers
+    or tensors "B".
+    """
+    usual = {
+        "voltage": 300.0,
+        "spherical_aberration": 2.7,
+        "amplitude_contrast": 0.1,
+        "defocus_u": 15000.0,
+        "defocus_v": 15000.0,
+        "defocus_angle": 0.0,
+        "phase_shift": 0.0,
+        "b_factor": 0.0,
+        "scale": 1.0,
+    }
+    return Optics(
+        **{
+            name: torch.as_tensor(value, dtype=torch.float64).expand(rows)
+            for name, value in {**usual, **values}.items()
+        }
+    )
 
 
 def drawn(seed, rows=3) -> Optics:
     """Random but plausible optics."""
     g = torch.Generator().manual_seed(seed)
-    between = lambda low, high: low + (high - low) * torch.rand(rows, generator=g, dtype=torch.float64)
+
+    def between(low, high):
+        return low + (high - low) * torch.rand(rows, generator=g, dtype=torch.float64)
+
     v = between(3000.0, 30000.0)
-    return Optics(voltage=torch.tensor([100.0, 200.0, 300.0], dtype=torch.float64)[torch.randint(3, (rows,), generator=g)],
-                  spherical_aberration=between(0.0, 2.7), amplitude_contrast=between(0.0, 0.3), defocus_u=v + between(0.0, 3000.0),
-                  defocus_v=v, defocus_angle=between(-math.pi, math.pi), phase_shift=between(0.0, math.pi), b_factor=between(0.0, 100.0),
-                  scale=between(0.3, 1.0))  # fmt: skip
+    return Optics(
+        voltage=torch.tensor([100.0, 200.0, 300.0], dtype=torch.float64)[
+            torch.randint(3, (rows,), generator=g)
+        ],
+        spherical_aberration=between(0.0, 2.7),
+        amplitude_contrast=between(0.0, 0.3),
+        defocus_u=v + between(0.0, 3000.0),
+        defocus_v=v,
+        defocus_angle=between(-math.pi, math.pi),
+        phase_shift=between(0.0, math.pi),
+        b_factor=between(0.0, 100.0),
+        scale=between(0.3, 1.0),
+    )
 
 
-@pytest.mark.parametrize(("kilovolts", "expected"), [(100, 0.0370144), (200, 0.0250793), (300, 0.0196875)])
+@pytest.mark.parametrize(
+    ("kilovolts", "expected"), [(100, 0.0370144), (200, 0.0250793), (300, 0.0196875)]
+)
 def test_wavelength_in_tables(kilovolts, expected):
     """Kirkland, Advanced Computing in Electron Microscopy, table 2.1; seven digits are given."""
-    assert float(wavelength(torch.tensor(float(kilovolts), dtype=torch.float64))) == pytest.approx(expected, abs=1e-7)
+    assert float(wavelength(torch.tensor(float(kilovolts), dtype=torch.float64))) == pytest.approx(
+        expected, abs=1e-7
+    )
 
 
 @given(seed=SEEDS, box=BOXES)
@@ -54,7 +88,9 @@ def test_dtype_is_that_of_the_optics():
 
 @given(seed=SEEDS, box=BOXES)
 def test_even(seed, box):
-    """CTF(-k) = CTF(k). In the half plane of rfft2 both are there where kx = 0; elsewhere half a turn of the astigmatism tells."""
+    """CTF(-k) = CTF(k). In the half plane of rfft2 both are there where kx = 0; elsewhere half a
+    turn of the astigmatism tells.
+    """
     o = drawn(seed)
     column = ctf(o, box, 2.0)[:, 1:, 0]
     torch.testing.assert_close(column, column.flip(1), rtol=0, atol=1e-9)
@@ -73,28 +109,53 @@ def test_protein_is_white_at_low_frequency(w, b):
 def test_phase_shift_at_the_origin(w, phase):
     """CTF(0) = sqrt(1-w²) sin φ + w cos φ: a phase plate adds to χ."""
     value = ctf(optics(amplitude_contrast=w, phase_shift=phase), 16, 2.0)[0, 0, 0]
-    assert float(value) == pytest.approx(math.sqrt(1 - w**2) * math.sin(phase) + w * math.cos(phase), abs=1e-12)
+    assert float(value) == pytest.approx(
+        math.sqrt(1 - w**2) * math.sin(phase) + w * math.cos(phase), abs=1e-12
+    )
 
 
 @given(phase=st.floats(0, 1.5))
 def test_phase_shift_is_amplitude_contrast(phase):
     """sin(χ + φ) = sqrt(1-w²) sin χ + w cos χ for w = sin φ."""
-    plate, contrast = optics(amplitude_contrast=0, phase_shift=phase), optics(amplitude_contrast=math.sin(phase))
+    plate = optics(amplitude_contrast=0, phase_shift=phase)
+    contrast = optics(amplitude_contrast=math.sin(phase))
     torch.testing.assert_close(ctf(plate, 32, 2.0), ctf(contrast, 32, 2.0), rtol=0, atol=1e-9)
 
 
-@given(order=st.integers(1, 12), defocus=st.floats(5000, 30000), cs=st.floats(0.01, 2.7), w=st.floats(0, 0.3))
+@given(
+    order=st.integers(1, 12),
+    defocus=st.floats(5000, 30000),
+    cs=st.floats(0.01, 2.7),
+    w=st.floats(0, 0.3),
+)
 def test_zeros(order, defocus, cs, w):
-    """The n-th zero is where πλ df s² - ½π Cs λ³ s⁴ + asin w = nπ, a quadratic in s²; the sign changes there."""
+    """The n-th zero is where πλ df s² - ½π Cs λ³ s⁴ + asin w = nπ, a quadratic in s²; the sign
+    changes there.
+    """
     lam = float(wavelength(torch.tensor(300.0, dtype=torch.float64)))
-    a, b, c = 0.5 * cs * 1e7 * lam**3, -lam * defocus, order - math.asin(w) / math.pi
+    a = 0.5 * cs * 1e7 * lam**3
+    b = -lam * defocus
+    c = order - math.asin(w) / math.pi
     s = math.sqrt((-b - math.sqrt(b * b - 4 * a * c)) / (2 * a))
-    component, box = 10, 64
+    component = 10
+    box = 64
     pixel_size = component / (box * s)  # puts the zero onto that component of the x axis
-    row = ctf(optics(defocus_u=defocus, defocus_v=defocus, spherical_aberration=cs, amplitude_contrast=w), box, pixel_size)[0, 0]
+    row = ctf(
+        optics(defocus_u=defocus, defocus_v=defocus, spherical_aberration=cs, amplitude_contrast=w),
+        box,
+        pixel_size,
+    )[0, 0]
     assert abs(float(row[component])) < 1e-9
-    near = [ctf(optics(defocus_u=defocus, defocus_v=defocus, spherical_aberration=cs, amplitude_contrast=w), box, pixel_size * f)
-            for f in (1.001, 0.999)]  # fmt: skip
+    near = [
+        ctf(
+            optics(
+                defocus_u=defocus, defocus_v=defocus, spherical_aberration=cs, amplitude_contrast=w
+            ),
+            box,
+            pixel_size * f,
+        )
+        for f in (1.001, 0.999)
+    ]
     before, after = (float(values[0, 0, component]) for values in near)
     assert before * (-1) ** order < 0 < after * (-1) ** order
 
@@ -112,33 +173,58 @@ def test_scale_multiplies():
 
 
 @pytest.mark.parametrize(
-    ("degrees", "at_u", "at_v"), [(0, (0, 5), (5, 0)), (90, (5, 0), (0, 5)), (45, (5, 5), (-5, 5)), (-45, (-5, 5), (5, 5))]
+    ("degrees", "at_u", "at_v"),
+    [(0, (0, 5), (5, 0)), (90, (5, 0), (0, 5)), (45, (5, 5), (-5, 5)), (-45, (-5, 5), (5, 5))],
 )
 def test_astigmatism_turns_from_x_to_y(degrees, at_u, at_v):
-    """Along its axis, an angle from x towards y, the defocus is u; across it is v. Components are [ky, kx]."""
-    values = ctf(optics(defocus_u=16000, defocus_v=14000, defocus_angle=math.radians(degrees)), 32, 2.0)[0]
+    """Along its axis, an angle from x towards y, the defocus is u; across it is v. Components are
+    [ky, kx].
+    """
+    values = ctf(
+        optics(defocus_u=16000, defocus_v=14000, defocus_angle=math.radians(degrees)), 32, 2.0
+    )[0]
     plain = {d: ctf(optics(defocus_u=d, defocus_v=d), 32, 2.0)[0] for d in (16000, 14000)}
     assert float(values[at_u]) == pytest.approx(float(plain[16000][at_u]), abs=1e-9)
     assert float(values[at_v]) == pytest.approx(float(plain[14000][at_v]), abs=1e-9)
-    assert abs(float(plain[16000][at_u] - plain[14000][at_u])) > 0.01  # or the test would tell nothing
+    assert (
+        abs(float(plain[16000][at_u] - plain[14000][at_u])) > 0.01
+    )  # or the test would tell nothing
 
 
 @given(seed=SEEDS, box=BOXES)
 def test_agrees_with_torch_ctf(seed, box):
-    """teamtomo's torch-ctf: micrometres and degrees; the same sign. It works in float32, where χ of some hundred radians errs by 1e-4."""
+    """teamtomo's torch-ctf: micrometres and degrees; the same sign. It works in float32, where χ of
+    some hundred radians errs by 1e-4.
+    """
     o = drawn(seed)
     theirs = torch_ctf.calculate_ctf_2d(
-        defocus=(o.defocus_u + o.defocus_v) / 2e4, astigmatism=(o.defocus_u - o.defocus_v) / 2e4,
-        astigmatism_angle=torch.rad2deg(o.defocus_angle), voltage=o.voltage, spherical_aberration=o.spherical_aberration,
-        amplitude_contrast=o.amplitude_contrast, phase_shift=torch.rad2deg(o.phase_shift), pixel_size=2.0, image_shape=(box, box),
-        rfft=True, fftshift=False)  # fmt: skip
-    bare = Optics(**{**vars(o), "b_factor": torch.zeros(3, dtype=torch.float64), "scale": torch.ones(3, dtype=torch.float64)})
+        defocus=(o.defocus_u + o.defocus_v) / 2e4,
+        astigmatism=(o.defocus_u - o.defocus_v) / 2e4,
+        astigmatism_angle=torch.rad2deg(o.defocus_angle),
+        voltage=o.voltage,
+        spherical_aberration=o.spherical_aberration,
+        amplitude_contrast=o.amplitude_contrast,
+        phase_shift=torch.rad2deg(o.phase_shift),
+        pixel_size=2.0,
+        image_shape=(box, box),
+        rfft=True,
+        fftshift=False,
+    )
+    bare = Optics(
+        **{
+            **vars(o),
+            "b_factor": torch.zeros(3, dtype=torch.float64),
+            "scale": torch.ones(3, dtype=torch.float64),
+        }
+    )
     torch.testing.assert_close(theirs.double(), ctf(bare, box, 2.0), rtol=0, atol=2e-3)
 
 
 @given(seed=SEEDS, box=BOXES)
 def test_point_spread_is_centred(seed, box):
-    """A point at pixel D // 2 becomes a pattern that is symmetric about it: contrast transfer moves nothing."""
+    """A point at pixel D // 2 becomes a pattern that is symmetric about it: contrast transfer moves
+    nothing.
+    """
     point = torch.zeros(3, box, box, dtype=torch.float64)
     point[:, box // 2, box // 2] = 1
     for padding in (1.0, 2.0):
@@ -151,7 +237,9 @@ def test_point_spread_is_centred(seed, box):
 def test_apply_is_its_own_transpose(seed, box, padding):
     """⟨C a, b⟩ = ⟨a, C b⟩, which the normal equations rely on."""
     o = drawn(seed)
-    a, b = torch.randn(2, 3, box, box, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    a, b = torch.randn(
+        2, 3, box, box, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     left, right = ((apply(p, o, 2.0, padding=padding) * q).sum() for p, q in ((a, b), (b, a)))
     assert float(left) == pytest.approx(float(right), abs=1e-9)
 
@@ -160,7 +248,9 @@ def test_padding_keeps_edges_apart():
     """What leaves at one edge comes back at the other without padding, and is gone with it."""
     point = torch.zeros(1, 32, 32, dtype=torch.float64)
     point[0, 16, 1] = 1
-    wrapped, padded = (apply(point, optics(b_factor=50.0), 2.0, padding=p)[0, 16] for p in (1.0, 2.0))
+    wrapped, padded = (
+        apply(point, optics(b_factor=50.0), 2.0, padding=p)[0, 16] for p in (1.0, 2.0)
+    )
     large = grids.crop(apply(grids.pad(point, 128), optics(b_factor=50.0), 2.0), 32)[0, 16]
     assert (padded - large).norm() < 0.3 * (wrapped - large).norm()
 

@@ -1,4 +1,6 @@
-"""Every console and python block of the README and of the guides does what it says, in order, in an empty folder."""
+"""Every console and python block of the README and of the guides does what it says, in order, in an
+empty folder.
+"""
 
 import os
 import re
@@ -30,7 +32,9 @@ class Block:
         return found and found[1]
 
     def commands(self) -> list[tuple[str, list[str]]]:
-        """Lines after "$ " without their comments, each with the beginnings of the lines that it prints."""
+        """Lines after "$ " without their comments, each with the beginnings of the lines that it
+        prints.
+        """
         found = []
         for line in self.text.splitlines():
             if line.startswith("$ "):
@@ -52,10 +56,15 @@ class Folder:
     """A folder in which blocks are run one after the other, as a reader would."""
 
     def __init__(self, path: Path):
-        self.path, self.site = path, path / ".site"
+        self.path = path
+        self.site = path / ".site"
         tools = Path(sys.executable).parent
-        self.environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120",
-                            "PYTHONPATH": f"{self.site}{os.pathsep}{path}"}  # fmt: skip
+        self.environment = {
+            **os.environ,
+            "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+            "COLUMNS": "120",
+            "PYTHONPATH": f"{self.site}{os.pathsep}{path}",
+        }
 
     def run(self, block: Block) -> None:
         if block.file:
@@ -79,22 +88,55 @@ class Folder:
         else:
             printed = self._call(["bash", "-c", command]).splitlines()
             for start in expected:
-                assert any(" ".join(line.split()).startswith(" ".join(start.split())) for line in printed), (command, start, printed)
+                assert any(
+                    " ".join(line.split()).startswith(" ".join(start.split())) for line in printed
+                ), (command, start, printed)
 
     def _has_target(self, target: str) -> None:
-        """What make does is left to continuous integration: it sets up an environment and runs these tests."""
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"the Makefile has no target {target}"
+        """What make does is left to continuous integration: it sets up an environment and runs
+        these tests.
+        """
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), (
+            f"the Makefile has no target {target}"
+        )
 
     def _install(self, words: list[str]) -> None:
-        """Of a folder below this one, without a network, to where only these commands look; of instamap itself nothing."""
+        """Of a folder below this one, without a network, to where only these commands look; of
+        instamap itself nothing.
+        """
         [name] = [re.sub(r"\[.*\]$", "", word) for word in words if not word.startswith("-")]
         if (self.path / name / "pyproject.toml").is_file():
-            self._call([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
-                        "--disable-pip-version-check", "--upgrade", "--target", str(self.site), name])  # fmt: skip
+            self._call(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--no-index",
+                    "--no-deps",
+                    "--no-build-isolation",
+                    "--disable-pip-version-check",
+                    "--upgrade",
+                    "--target",
+                    str(self.site),
+                    name,
+                ]
+            )
 
     def _call(self, words: list[str]) -> str:
-        done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, encoding="utf-8", timeout=300)
-        assert done.returncode == 0, f"{words[-1]} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        done = subprocess.run(
+            words,
+            cwd=self.path,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+        )
+        assert done.returncode == 0, (
+            f"{words[-1]} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
         return done.stdout + done.stderr
 
 

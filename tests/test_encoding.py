@@ -1,4 +1,6 @@
-"""The grid encoding: closed forms for both implementations, the reference against finite differences, the kernels against the reference."""
+"""The grid encoding: closed forms for both implementations, the reference against finite
+differences, the kernels against the reference.
+"""
 
 import itertools
 import multiprocessing
@@ -13,13 +15,19 @@ from hypothesis import strategies as st
 import instamap.representations
 from instamap.errors import OptionError
 from instamap.geometry import compiled
-from instamap.representations import encoding
-from instamap.representations.encoding import backend, encode, encode_torch, levels
+from instamap.representations.encodings import grid as grid_module
+from instamap.representations.encodings.grid import backend, encode, encode_torch, levels
 
 NO_NUMBA = not compiled.usable()
-needs_numba = pytest.mark.skipif(NO_NUMBA, reason="numba is not installed: there are no compiled kernels to test")
-BOTH = [pytest.param((encode_torch, torch.float64), id="torch"), pytest.param((encode, torch.float32), id="numba", marks=needs_numba)]
-# Numbers are at most 4. Positions are rounded by 6e-8 of up to 20 cells, so weights by 1e-6; the rest is room for sums of them.
+needs_numba = pytest.mark.skipif(
+    NO_NUMBA, reason="numba is not installed: there are no compiled kernels to test"
+)
+BOTH = [
+    pytest.param((encode_torch, torch.float64), id="torch"),
+    pytest.param((encode, torch.float32), id="numba", marks=needs_numba),
+]
+# Numbers are at most 4. Positions are rounded by 6e-8 of up to 20 cells, so weights by 1e-6; the
+# rest is room for sums of them.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5}
 seeds = st.integers(0, 2**32 - 1)
 
@@ -35,15 +43,23 @@ def vertices(n: int, dtype) -> torch.Tensor:
 
 def both_gradients(function, x, table, grid, grad):
     """Values and gradients in position and table."""
-    x, table = x.clone().requires_grad_(), table.clone().requires_grad_()
+    x = x.clone().requires_grad_()
+    table = table.clone().requires_grad_()
     out = function(x, table, grid)
     return out.detach(), *torch.autograd.grad(out, (x, table), grad)
 
 
 def agree(x, table, grid, grad) -> bool:
     """Whether values and both gradients of the kernels are within 1e-5 of the reference's largest."""
-    pairs = zip(both_gradients(encode, x, table, grid, grad), both_gradients(encode_torch, x, table, grid, grad), strict=True)
-    return all(a.shape == b.shape and (a.numel() == 0 or (a - b).abs().max() <= 1e-5 * b.abs().max()) for a, b in pairs)
+    pairs = zip(
+        both_gradients(encode, x, table, grid, grad),
+        both_gradients(encode_torch, x, table, grid, grad),
+        strict=True,
+    )
+    return all(
+        a.shape == b.shape and (a.numel() == 0 or (a - b).abs().max() <= 1e-5 * b.abs().max())
+        for a, b in pairs
+    )
 
 
 def test_levels_rise_geometrically_and_hash_only_what_does_not_fit():
@@ -55,8 +71,18 @@ def test_levels_rise_geometrically_and_hash_only_what_does_not_fit():
     assert levels(1, 8, 64, 2, 15, False).resolutions == (64,)
 
 
-@pytest.mark.parametrize("arguments", [(0, 8, 64, 2, 15), (4, 8, 64, 0, 15), (4, 8, 4, 2, 15), (4, 0, 4, 2, 15), (4, 8, 1 << 17, 2, 15),
-                                       (4, 8, 64, 2, 31), (4, 8, 64, 2, -1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0, 8, 64, 2, 15),
+        (4, 8, 64, 0, 15),
+        (4, 8, 4, 2, 15),
+        (4, 0, 4, 2, 15),
+        (4, 8, 1 << 17, 2, 15),
+        (4, 8, 64, 2, 31),
+        (4, 8, 64, 2, -1),
+    ],
+)
 def test_levels_that_cannot_be_are_refused(arguments):
     with pytest.raises(OptionError, match="cannot be made"):
         levels(*arguments, False)
@@ -70,13 +96,24 @@ def test_dense_level_reproduces_trilinear_functions(backend_and_dtype, seed, n):
 
     def trilinear(p):
         x, y, z = p.unbind(-1)
-        return c[0] + c[1] * x + c[2] * y + c[3] * z + c[4] * x * y + c[5] * y * z + c[6] * x * z + c[7] * x * y * z
+        return (
+            c[0]
+            + c[1] * x
+            + c[2] * y
+            + c[3] * z
+            + c[4] * x * y
+            + c[5] * y * z
+            + c[6] * x * z
+            + c[7] * x * y * z
+        )
 
     grid = levels(1, n, n, 1, 12, False)
     table = trilinear(vertices(n, dtype) / n)[:, None].contiguous()
     x = random(seed, 50, 3, dtype=dtype)
     # Coefficients are below 1/2, so numbers are at most 4.
-    assert torch.allclose(function(x, table, grid)[:, 0], trilinear(x), rtol=0, atol=TOLERANCE[dtype])
+    assert torch.allclose(
+        function(x, table, grid)[:, 0], trilinear(x), rtol=0, atol=TOLERANCE[dtype]
+    )
 
 
 @pytest.mark.parametrize("backend_and_dtype", BOTH)
@@ -106,21 +143,30 @@ def test_features_lie_level_by_level(backend_and_dtype):
     table = torch.empty(grid.entries, 2, dtype=dtype)
     for level, (start, end) in enumerate(itertools.pairwise(grid.offsets)):
         table[start:end] = torch.tensor([2 * level, 2 * level + 1], dtype=dtype)
-    assert torch.equal(function(random(0, 50, 3, dtype=dtype), table, grid), torch.arange(8, dtype=dtype).expand(50, 8))
+    assert torch.equal(
+        function(random(0, 50, 3, dtype=dtype), table, grid),
+        torch.arange(8, dtype=dtype).expand(50, 8),
+    )
 
 
 @pytest.mark.parametrize("backend_and_dtype", BOTH)
 def test_hashed_vertices_have_the_published_entry(backend_and_dtype):
     function, dtype = backend_and_dtype
-    n, size = 16, 2**10
+    n = 16
+    size = 2**10
     grid = levels(2, 4, n, 1, 10, False)
     assert grid.dense == (True, False)
-    table = torch.arange(grid.entries, dtype=dtype)[:, None] - grid.offsets[1]  # below 2^24: exact in float32
+    table = (
+        torch.arange(grid.entries, dtype=dtype)[:, None] - grid.offsets[1]
+    )  # below 2^24: exact in float32
     p = vertices(n, torch.long)
-    expected = [(x ^ (y * 2654435761 % 2**32) ^ (z * 805459861 % 2**32)) % size for x, y, z in p.tolist()]
+    expected = [
+        (x ^ (y * 2654435761 % 2**32) ^ (z * 805459861 % 2**32)) % size for x, y, z in p.tolist()
+    ]
     found = function(p.to(dtype) / n, table, grid)[:, 1]
     assert found.long().tolist() == expected
-    # By hand for (3, 5, 7): modulo 2^32, 5 * 2654435761 is 387276917 and 7 * 805459861 is 1343251731; their last ten bits are
+    # By hand for (3, 5, 7): modulo 2^32, 5 * 2654435761 is 387276917 and 7 * 805459861 is
+    # 1343251731; their last ten bits are
     # 117 and 275, and 3 xor 117 xor 275 is 357.
     assert found[(7 * 17 + 5) * 17 + 3] == 357
 
@@ -137,13 +183,17 @@ def test_weights_sum_to_one(backend_and_dtype, seed, smoothstep):
 
 @pytest.mark.parametrize("backend_and_dtype", BOTH)
 @given(seed=seeds)
-def test_points_outside_take_the_nearest_value_and_have_no_gradient_that_way(backend_and_dtype, seed):
+def test_points_outside_take_the_nearest_value_and_have_no_gradient_that_way(
+    backend_and_dtype, seed
+):
     function, dtype = backend_and_dtype
     grid = levels(3, 3, 12, 2, 9, False)
     table = random(seed, grid.entries, 2, dtype=dtype)
     x = random(seed + 1, 100, 3, dtype=dtype) * 3 - 1
     x[0], x[1] = float("inf"), -float("inf")
-    out, grad_x, grad_table = both_gradients(function, x, table, grid, torch.ones(100, grid.width, dtype=dtype))
+    out, grad_x, grad_table = both_gradients(
+        function, x, table, grid, torch.ones(100, grid.width, dtype=dtype)
+    )
     assert torch.equal(out, function(x.clamp(0, 1), table, grid))
     assert torch.equal(grad_x == 0, (x < 0) | (x > 1))
     assert grad_x.isfinite().all() and grad_table.isfinite().all()
@@ -164,9 +214,12 @@ def test_nan_stays_with_its_point(backend_and_dtype):
 @settings(max_examples=5)  # each takes hundreds of evaluations
 @given(seed=seeds)
 def test_reference_gradients_are_those_of_finite_differences(features, smoothstep, seed):
-    grid = levels(3, 1, 4, features, 5, smoothstep)  # 1, 2 and 4 cells: two dense levels and a hashed one, 67 entries
+    grid = levels(
+        3, 1, 4, features, 5, smoothstep
+    )  # 1, 2 and 4 cells: two dense levels and a hashed one, 67 entries
     x = random(seed, 200, 3)
-    # A linear interpolation has a kink where two cells meet, and a difference across it is neither side's derivative. So points
+    # A linear interpolation has a kink where two cells meet, and a difference across it is neither
+    # side's derivative. So points
     # are kept a hundredth of a cell away from every level's faces; gradcheck moves them by 1e-6.
     within = torch.stack([(x * n) % 1 for n in grid.resolutions])
     x = x[((within > 0.01) & (within < 0.99)).all(0).all(-1)][:4].requires_grad_()
@@ -176,9 +229,10 @@ def test_reference_gradients_are_those_of_finite_differences(features, smoothste
 
 def test_reference_is_the_same_in_chunks(monkeypatch):
     grid = levels(3, 3, 12, 2, 9, True)
-    x, table = random(0, 20, 3), random(1, grid.entries, 2)
+    x = random(0, 20, 3)
+    table = random(1, grid.entries, 2)
     whole = both_gradients(encode_torch, x, table, grid, torch.ones(20, grid.width, dtype=x.dtype))
-    monkeypatch.setattr(encoding, "CHUNK", 7)
+    monkeypatch.setattr(grid_module, "CHUNK", 7)
     pieces = both_gradients(encode_torch, x, table, grid, torch.ones(20, grid.width, dtype=x.dtype))
     assert all(torch.allclose(a, b, rtol=1e-13) for a, b in zip(whole, pieces, strict=True))
 
@@ -188,14 +242,23 @@ def grids(draw):
     """Levels of every sort: all dense, all hashed, mixed, equal."""
     base = draw(st.integers(1, 12))
     finest = draw(st.integers(base, 40))
-    return levels(draw(st.integers(1, 6)), base, finest, draw(st.sampled_from([1, 2, 3, 4])), draw(st.integers(0, 14)), draw(st.booleans()))
+    return levels(
+        draw(st.integers(1, 6)),
+        base,
+        finest,
+        draw(st.sampled_from([1, 2, 3, 4])),
+        draw(st.integers(0, 14)),
+        draw(st.booleans()),
+    )
 
 
 @needs_numba
 @given(grid=grids(), n=st.sampled_from([0, 1, 2, 511, 512, 513, 9001]), seed=seeds)
 def test_kernels_agree_with_the_reference(grid, n, seed):
     x = random(seed, n, 3, dtype=torch.float32) * 1.4 - 0.2
-    x[::3] = (x[::3] * grid.resolutions[-1]).round() / grid.resolutions[-1]  # on vertices and faces, also those of the cube
+    x[::3] = (x[::3] * grid.resolutions[-1]).round() / grid.resolutions[
+        -1
+    ]  # on vertices and faces, also those of the cube
     table = random(seed + 1, grid.entries, grid.features, dtype=torch.float32) - 0.5
     grad = random(seed + 2, n, grid.width, dtype=torch.float32) - 0.5
     assert backend(x) == "numba"
@@ -226,8 +289,12 @@ def test_gradients_that_nobody_needs_are_not_made(backend_and_dtype, wanted):
 @needs_numba
 def test_kernels_repeat_exactly_whatever_the_threads():
     grid = levels(5, 4, 40, 2, 12, False)
-    x, table = random(0, 20_000, 3, dtype=torch.float32), random(1, grid.entries, 2, dtype=torch.float32)
-    run = lambda: both_gradients(encode, x, table, grid, torch.ones(len(x), grid.width))
+    x = random(0, 20_000, 3, dtype=torch.float32)
+    table = random(1, grid.entries, 2, dtype=torch.float32)
+
+    def run():
+        return both_gradients(encode, x, table, grid, torch.ones(len(x), grid.width))
+
     before = torch.get_num_threads()
     try:
         results = []
@@ -238,7 +305,9 @@ def test_kernels_repeat_exactly_whatever_the_threads():
             results += [task.result() for task in [pool.submit(run) for _ in range(8)]]
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in results for a, b in zip(results[0], other, strict=True))
+    assert all(
+        torch.equal(a, b) for other in results for a, b in zip(results[0], other, strict=True)
+    )
 
 
 def worker(threads: int) -> tuple[str, float]:
@@ -246,14 +315,18 @@ def worker(threads: int) -> tuple[str, float]:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     grid = levels(3, 4, 40, 1, 12, False)
-    # Two threads' worth of points, and no tensor above 32768 numbers: from there torch uses OpenMP, which itself hangs after a fork.
-    x, table = random(0, 8192, 3, dtype=torch.float32), random(1, grid.entries, 1, dtype=torch.float32)
+    # Two threads' worth of points, and no tensor above 32768 numbers: from there torch uses OpenMP,
+    # which itself hangs after a fork.
+    x = random(0, 8192, 3, dtype=torch.float32)
+    table = random(1, grid.entries, 1, dtype=torch.float32)
     results = both_gradients(encode, x, table, grid, torch.ones(len(x), grid.width))
     return backend(x), sum(float(r.numpy().sum()) for r in results)
 
 
 @needs_numba
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # from Python 3.12: forking threads is what is tested here
+@pytest.mark.filterwarnings(
+    "ignore:.*use of fork:DeprecationWarning"
+)  # from Python 3.12: forking threads is what is tested here
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_kernels_work_in_worker_processes(method):
     if method not in multiprocessing.get_all_start_methods():
@@ -263,19 +336,29 @@ def test_kernels_work_in_worker_processes(method):
         torch.set_num_threads(2)
         expected = worker(2)  # the kernels have run in this process before it forks
         with multiprocessing.get_context(method).Pool(1) as pool:
-            assert pool.apply_async(worker, (2,)).get(timeout=120) == expected == ("numba", expected[1])
+            assert (
+                pool.apply_async(worker, (2,)).get(timeout=120)
+                == expected
+                == ("numba", expected[1])
+            )
     finally:
         torch.set_num_threads(before)
 
 
 def test_reference_is_used_where_numba_is_missing(monkeypatch):
     grid = levels(3, 3, 12, 2, 9, False)
-    x, table = random(0, 60, 3, dtype=torch.float32), random(1, grid.entries, 2, dtype=torch.float32)
+    x = random(0, 60, 3, dtype=torch.float32)
+    table = random(1, grid.entries, 2, dtype=torch.float32)
     monkeypatch.setitem(sys.modules, "numba", None)  # makes `import numba` fail
     for name in ("encoding_numba", "encoding_kernels"):
-        monkeypatch.delitem(sys.modules, f"instamap.representations.{name}", raising=False)
+        monkeypatch.delitem(
+            sys.modules, f"instamap.representations.encodings.{name}", raising=False
+        )
         monkeypatch.delattr(instamap.representations, name, raising=False)
-    forget = lambda: (encoding._kernels.cache_clear(), compiled._fault.cache_clear())
+
+    def forget():
+        return (grid._kernels.cache_clear(), compiled._fault.cache_clear())
+
     forget()
     try:
         assert backend(x) == "torch"
@@ -289,8 +372,16 @@ def test_double_precision_takes_the_reference():
 
 
 @pytest.mark.parametrize("function", [encode_torch, pytest.param(encode, marks=needs_numba)])
-@pytest.mark.parametrize("x, table", [(torch.zeros(5, 2), None), (torch.zeros(3), None), (torch.zeros(5, 3, dtype=torch.float64), None),
-                                      (torch.zeros(5, 3), torch.zeros(10, 2)), (torch.zeros(5, 3), torch.zeros(2, 64))])  # fmt: skip
+@pytest.mark.parametrize(
+    "x, table",
+    [
+        (torch.zeros(5, 2), None),
+        (torch.zeros(3), None),
+        (torch.zeros(5, 3, dtype=torch.float64), None),
+        (torch.zeros(5, 3), torch.zeros(10, 2)),
+        (torch.zeros(5, 3), torch.zeros(2, 64)),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused(function, x, table):
     grid = levels(1, 3, 3, 2, 9, False)
     with pytest.raises(ValueError, match="must be|need"):
@@ -299,8 +390,12 @@ def test_shapes_that_do_not_fit_are_refused(function, x, table):
 
 @needs_numba
 def test_kernels_refuse_what_is_not_float32():
-    from instamap.representations.encoding_numba import encode_numba
+    from instamap.representations.encodings.grid_numba import encode_numba
 
     grid = levels(1, 3, 3, 2, 9, False)
     with pytest.raises(ValueError, match="float32"):
-        encode_numba(torch.zeros(5, 3, dtype=torch.float64), torch.zeros(grid.entries, 2, dtype=torch.float64), grid)
+        encode_numba(
+            torch.zeros(5, 3, dtype=torch.float64),
+            torch.zeros(grid.entries, 2, dtype=torch.float64),
+            grid,
+        )

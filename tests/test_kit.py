@@ -1,19 +1,28 @@
-"""The contract kit itself, on forward operators: a right one passes every law, and each wrong one is caught by the laws beside it."""
+"""The contract kit itself, on forward operators: a right one passes every law, and each wrong one
+is caught by the laws beside it.
+"""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from instamap.protocols import ForwardOperator
+from instamap.parts import ForwardOperator
 from instamap.testing import ForwardLaws
 from instamap.testing.scenes import Case
 
 
 def failed(laws: type, made: type, boxes: tuple[int, int], **more) -> set[str]:
     """The laws that `made(options, scene)` breaks in an odd and an even box, without "test_"."""
-    make = lambda self, scene: made(made.Options(), scene)
+
+    def make(self, scene):
+        return made(made.Options(), scene)
+
     kit = type("Kit", (laws,), {"make": make, **more})()
-    return {name.removeprefix("test_") for name in dir(kit) if name.startswith("test_") and not _holds(kit, getattr(kit, name), boxes)}
+    return {
+        name.removeprefix("test_")
+        for name in dir(kit)
+        if name.startswith("test_") and not _holds(kit, getattr(kit, name), boxes)
+    }
 
 
 def _holds(kit, law, boxes) -> bool:
@@ -42,9 +51,15 @@ class Line(ForwardOperator):
         super().__init__(options, scene)
         edge = torch.arange(scene.box, dtype=torch.float64)
         z, y, x = torch.meshgrid(edge, edge, edge, indexing="ij")
-        self.register_buffer("frame", (torch.stack([x, y, z], -1) - scene.box // 2).reshape(-1, 3) * scene.pixel_size, persistent=False)
+        self.register_buffer(
+            "frame",
+            (torch.stack([x, y, z], -1) - scene.box // 2).reshape(-1, 3) * scene.pixel_size,
+            persistent=False,
+        )
         mask = torch.ones(3 * (scene.box,)) if scene.mask is None else scene.mask
-        self.register_buffer("near", nn.functional.max_pool3d(mask[None], 3, 1, 1)[0], persistent=False)
+        self.register_buffer(
+            "near", nn.functional.max_pool3d(mask[None], 3, 1, 1)[0], persistent=False
+        )
 
     def points(self, views) -> Tensor:
         """Points "B D·D·D 3" in the particle frame."""
@@ -59,22 +74,32 @@ class Line(ForwardOperator):
 
     def forward(self, density, views, *, generator=None):
         box = self.scene.box
-        return self.values(density, self.points(views), generator).reshape(-1, box, box, box).sum(1) * self.scene.pixel_size
+        return (
+            self.values(density, self.points(views), generator).reshape(-1, box, box, box).sum(1)
+            * self.scene.pixel_size
+        )
 
 
 class TransposedRotation(Line):
     def points(self, views):
-        return (self.frame.to(views.rotation) + nn.functional.pad(views.origin, (0, 1))[:, None]) @ views.rotation.mT
+        return (
+            self.frame.to(views.rotation) + nn.functional.pad(views.origin, (0, 1))[:, None]
+        ) @ views.rotation.mT
 
 
 class ShiftSign(Line):
     def points(self, views):
-        return (self.frame.to(views.rotation) - nn.functional.pad(views.origin, (0, 1))[:, None]) @ views.rotation
+        return (
+            self.frame.to(views.rotation) - nn.functional.pad(views.origin, (0, 1))[:, None]
+        ) @ views.rotation
 
 
 class ShiftAfterRotation(Line):
     def points(self, views):
-        return self.frame.to(views.rotation) @ views.rotation + nn.functional.pad(views.origin, (0, 1))[:, None]
+        return (
+            self.frame.to(views.rotation) @ views.rotation
+            + nn.functional.pad(views.origin, (0, 1))[:, None]
+        )
 
 
 class SwappedAxes(Line):
@@ -128,7 +153,9 @@ class FirstRowForAll(Line):
 
     def values(self, density, x, generator):
         one = super().values
-        return torch.cat([one(density, row[None].expand(len(x), -1, -1), generator)[:1] for row in x])
+        return torch.cat(
+            [one(density, row[None].expand(len(x), -1, -1), generator)[:1] for row in x]
+        )
 
 
 class JitterInEval(Line):
@@ -170,7 +197,10 @@ FORWARD = {
     Detached: {"gradient_reaches_the_density"},
     FirstRowForAll: {"rows_have_their_own_density"},
     JitterInEval: {"random_only_in_training_and_through_the_generator"},
-    JitterFromGlobalState: {"linear_in_the_density", "random_only_in_training_and_through_the_generator"},
+    JitterFromGlobalState: {
+        "linear_in_the_density",
+        "random_only_in_training_and_through_the_generator",
+    },
     LooksEverywhere: {"mask_bounds_the_queries"},
     NormalisedBatch: {"linear_in_the_density", "batch_order_does_not_matter"},
 }
@@ -181,9 +211,13 @@ def test_forward(made):
     assert failed(ForwardLaws, made, (22, 23), tolerance=1e-6) >= FORWARD[made]
 
 
-@pytest.mark.parametrize("made", [HalfPixel, CentreOfEvenBox, ShiftSign, SwappedAxes], ids=lambda made: made.__name__)
+@pytest.mark.parametrize(
+    "made", [HalfPixel, CentreOfEvenBox, ShiftSign, SwappedAxes], ids=lambda made: made.__name__
+)
 def test_equivariance_alone_is_blind(made):
-    """Half a pixel, the shift's sign and swapped axes are consistent errors: the closed form sees them, equivariance can not."""
+    """Half a pixel, the shift's sign and swapped axes are consistent errors: the closed form sees
+    them, equivariance can not.
+    """
     broken = failed(ForwardLaws, made, (22, 23), tolerance=1e-6)
     assert "equivariant" not in broken
     assert "gaussians_in_closed_form" in broken

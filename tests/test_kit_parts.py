@@ -1,4 +1,6 @@
-"""The contract kit itself, on the other kinds: right parts pass every law, and each wrong one is caught by the law beside it."""
+"""The contract kit itself, on the other kinds: right parts pass every law, and each wrong one is
+caught by the law beside it.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,8 +10,8 @@ import torch
 from test_kit import failed
 from torch import nn
 
-from instamap.options import Options
-from instamap.protocols import Deformation, Likelihood, Representation
+from instamap.parts import Deformation, Likelihood, Representation
+from instamap.plugin.options import Options
 from instamap.testing import DeformationLaws, IsometryLaws, LikelihoodLaws, RepresentationLaws
 
 # Representations
@@ -230,18 +232,26 @@ class White(Likelihood):
 
     def log_prob(self, predicted, observed, views):
         square = (observed - predicted).square().flatten(1)
-        return -0.5 * square.sum(1) / self.variance - 0.5 * square.shape[1] * math.log(2 * math.pi * self.variance)
+        return -0.5 * square.sum(1) / self.variance - 0.5 * square.shape[1] * math.log(
+            2 * math.pi * self.variance
+        )
 
     def sample(self, predicted, views, *, generator=None):
-        return predicted + self.variance**0.5 * torch.randn(predicted.shape, generator=generator, dtype=predicted.dtype)
+        return predicted + self.variance**0.5 * torch.randn(
+            predicted.shape, generator=generator, dtype=predicted.dtype
+        )
 
     def log_prob_premultiplied(self, projection, predicted, observed, views):
-        return ((observed * projection).flatten(1).sum(1) - 0.5 * predicted.square().flatten(1).sum(1)) / self.variance
+        return (
+            (observed * projection).flatten(1).sum(1) - 0.5 * predicted.square().flatten(1).sum(1)
+        ) / self.variance
 
 
 class VarianceForDeviation(White):
     def sample(self, predicted, views, *, generator=None):
-        return predicted + self.variance * torch.randn(predicted.shape, generator=generator, dtype=predicted.dtype)
+        return predicted + self.variance * torch.randn(
+            predicted.shape, generator=generator, dtype=predicted.dtype
+        )
 
 
 class WeakSamples(White):
@@ -258,7 +268,9 @@ class Unnormalised(White):
     """Forgets the 2π: only the entropy can tell."""
 
     def log_prob(self, predicted, observed, views):
-        return super().log_prob(predicted, observed, views) + 0.5 * observed[0].numel() * math.log(2 * math.pi)
+        return super().log_prob(predicted, observed, views) + 0.5 * observed[0].numel() * math.log(
+            2 * math.pi
+        )
 
 
 class MixedRows(White):
@@ -283,7 +295,9 @@ class DetachedPrediction(White):
 
 
 class TransferTwice(White):
-    """Correlates the premultiplied image with the prediction, which has been through the CTF already."""
+    """Correlates the premultiplied image with the prediction, which has been through the CTF
+    already.
+    """
 
     def log_prob_premultiplied(self, projection, predicted, observed, views):
         return super().log_prob_premultiplied(predicted, predicted, observed, views)
@@ -295,7 +309,9 @@ class WrongNoiseVariance(White):
     quadratic = True
 
     def noise_variance(self, views):
-        return torch.full((len(views), self.scene.box // 2 + 1), self.variance**0.5, dtype=torch.float64)
+        return torch.full(
+            (len(views), self.scene.box // 2 + 1), self.variance**0.5, dtype=torch.float64
+        )
 
 
 def entropy(self, part, views):

@@ -1,4 +1,6 @@
-"""What engines add to the likelihood: regularisers enter each loss and its gradient; views are augmented as far as they should be."""
+"""What engines add to the likelihood: regularisers enter each loss and its gradient; views are
+augmented as far as they should be.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,22 +9,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from instamap.compose import Model, choose, compose, defaults
+from instamap.fit.conformations import States
 from instamap.fit.images import Images
 from instamap.fit.normal import Normal
 from instamap.fit.objective import Evidence, Objective
-from instamap.fit.priors import Prior
-from instamap.fit.statistics import Statistics
+from instamap.fit.regulariser import Prior
 from instamap.geometry import rotations
-from instamap.motion.objective import States
+from instamap.model import Model, choose, compose, defaults
 from instamap.scene import Batch, Scene, Views
+from instamap.statistics.statistics import Statistics
 
 COUNT = 6
-SCENE = Scene(box=10, pixel_size=2.0, count=COUNT, density_scale=0.1, noise_variance=torch.ones(1, 6))
+SCENE = Scene(
+    box=10, pixel_size=2.0, count=COUNT, density_scale=0.1, noise_variance=torch.ones(1, 6)
+)
 DENSITY = ("total_variation", "positivity")
 DISPLACEMENT = ("magnitude", "total_variation", "strain")
 CASES = [(engine, "density", name) for engine in ("normal", "images", "states") for name in DENSITY]
-CASES += [(engine, "displacement", name) for engine in ("images", "states") for name in DISPLACEMENT]
+CASES += [
+    (engine, "displacement", name) for engine in ("images", "states") for name in DISPLACEMENT
+]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -41,14 +47,23 @@ class Pictures:
 
 
 def pictures(count: int = COUNT) -> Pictures:
-    views = Views.of(rotations.random(count, generator=seeded(1), dtype=torch.float32), torch.randn(count, 2, generator=seeded(2)))
+    views = Views.of(
+        rotations.random(count, generator=seeded(1), dtype=torch.float32),
+        torch.randn(count, 2, generator=seeded(2)),
+    )
     return Pictures(views, torch.randn(count, SCENE.box, SCENE.box, generator=seeded(3)))
 
 
 def statistics(seed: int) -> Statistics:
     """Of three images whose transfer falls with frequency."""
     empty = Statistics.empty(SCENE.box, SCENE.pixel_size)
-    return replace(empty, b=torch.randn(empty.b.shape, generator=seeded(seed)), kernel=empty.kernel + 1.0, count=3, weight=3.0)
+    return replace(
+        empty,
+        b=torch.randn(empty.b.shape, generator=seeded(seed)),
+        kernel=empty.kernel + 1.0,
+        count=3,
+        weight=3.0,
+    )
 
 
 def stirred(engine: str, density: list[str], displacement: list[str]) -> Model:
@@ -57,7 +72,8 @@ def stirred(engine: str, density: list[str], displacement: list[str]) -> Model:
     choices = {"representation": choose("representation", "voxel", ["floor=none", *density])}
     choices["deformation"] = choose("deformation", name, displacement)
     torch.manual_seed(0)
-    model, g = compose({**defaults(name), **choices}, SCENE), seeded(4)
+    model = compose({**defaults(name), **choices}, SCENE)
+    g = seeded(4)
     with torch.no_grad():
         for p in model.parameters():
             p += 0.5 * torch.randn(p.shape, generator=g)
@@ -66,18 +82,30 @@ def stirred(engine: str, density: list[str], displacement: list[str]) -> Model:
 
 def objective(engine: str, model: Model) -> Objective:
     if engine == "normal":
-        return Normal(Normal.Options(), model, Evidence(statistics=statistics(5), held_out_statistics=statistics(6)))
+        return Normal(
+            Normal.Options(),
+            model,
+            Evidence(statistics=statistics(5), held_out_statistics=statistics(6)),
+        )
     if engine == "images":
         rows = torch.arange(COUNT)
         return Images(Images.Options(batch=3), model, Evidence(pictures(), rows[:4], rows[4:]))
     some = [statistics(7), statistics(8)]
-    return States(States.Options(batch=2), model, some, some, torch.randn(2, model.deformation.options.latent, generator=seeded(9)))
+    return States(
+        States.Options(batch=2),
+        model,
+        some,
+        some,
+        torch.randn(2, model.deformation.options.latent, generator=seeded(9)),
+    )
 
 
 def coordinates(engine: str, model: Model, loss: Objective) -> Tensor | None:
     """Those of the particles, or the states, of the first step, which the seed decides."""
     if engine == "images":
-        rows = loss.evidence.rows[torch.randperm(len(loss.evidence.rows), generator=seeded())][: loss.options.batch]
+        rows = loss.evidence.rows[torch.randperm(len(loss.evidence.rows), generator=seeded())][
+            : loss.options.batch
+        ]
         return model.deformation.latent(loss.evidence.particles.views[rows])
     return None if engine == "normal" else loss.z[torch.randperm(len(loss.z), generator=seeded())]
 
@@ -86,7 +114,12 @@ def gradient(loss: Tensor, model: Model) -> Tensor:
     """With respect to all parameters, in one row."""
     parameters = list(model.parameters())
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)])
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for p, g in zip(parameters, found, strict=True)
+        ]
+    )
 
 
 def step(engine: str, model: Model) -> tuple[float, Tensor, torch.Generator]:
@@ -98,8 +131,10 @@ def step(engine: str, model: Model) -> tuple[float, Tensor, torch.Generator]:
 
 @pytest.mark.parametrize(("engine", "of", "name"), CASES)
 def test_a_regulariser_adds_its_cost_and_its_gradient(engine, of, name):
-    """Without weights no random number is drawn for regularisers, so the generator then stands where that of a weighted loss stood.
-    The weight is one with which the cost is ten times the log-likelihood."""
+    """Without weights no random number is drawn for regularisers, so the generator then stands
+    where that of a weighted loss stood. The weight is one with which the cost is ten times the
+    log-likelihood.
+    """
 
     def weighted(weight: float) -> Model:
         items = {"density": [], "displacement": [], of: [f"{name}={weight}"]}
@@ -127,8 +162,12 @@ MANY = 4000
 
 def augmented(*items: str, seed: int = 0) -> tuple[Batch, Batch]:
     """Many particles as they are, and as a step of the engine sees them."""
-    model, rows, some = stirred("images", [], []), torch.arange(MANY), pictures(MANY)
-    engine = Images(choose("engine", "images", [*items]).options, model, Evidence(some, rows, rows[:4]))
+    model = stirred("images", [], [])
+    rows = torch.arange(MANY)
+    some = pictures(MANY)
+    engine = Images(
+        choose("engine", "images", [*items]).options, model, Evidence(some, rows, rows[:4])
+    )
     batch = some.batch(rows)
     return batch, engine._augmented(batch, seeded(seed))
 
@@ -136,7 +175,9 @@ def augmented(*items: str, seed: int = 0) -> tuple[Batch, Batch]:
 def test_views_turn_and_move_about_their_poses():
     """Mean and standard deviation of 4,000 draws on each axis, to four of their standard errors."""
     batch, seen = augmented("turn=3", "move=1.5")
-    turns = rotations.to_rotvec(seen.views.rotation.double() @ batch.views.rotation.double().mT) * (180 / math.pi)
+    turns = rotations.to_rotvec(seen.views.rotation.double() @ batch.views.rotation.double().mT) * (
+        180 / math.pi
+    )
     for found, width in ((turns, 3.0), (seen.views.origin - batch.views.origin, 1.5)):
         assert float(found.mean(0).abs().max()) < 4 * width / MANY**0.5
         assert float((found.std(0) / width - 1).abs().max()) < 4 / (2 * MANY) ** 0.5
@@ -148,7 +189,9 @@ def test_views_turn_and_move_about_their_poses():
 
 def test_one_kind_alone_and_none():
     batch, seen = augmented("turn=3")
-    assert torch.equal(seen.views.origin, batch.views.origin) and not torch.equal(seen.views.rotation, batch.views.rotation)
+    assert torch.equal(seen.views.origin, batch.views.origin) and not torch.equal(
+        seen.views.rotation, batch.views.rotation
+    )
     batch, seen = augmented("move=1.5")
     assert torch.allclose(seen.views.rotation, batch.views.rotation, atol=1e-6)
     assert not torch.equal(seen.views.origin, batch.views.origin)
@@ -165,7 +208,11 @@ def losses(*items: str) -> tuple[float, float]:
     """That of a first step without jitter, and the held-out likelihood."""
     model = stirred("images", [], [])
     rows = torch.arange(COUNT)
-    engine = Images(choose("engine", "images", ["batch=4", *items]).options, model, Evidence(pictures(), rows[:4], rows[4:]))
+    engine = Images(
+        choose("engine", "images", ["batch=4", *items]).options,
+        model,
+        Evidence(pictures(), rows[:4], rows[4:]),
+    )
     engine.jitter = 0.0
     return float(engine(model.train(), seeded()).detach()), engine.held_out()
 

@@ -1,4 +1,6 @@
-"""Masks: the sphere's formula, files that fit or are refused, and a particle found in noise. Also the picture of a map."""
+"""Masks: the sphere's formula, files that fit or are refused, and a particle found in noise. Also
+the picture of a map.
+"""
 
 import math
 
@@ -10,19 +12,36 @@ from hypothesis import strategies as st
 
 from instamap.errors import DataError
 from instamap.geometry import grids
-from instamap.maps import mask, mrc, slices
+from instamap.maps import mask, mrc
+from instamap.report import slices
 
-ndimage = pytest.importorskip("scipy.ndimage", reason="scipy is the judge of distances and components")
+ndimage = pytest.importorskip(
+    "scipy.ndimage", reason="scipy is the judge of distances and components"
+)
 
 
 def ball(box: int, centre, radius: float) -> torch.Tensor:
     """A blurred ball about `centre` (x, y, z in voxels from the origin)."""
-    return torch.sigmoid(2 * (radius - (grids.voxel_centres(box, 1.0) - torch.tensor(centre, dtype=torch.float32)).norm(dim=-1)))
+    return torch.sigmoid(
+        2
+        * (
+            radius
+            - (grids.voxel_centres(box, 1.0) - torch.tensor(centre, dtype=torch.float32)).norm(
+                dim=-1
+            )
+        )
+    )
 
 
-@given(box=st.integers(4, 17), pixel_size=st.floats(0.5, 4), radius=st.floats(1, 20), edge=st.floats(0, 10))
+@given(
+    box=st.integers(4, 17),
+    pixel_size=st.floats(0.5, 4),
+    radius=st.floats(1, 20),
+    edge=st.floats(0, 10),
+)
 def test_a_sphere_is_one_then_half_a_cosine_then_zero(box, pixel_size, radius, edge):
-    made, r = mask.sphere(box, pixel_size, radius, edge), grids.voxel_centres(box, pixel_size).norm(dim=-1)
+    made = mask.sphere(box, pixel_size, radius, edge)
+    r = grids.voxel_centres(box, pixel_size).norm(dim=-1)
     slack = 1e-3  # voxels on a boundary may fall to either side in float32
     assert (made[r < radius - edge - slack] == 1).all() and (made[r > radius + slack] <= 1e-6).all()
     between = (r > radius - edge + slack) & (r < radius - slack)
@@ -32,7 +51,9 @@ def test_a_sphere_is_one_then_half_a_cosine_then_zero(box, pixel_size, radius, e
 
 def test_the_volume_of_a_sphere():
     volume = float(mask.sphere(64, 2.0, 50.0, 0.0).sum()) * 2.0**3
-    assert volume == pytest.approx(4 / 3 * math.pi * 50.0**3, rel=0.01)  # 65,000 voxels; the surface scatters by about its root
+    assert volume == pytest.approx(
+        4 / 3 * math.pi * 50.0**3, rel=0.01
+    )  # 65,000 voxels; the surface scatters by about its root
 
 
 def test_a_fitting_mask_is_loaded(tmp_path):
@@ -60,26 +81,36 @@ def test_other_masks_are_refused(tmp_path, value, box, pixel_size, said):
         mask.load(tmp_path / "mask.mrc", box, pixel_size)
 
 
-@given(shape=st.tuples(*[st.integers(1, 9)] * 3), density=st.floats(0.05, 0.9), seed=st.integers(0, 2**32))
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    density=st.floats(0.05, 0.9),
+    seed=st.integers(0, 2**32),
+)
 def test_components_are_those_of_scipy(shape, density, seed):
     solid = np.random.default_rng(seed).random(shape) < density
-    ours, theirs = mask._components(torch.from_numpy(solid)).tolist(), ndimage.label(solid)[0][solid].tolist()
+    ours = mask._components(torch.from_numpy(solid)).tolist()
+    theirs = ndimage.label(solid)[0][solid].tolist()
     pairs = set(zip(ours, theirs, strict=True))
     assert len(pairs) == len(set(ours)) == len(set(theirs)), "one label of ours for each of theirs"
 
 
 def test_a_maze_is_one_component():
-    maze = torch.zeros(1, 33, 33, dtype=torch.bool)  # a corridor of 560 voxels, which spreading step by step would take 560 rounds
+    maze = torch.zeros(
+        1, 33, 33, dtype=torch.bool
+    )  # a corridor of 560 voxels, which spreading step by step would take 560 rounds
     maze[0, ::2] = True
     maze[0, 1::4, -1] = maze[0, 3::4, 0] = True
     assert len(mask._components(maze).unique()) == 1
 
 
-@given(shape=st.tuples(*[st.integers(1, 12)] * 3), seed=st.integers(0, 2**32), limit=st.integers(1, 8))
+@given(
+    shape=st.tuples(*[st.integers(1, 12)] * 3), seed=st.integers(0, 2**32), limit=st.integers(1, 8)
+)
 def test_distances_are_those_of_scipy_up_to_the_limit(shape, seed, limit):
     solid = np.random.default_rng(seed).random(shape) < 0.02
     solid.flat[seed % solid.size] = True
-    ours, theirs = mask._distance(torch.from_numpy(solid), limit).numpy(), ndimage.distance_transform_edt(~solid)
+    ours = mask._distance(torch.from_numpy(solid), limit).numpy()
+    theirs = ndimage.distance_transform_edt(~solid)
     near = theirs <= limit
     assert np.allclose(ours[near], theirs[near], atol=1e-5) and (ours[~near] > limit).all()
 
@@ -87,16 +118,21 @@ def test_distances_are_those_of_scipy_up_to_the_limit(shape, seed, limit):
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 def test_the_particle_is_found_in_noise(level):
     particle = ball(48, (0, 0, -8), 9) + ball(48, (0, 6, 6), 8)
-    found = mask.from_map(particle + level * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(0)), 3.0)
+    found = mask.from_map(
+        particle + level * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(0)), 3.0
+    )
     assert ((found >= 0) & (found <= 1)).all()
     assert (found[particle > 0.5] == 1).all(), "all of the particle is inside"
     distance = ndimage.distance_transform_edt((particle < 0.5).numpy())
-    # 3 + 6 voxels are the edge; the 15 Å filter moves the surface by up to 5 voxels, noise by a voxel or two
+    # 3 + 6 voxels are the edge; the 15 Å filter moves the surface by up to 5 voxels, noise by a
+    # voxel or two
     assert (found.numpy()[distance > 3 + 6 + 5 + 2] == 0).all(), "and nothing far from it"
 
 
 def test_large_islands_stay_and_small_ones_go():
-    islands = ball(64, (-16, 0, 0), 9) + ball(64, (14, 0, 0), 6) + ball(64, (0, 22, 0), 3)  # volumes as 27 : 8 : 1
+    islands = (
+        ball(64, (-16, 0, 0), 9) + ball(64, (14, 0, 0), 6) + ball(64, (0, 22, 0), 3)
+    )  # volumes as 27 : 8 : 1
     found = mask.from_map(islands, 2.0, low_pass=4.0, extend=1, edge=1)
     assert found[32, 32, 16] == 1 and found[32, 32, 46] == 1 and found[32, 54, 32] == 0
 
@@ -105,23 +141,35 @@ def test_large_islands_stay_and_small_ones_go():
 def test_the_unit_of_the_density_does_not_matter(scale, offset):
     map = ball(24, (0, 2, 0), 5)
     there = mask.from_map(scale * (map + offset), 3.0) > 0.5
-    assert (there != (mask.from_map(map, 3.0) > 0.5)).float().mean() < 1e-3  # voxels at the very threshold, in float32
+    assert (
+        there != (mask.from_map(map, 3.0) > 0.5)
+    ).float().mean() < 1e-3  # voxels at the very threshold, in float32
 
 
 def test_extend_and_edge_are_voxels():
     map = (grids.voxel_centres(32, 1.0).norm(dim=-1) < 6).float()
     found = mask.from_map(map, 1.0, low_pass=2.0, threshold=0.5, extend=2, edge=4)[16, 16, 16:]
     core = int((map[16, 16, 16:] > 0.5).sum()) - 1  # the last voxel of the ball on this axis
-    assert (found[: core + 3] == 1).all() and found[core + 4] == pytest.approx(0.5) and (found[core + 6 :] == 0).all()
+    assert (
+        (found[: core + 3] == 1).all()
+        and found[core + 4] == pytest.approx(0.5)
+        and (found[core + 6 :] == 0).all()
+    )
 
 
-@pytest.mark.parametrize("map", [torch.zeros(16, 16, 16), torch.ones(16, 16, 16), torch.full((16, 16, 16), math.nan)])
+@pytest.mark.parametrize(
+    "map", [torch.zeros(16, 16, 16), torch.ones(16, 16, 16), torch.full((16, 16, 16), math.nan)]
+)
 def test_a_map_without_contrast_is_refused(map):
     with pytest.raises(DataError, match="flat"):
         mask.from_map(map, 2.0)
 
 
-@pytest.mark.parametrize("map", [torch.zeros(8, 8, 8), torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(0))])
+@pytest.mark.parametrize(
+    "map", [torch.zeros(8, 8, 8), torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(0))]
+)
 def test_a_map_is_drawn(tmp_path, map):
     slices.plot(tmp_path / "map.png", map, 1.5)
-    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG") and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG") and len(
+        list(tmp_path.iterdir())
+    ) == 1

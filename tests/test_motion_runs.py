@@ -1,4 +1,6 @@
-"""Motion from end to end: found where there is one, not where there is none, and what the commands then make of it."""
+"""Motion from end to end: found where there is one, not where there is none, and what the commands
+then make of it.
+"""
 
 import json
 import math
@@ -12,9 +14,10 @@ from scipy.stats import spearmanr
 from swinging import Swinging, write
 
 from instamap.maps import mrc
-from instamap.motion.folder import Motion
+from instamap.motion.motion_model import Motion
 
-COUNT, DEGREES = 1200, 60.0
+COUNT = 1200
+DEGREES = 60.0
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +33,16 @@ def moving(tmp_path_factory) -> tuple[Path, torch.Tensor]:
 def bent(moving, tmp_path_factory) -> tuple[Path, str]:
     """A run, and what it said."""
     out = tmp_path_factory.mktemp("runs") / "bent"
-    outcome = instamap("reconstruct", moving[0] / "particles.star", "-o", out, "--deform", "bending-field", "-E", "steps=80")
+    outcome = instamap(
+        "reconstruct",
+        moving[0] / "particles.star",
+        "-o",
+        out,
+        "--deform",
+        "bending-field",
+        "-E",
+        "steps=80",
+    )
     assert outcome.code == 0, outcome
     return out, outcome.out
 
@@ -50,8 +62,11 @@ def test_particles_are_ordered(moving, bent):
 
 
 def test_states_are_where_the_lobe_is(moving, bent):
-    """The map at the coordinate of particles at each end is nearer to the truth there than to that at the other end or in the middle."""
-    motion, angle = Motion.open(bent[0]), moving[1]
+    """The map at the coordinate of particles at each end is nearer to the truth there than to that
+    at the other end or in the middle.
+    """
+    motion = Motion.open(bent[0])
+    angle = moving[1]
     for sign in (-1, 1):
         here = motion.latents[sign * angle > math.radians(45)].median(0).values
         seen = motion.state(here)
@@ -63,7 +78,9 @@ def test_the_record_says_what_was_found(bent):
     said = json.loads((bent[0] / "motion.json").read_text())
     assert said["coordinates"] == 1 and said["motion_found"] and said["agreement"] > 0.9
     for fit in said["fits"].values():
-        assert fit["gain_over_rigid"] > 1 and fit["gain_over_rigid_by_coordinates"] == {"1": fit["gain_over_rigid"]}
+        assert fit["gain_over_rigid"] > 1 and fit["gain_over_rigid_by_coordinates"] == {
+            "1": fit["gain_over_rigid"]
+        }
         assert fit["gain_by_subspace_dimensions"][1] > 0.5
     assert "coordinates of held-out particles correlate" in bent[1] and "no motion" not in bent[1]
     fits = {json.loads(line)["fit"] for line in (bent[0] / "log.jsonl").read_text().splitlines()}
@@ -71,10 +88,13 @@ def test_the_record_says_what_was_found(bent):
 
 
 def test_particles_are_placed_as_they_were(moving, bent, tmp_path):
-    """`infer`, which has the models alone, against the run's own coordinates: halves differ by what they could not know."""
+    """`infer`, which has the models alone, against the run's own coordinates: halves differ by what
+    they could not know.
+    """
     outcome = instamap("infer", bent[0], moving[0] / "particles.star", "-o", tmp_path / "placed")
     assert outcome.code == 0, outcome
-    placed, own = np.load(tmp_path / "placed" / "latents.npy"), np.load(bent[0] / "latents.npy")
+    placed = np.load(tmp_path / "placed" / "latents.npy")
+    own = np.load(bent[0] / "latents.npy")
     assert np.corrcoef(placed[:, 0], own[:, 0])[0, 1] > 0.97
 
 
@@ -85,11 +105,24 @@ def test_the_audit_believes_it(bent, tmp_path):
 
 
 def test_subspace_gives_maps_of_states(moving, tmp_path):
-    outcome = instamap("reconstruct", moving[0] / "particles.star", "-o", tmp_path / "run", "--deform", "subspace", "-E", "steps=40")
+    outcome = instamap(
+        "reconstruct",
+        moving[0] / "particles.star",
+        "-o",
+        tmp_path / "run",
+        "--deform",
+        "subspace",
+        "-E",
+        "steps=40",
+    )
     assert outcome.code == 0 and "states give" in outcome.out, outcome
-    motion, angle = Motion.open(tmp_path / "run"), moving[1]
+    motion = Motion.open(tmp_path / "run")
+    angle = moving[1]
     assert abs(spearmanr(motion.latents[:, 0], angle).statistic) > 0.9
-    ends = [motion.state(motion.latents[sign * angle > math.radians(45)].median(0).values) for sign in (-1, 1)]
+    ends = [
+        motion.state(motion.latents[sign * angle > math.radians(45)].median(0).values)
+        for sign in (-1, 1)
+    ]
     for own, other, sign in ((ends[0], ends[1], -1), (ends[1], ends[0], 1)):
         there = truth(sign * math.radians(52))
         assert correlation(own, there) > correlation(other, there) + 0.02

@@ -1,4 +1,6 @@
-"""Maps survive the way to a file and back, with the header that RELION and ChimeraX agree on; bad files are refused by name."""
+"""Maps survive the way to a file and back, with the header that RELION and ChimeraX agree on; bad
+files are refused by name.
+"""
 
 import itertools
 
@@ -10,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instamap.errors import DataError, OutputError
+from instamap.files import replacing
 from instamap.maps import mrc
-from instamap.maps.output import replacing
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,13 @@ def write_raw(tmp_path):
     return write
 
 
-@given(box=st.integers(1, 9), pixel_size=st.integers(100_000, 20_000_000), seed=st.integers(0, 2**32))
+@given(
+    box=st.integers(1, 9), pixel_size=st.integers(100_000, 20_000_000), seed=st.integers(0, 2**32)
+)
 def test_a_map_comes_back_as_it_was(folder, box, pixel_size, seed):
-    pixel_size /= 1e6  # six digits, as people write them; they come back in spite of the header's float32
+    pixel_size /= (
+        1e6  # six digits, as people write them; they come back in spite of the header's float32
+    )
     map = torch.randn(box, box, box, generator=torch.Generator().manual_seed(seed))
     mrc.write(folder / "map.mrc", map, pixel_size)
     back, size = mrc.read(folder / "map.mrc")
@@ -51,7 +57,11 @@ def test_the_header_says_what_other_programs_expect(tmp_path):
     with mrcfile.open(path) as file:
         header = file.header
         assert (header.nx, header.ny, header.nz) == (5, 4, 3), "x is fastest"
-        assert header.mode == 2 and header.ispg == 1 and (header.mapc, header.mapr, header.maps) == (1, 2, 3)
+        assert (
+            header.mode == 2
+            and header.ispg == 1
+            and (header.mapc, header.mapr, header.maps) == (1, 2, 3)
+        )
         assert (header.nxstart, header.nystart, header.nzstart) == (0, 0, 0)
         assert file.header.origin.item() == (0, 0, 0)
         assert header.cella.x == np.float32(5 * 1.06)
@@ -69,15 +79,23 @@ def test_equal_maps_are_equal_files(tmp_path):
 def test_other_modes_are_read(write_raw, dtype):
     data = np.arange(64).reshape(4, 4, 4).astype(dtype)
     map, size = mrc.read(write_raw(data, size=2.5))
-    assert map.dtype == torch.float32 and torch.equal(map, torch.arange(64.0).reshape(4, 4, 4)) and size == 2.5
+    assert (
+        map.dtype == torch.float32
+        and torch.equal(map, torch.arange(64.0).reshape(4, 4, 4))
+        and size == 2.5
+    )
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations((1, 2, 3))))
 def test_the_axis_order_is_honoured(write_raw, axes):
     map = np.random.default_rng(0).normal(size=(5, 5, 5)).astype(np.float32)  # [z, y, x]
     mapc, mapr, maps = axes
-    stored = map.transpose([3 - axis for axis in (maps, mapr, mapc)])  # axis 1 (x) is the last of [z, y, x]
-    assert torch.equal(mrc.read(write_raw(np.ascontiguousarray(stored), axes=axes))[0], torch.from_numpy(map))
+    stored = map.transpose(
+        [3 - axis for axis in (maps, mapr, mapc)]
+    )  # axis 1 (x) is the last of [z, y, x]
+    assert torch.equal(
+        mrc.read(write_raw(np.ascontiguousarray(stored), axes=axes))[0], torch.from_numpy(map)
+    )
 
 
 def test_an_empty_axis_order_means_the_usual_one(write_raw):
@@ -122,7 +140,11 @@ def test_files_that_are_no_maps_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("map", "said"),
-    [(np.zeros((4, 4)), "shape"), (HOLE, "1 values that are not finite"), (np.full((4, 4, 4), 1e300), "64 values that are not finite")],
+    [
+        (np.zeros((4, 4)), "shape"),
+        (HOLE, "1 values that are not finite"),
+        (np.full((4, 4, 4), 1e300), "64 values that are not finite"),
+    ],
 )
 def test_what_could_not_be_read_again_is_not_written(tmp_path, map, said):
     with pytest.raises(DataError, match=said):

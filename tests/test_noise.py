@@ -12,25 +12,40 @@ from hypothesis import strategies as st
 from instamap.data import noise
 from instamap.data.particles import Particles
 from instamap.errors import DataError
-from instamap.forward.ctf import ctf
+from instamap.fourier.ctf import ctf
 
 
 @pytest.fixture(scope="session")
 def make(write_star, write_stack, make_optics, make_particle):
     """make(folder, images, group of each image from 0, premultiplied) opens a set of these images."""
 
-    def write(folder: Path, images: np.ndarray, group: list[int] | None = None, premultiplied: bool = False) -> Particles:
+    def write(
+        folder: Path,
+        images: np.ndarray,
+        group: list[int] | None = None,
+        premultiplied: bool = False,
+    ) -> Particles:
         group = group or [0] * len(images)
         write_stack(folder / "s.mrcs", images.astype(np.float32))
-        optics = [make_optics(rlnOpticsGroup=g + 1, rlnCtfDataAreCtfPremultiplied=int(premultiplied)) for g in range(max(group) + 1)]
-        rows = [make_particle(rlnImageName=f"{i + 1}@s.mrcs", rlnOpticsGroup=g + 1, rlnDefocusU=1e4 + 500 * i) for i, g in enumerate(group)]
+        optics = [
+            make_optics(rlnOpticsGroup=g + 1, rlnCtfDataAreCtfPremultiplied=int(premultiplied))
+            for g in range(max(group) + 1)
+        ]
+        rows = [
+            make_particle(
+                rlnImageName=f"{i + 1}@s.mrcs", rlnOpticsGroup=g + 1, rlnDefocusU=1e4 + 500 * i
+            )
+            for i, g in enumerate(group)
+        ]
         return Particles.open(write_star(folder / "a.star", {"optics": optics, "particles": rows}))
 
     return write
 
 
 def level(levels: torch.Tensor, group: int, box: int) -> float:
-    """The variance of a pixel that a spectrum stands for: its mean over all components of the plane."""
+    """The variance of a pixel that a spectrum stands for: its mean over all components of the
+    plane.
+    """
     k = np.fft.fftfreq(box, 1 / box)
     shell = np.minimum(np.rint(np.hypot(k[:, None], k[None])).astype(int), box // 2)
     return float(levels[group].numpy()[shell].mean())
@@ -39,11 +54,20 @@ def level(levels: torch.Tensor, group: int, box: int) -> float:
 def by_hand(images: np.ndarray) -> list[float]:
     """Variance outside box/2 of each image, pixel by pixel."""
     box = images.shape[-1]
-    far = [(y, x) for y in range(box) for x in range(box) if (x - box // 2) ** 2 + (y - box // 2) ** 2 > box**2 / 4]
+    far = [
+        (y, x)
+        for y in range(box)
+        for x in range(box)
+        if (x - box // 2) ** 2 + (y - box // 2) ** 2 > box**2 / 4
+    ]
     return [np.var([image[y, x] for y, x in far], ddof=1) for image in images]
 
 
-@given(box=st.integers(6, 13), seed=st.integers(0, 2**31), groups=st.lists(st.integers(0, 2), min_size=1, max_size=5))
+@given(
+    box=st.integers(6, 13),
+    seed=st.integers(0, 2**31),
+    groups=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+)
 def test_exactly(make, box, seed, groups):
     random = np.random.default_rng(seed)
     images = random.normal(size=(len(groups), box, box)).astype(np.float32) * 3 + 5
@@ -65,24 +89,37 @@ def test_premultiplied_exactly(tmp_path, make, box):
     outside = by_hand(stored)
     half = ctf(particles.views.optics, box, particles.pixel_size).numpy()
     # every component, not one of each conjugate pair
-    power = sum(half[:, y, x] ** 2 if x <= box // 2 else half[:, -y, box - x] ** 2 for y in range(box) for x in range(box)).sum() / box**2
+    power = (
+        sum(
+            half[:, y, x] ** 2 if x <= box // 2 else half[:, -y, box - x] ** 2
+            for y in range(box)
+            for x in range(box)
+        ).sum()
+        / box**2
+    )
     levels = noise.estimate(particles, transfer=ctf)
     assert level(levels, 0, box) == pytest.approx(sum(outside) / power, rel=1e-9)
 
 
 def test_premultiplied_noise_has_the_level_of_the_unfiltered(tmp_path, make):
-    """White noise of variance 4 times C: 300 images of 220 corner pixels, correlated by C, give it to a few per cent."""
-    random, box = np.random.default_rng(1), 32
+    """White noise of variance 4 times C: 300 images of 220 corner pixels, correlated by C, give it
+    to a few per cent.
+    """
+    random = np.random.default_rng(1)
+    box = 32
     plain = 2 * random.normal(size=(300, box, box))
     (tmp_path / "plain").mkdir()
     views = make(tmp_path / "plain", plain).views
-    filtered = np.fft.irfft2(np.fft.rfft2(plain) * ctf(views.optics, box, 2.0).numpy(), s=(box, box))
+    filtered = np.fft.irfft2(
+        np.fft.rfft2(plain) * ctf(views.optics, box, 2.0).numpy(), s=(box, box)
+    )
     levels = noise.estimate(make(tmp_path, filtered, premultiplied=True), transfer=ctf)
     assert level(levels, 0, box) == pytest.approx(4.0, rel=0.03)
 
 
 def test_a_signal_in_the_middle_does_not_count_as_noise(tmp_path, make):
-    random, box = np.random.default_rng(2), 32
+    random = np.random.default_rng(2)
+    box = 32
     images = random.normal(size=(200, box, box))
     images[:, 12:20, 12:20] += 3 * random.normal(size=(200, 8, 8))
     levels = noise.estimate(make(tmp_path, images))
@@ -95,7 +132,9 @@ def test_limit_draws_evenly_over_groups_with_the_seed(tmp_path, make, monkeypatc
     particles = make(tmp_path, np.random.default_rng(4).normal(size=(120, 8, 8)), group)
     seen = []
     real = Particles.images
-    monkeypatch.setattr(Particles, "images", lambda self, rows: seen.extend(rows.tolist()) or real(self, rows))
+    monkeypatch.setattr(
+        Particles, "images", lambda self, rows: seen.extend(rows.tolist()) or real(self, rows)
+    )
     levels = noise.estimate(particles, limit=30, seed=5)
     assert len(set(seen)) == 30
     assert [sum(group[row] == g for row in seen) for g in (0, 1)] == [10, 20]
@@ -105,7 +144,9 @@ def test_limit_draws_evenly_over_groups_with_the_seed(tmp_path, make, monkeypatc
     seen[:] = []
     noise.estimate(particles, limit=120)
     assert sorted(seen) == list(range(120))
-    draws = {tuple(noise._draw(particles, torch.arange(120), 30, seed).tolist()) for seed in range(20)}
+    draws = {
+        tuple(noise._draw(particles, torch.arange(120), 30, seed).tolist()) for seed in range(20)
+    }
     assert len(draws) == 4  # steps of 4 have 4 starts
 
 
@@ -114,7 +155,11 @@ def test_rows(tmp_path, make):
     particles = make(tmp_path, images, [0, 0, 1, 1, 2, 2])
     outside = by_hand(images.astype(np.float32).astype(np.float64))
     levels = noise.estimate(particles, torch.tensor([1, 5]))
-    expected = [outside[1], (outside[1] + outside[5]) / 2, outside[5]]  # the group that was not seen gets the mean
+    expected = [
+        outside[1],
+        (outside[1] + outside[5]) / 2,
+        outside[5],
+    ]  # the group that was not seen gets the mean
     assert [level(levels, g, 16) for g in range(3)] == pytest.approx(expected, rel=1e-9)
 
 
@@ -140,11 +185,15 @@ def test_images_without_noise(tmp_path, make, masked):
 
 def test_premultiplied_needs_the_transfer_function(tmp_path, make):
     with pytest.raises(ValueError, match="transfer"):
-        noise.estimate(make(tmp_path, np.random.default_rng(9).normal(size=(2, 8, 8)), premultiplied=True))
+        noise.estimate(
+            make(tmp_path, np.random.default_rng(9).normal(size=(2, 8, 8)), premultiplied=True)
+        )
 
 
 def test_real_images(shared_data):
-    """RELION normalises the background to 1 before it premultiplies; real background is coloured, so this is a check of the order only."""
+    """RELION normalises the background to 1 before it premultiplies; real background is coloured,
+    so this is a check of the order only.
+    """
     tilts = Particles.open(shared_data / "ribosome-tilts" / "particles.star")
     levels = noise.estimate(tilts, transfer=ctf, limit=200)
     assert levels.shape == (1, 17)
@@ -156,8 +205,11 @@ def test_real_images(shared_data):
 
 @pytest.mark.parametrize("slope", [0.0, 4.0])
 def test_the_spectrum_is_recovered(tmp_path, make, slope):
-    """Noise whose power falls with frequency by a factor 1 + slope; 400 images of the corners give each shell to a few per cent."""
-    random, box = np.random.default_rng(9), 48
+    """Noise whose power falls with frequency by a factor 1 + slope; 400 images of the corners give
+    each shell to a few per cent.
+    """
+    random = np.random.default_rng(9)
+    box = 48
     k = np.fft.fftfreq(box, 1 / box)
     radius = np.hypot(k[:, None], k[None])
     power = 1 + slope / (1 + (radius / 10) ** 2)
@@ -165,4 +217,6 @@ def test_the_spectrum_is_recovered(tmp_path, make, slope):
     found = noise.estimate(make(tmp_path, images))[0].numpy()
     expected = np.array([power[np.rint(radius) == s].mean() for s in range(box // 2 + 1)])
     assert found[2:-2] == pytest.approx(expected[2:-2], rel=0.1)
-    assert found == pytest.approx(expected, rel=0.25)  # the window blurs the ends: a shell's value reaches a few shells far
+    assert found == pytest.approx(
+        expected, rel=0.25
+    )  # the window blurs the ends: a shell's value reaches a few shells far

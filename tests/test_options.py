@@ -1,4 +1,6 @@
-"""Options: what is typed, what run.toml holds and what a programmer writes come to the same checked values, or to a helpful refusal."""
+"""Options: what is typed, what run.toml holds and what a programmer writes come to the same checked
+values, or to a helpful refusal.
+"""
 
 import dataclasses
 import math
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instamap.errors import OptionError
-from instamap.options import Options, describe, from_dict, option, parse, to_dict
+from instamap.plugin.options import Options, describe, from_dict, option, parse, to_dict
 
 
 class Part:
@@ -32,10 +34,20 @@ class Part:
 
 Made = Part.Options
 finite = st.floats(allow_nan=False, allow_infinity=False)
-values = st.fixed_dictionaries({}, optional={
-    "levels": st.integers(1, 32), "finest": st.none() | st.integers(1), "rate": finite.filter(lambda v: v >= 0),
-    "sigma": st.none() | finite.filter(lambda v: v <= 10), "shape": st.sampled_from(["linear", "smooth"]),
-    "order": st.sampled_from([1, 2]), "mode": st.sampled_from([None, "a", "b"]), "quiet": st.booleans(), "label": st.text()})  # fmt: skip
+values = st.fixed_dictionaries(
+    {},
+    optional={
+        "levels": st.integers(1, 32),
+        "finest": st.none() | st.integers(1),
+        "rate": finite.filter(lambda v: v >= 0),
+        "sigma": st.none() | finite.filter(lambda v: v <= 10),
+        "shape": st.sampled_from(["linear", "smooth"]),
+        "order": st.sampled_from([1, 2]),
+        "mode": st.sampled_from([None, "a", "b"]),
+        "quiet": st.booleans(),
+        "label": st.text(),
+    },
+)
 
 
 @given(values)
@@ -66,7 +78,10 @@ def test_none_can_be_typed_where_it_is_allowed(text):
         parse(Made, [f"levels={text}"])
 
 
-@pytest.mark.parametrize(("text", "value"), [("true", True), ("YES", True), ("1", True), ("False", False), ("no", False), ("0", False)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("YES", True), ("1", True), ("False", False), ("no", False), ("0", False)],
+)
 def test_truth_in_words(text, value):
     assert parse(Made, [f"quiet={text}"]).quiet is value
 
@@ -92,7 +107,9 @@ REFUSED = {
     "quiet=maybe": "'quiet' of Part is 'maybe'; it must be true or false",
     "levels": "option 'levels' has no value; write key=value",
     "=3": "option '' of Part is unknown",
-    "level=3": "option 'level' of Part is unknown; choose levels, finest, .* \\(did you mean levels\\?\\)",
+    "level=3": (
+        "option 'level' of Part is unknown; choose levels, finest, .* \\(did you mean levels\\?\\)"
+    ),
     "learning-rate=3": "option 'learning-rate' of Part is unknown",
 }
 
@@ -103,9 +120,26 @@ def test_what_is_typed_wrongly_is_refused_with_its_value_and_what_is_allowed(ite
         parse(Made, [item])
 
 
-WRONG = [("levels", True), ("levels", 2.0), ("levels", "2"), ("levels", None), ("levels", 10**400), ("levels", [1]), ("rate", "1"),
-         ("rate", True), ("rate", math.nan), ("rate", 10**400), ("order", True), ("order", 1.0), ("shape", 1), ("shape", ["linear"]),
-         ("quiet", 1), ("quiet", "true"), ("label", 1), ("label", None)]  # fmt: skip
+WRONG = [
+    ("levels", True),
+    ("levels", 2.0),
+    ("levels", "2"),
+    ("levels", None),
+    ("levels", 10**400),
+    ("levels", [1]),
+    ("rate", "1"),
+    ("rate", True),
+    ("rate", math.nan),
+    ("rate", 10**400),
+    ("order", True),
+    ("order", 1.0),
+    ("shape", 1),
+    ("shape", ["linear"]),
+    ("quiet", 1),
+    ("quiet", "true"),
+    ("label", 1),
+    ("label", None),
+]
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
@@ -146,11 +180,23 @@ def test_a_default_out_of_range_is_found_when_it_is_used():
 
 def test_description():
     specs = {s.name: s for s in describe(Made)}
-    assert list(specs) == [f.name for f in dataclasses.fields(Made)], "in the order in which they were written"
+    assert list(specs) == [f.name for f in dataclasses.fields(Made)], (
+        "in the order in which they were written"
+    )
     rate = specs["rate"]
-    assert (rate.owner, rate.default, rate.help, rate.unit, rate.allowed) == ("Part", 1e-2, "step size", "Å", "a number of at least 0")
+    assert (rate.owner, rate.default, rate.help, rate.unit, rate.allowed) == (
+        "Part",
+        1e-2,
+        "step size",
+        "Å",
+        "a number of at least 0",
+    )
     assert [specs[name].allowed for name in ("levels", "mode", "quiet", "label")] == [
-        "a whole number from 1 to 32", "one of a, b or none", "true or false", "text"]  # fmt: skip
+        "a whole number from 1 to 32",
+        "one of a, b or none",
+        "true or false",
+        "text",
+    ]
 
 
 @dataclass(frozen=True)
@@ -170,5 +216,7 @@ class Either(Options):
 
 @pytest.mark.parametrize(("made", "name"), [(Bare, "count"), (Strange, "sizes"), (Either, "size")])
 def test_fields_that_cannot_be_typed_are_a_plugin_author_s_mistake(made, name):
-    with pytest.raises(OptionError, match=f"option '{name}' of {made.__name__} cannot be typed on a command line"):
+    with pytest.raises(
+        OptionError, match=f"option '{name}' of {made.__name__} cannot be typed on a command line"
+    ):
         describe(made)

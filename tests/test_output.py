@@ -1,4 +1,6 @@
-"""The output folder: filled in one go, also across file systems; what is finished is never thrown away."""
+"""The output folder: filled in one go, also across file systems; what is finished is never thrown
+away.
+"""
 
 import errno
 import os
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from instamap.errors import OutputError
-from instamap.fit import output
+from instamap.workflows import output
 
 
 def write(stage: Path, **texts: str) -> None:
@@ -22,12 +24,17 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def other_system(monkeypatch):
-    """other_system(folder): nothing can be renamed into it or out of it, as if it were another file system."""
+    """other_system(folder): nothing can be renamed into it or out of it, as if it were another file
+    system.
+    """
 
     def make(folder: Path) -> None:
         def refuse(move):
             def moved(source, target, **options):
-                inside = [Path(path).resolve().is_relative_to(folder.resolve()) for path in (source, target)]
+                inside = [
+                    Path(path).resolve().is_relative_to(folder.resolve())
+                    for path in (source, target)
+                ]
                 if inside[0] != inside[1]:
                     raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
                 return move(source, target, **options)
@@ -61,7 +68,8 @@ def test_an_earlier_run_goes_whole(tmp_path):
 
 
 def test_a_link_to_another_file_system(tmp_path, other_system):
-    disk, link = tmp_path / "disk", tmp_path / "out"
+    disk = tmp_path / "disk"
+    link = tmp_path / "out"
     disk.mkdir()
     link.symlink_to(disk)
     other_system(disk)
@@ -88,9 +96,15 @@ def test_what_is_finished_stays_where_it_cannot_be_moved(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(shutil, "move", move)
     said = "cannot be written: Permission denied; what is finished stays in '(.*)': move it"
-    with pytest.raises(OutputError, match=said) as refused, output.staged(out, force=False) as stage:
+    with (
+        pytest.raises(OutputError, match=said) as refused,
+        output.staged(out, force=False) as stage,
+    ):
         write(stage)
-    assert str(stage) in str(refused.value) and files(stage) == {"map.mrc": "new", "run.toml": "new"}
+    assert str(stage) in str(refused.value) and files(stage) == {
+        "map.mrc": "new",
+        "run.toml": "new",
+    }
 
 
 def test_a_disk_that_is_full_while_writing_is_said(tmp_path):

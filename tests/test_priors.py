@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.compose import choose, compose, defaults
-from instamap.fit.priors import Prior
-from instamap.options import DeformationOptions
-from instamap.protocols import Deformation
+from instamap.fit.regulariser import Prior
+from instamap.model import choose, compose, defaults
+from instamap.parts import Deformation
+from instamap.plugin.options import DeformationOptions
 from instamap.scene import Scene
 
 SCENE = Scene(box=16, pixel_size=2.0, count=4, density_scale=0.1, noise_variance=torch.ones(1, 9))
@@ -23,7 +23,8 @@ class Affine(Deformation):
 
     def __init__(self, options, matrix, shift):
         super().__init__(options, SCENE)
-        self.matrix, self.shift = matrix, shift
+        self.matrix = matrix
+        self.shift = shift
 
     def latent(self, batch):
         return torch.zeros(len(batch), 0)
@@ -44,7 +45,13 @@ class Ball(torch.nn.Module):
 
 
 def _model(density=(), deformation=None):
-    model = compose({**defaults(), "representation": choose("representation", "voxel", [*density, "floor=none"])}, SCENE)
+    model = compose(
+        {
+            **defaults(),
+            "representation": choose("representation", "voxel", [*density, "floor=none"]),
+        },
+        SCENE,
+    )
     if deformation is not None:
         model.deformation = deformation
     return model
@@ -61,26 +68,51 @@ class Weights:
     strain: float = 0.0
 
     def options(self):
-        return DeformationOptions(magnitude=self.magnitude, total_variation=self.total_variation, strain=self.strain)
+        return DeformationOptions(
+            magnitude=self.magnitude, total_variation=self.total_variation, strain=self.strain
+        )
 
 
 @given(stretch=st.floats(0.8, 1.2), weight=st.floats(0.1, 10.0))
 def test_a_uniform_stretch_has_the_strain_and_gradient_of_theory(stretch, weight):
     matrix = stretch * torch.eye(3)
-    strain = _cost(_model(deformation=Affine(Weights(strain=weight).options(), matrix, torch.zeros(3))), torch.zeros(2, 0))
-    assert float(strain) == pytest.approx(weight * 3 * (0.5 * (stretch**2 - 1)) ** 2, rel=1e-3, abs=1e-6)
-    change = _cost(_model(deformation=Affine(Weights(total_variation=weight).options(), matrix, torch.zeros(3))), torch.zeros(2, 0))
-    assert float(change) == pytest.approx(weight * 3**0.5 * abs(stretch - 1), rel=1e-3, abs=2e-5 * weight)
+    strain = _cost(
+        _model(deformation=Affine(Weights(strain=weight).options(), matrix, torch.zeros(3))),
+        torch.zeros(2, 0),
+    )
+    assert float(strain) == pytest.approx(
+        weight * 3 * (0.5 * (stretch**2 - 1)) ** 2, rel=1e-3, abs=1e-6
+    )
+    change = _cost(
+        _model(
+            deformation=Affine(Weights(total_variation=weight).options(), matrix, torch.zeros(3))
+        ),
+        torch.zeros(2, 0),
+    )
+    assert float(change) == pytest.approx(
+        weight * 3**0.5 * abs(stretch - 1), rel=1e-3, abs=2e-5 * weight
+    )
 
 
 @given(angle=st.floats(-3.0, 3.0), shift=st.floats(-20.0, 20.0))
 def test_a_rigid_motion_has_no_strain_but_a_magnitude(angle, shift):
-    c, s = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
+    c = torch.cos(torch.tensor(angle))
+    s = torch.sin(torch.tensor(angle))
     turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
     move = torch.tensor([0.0, 0.0, shift])
-    assert float(_cost(_model(deformation=Affine(Weights(strain=1.0).options(), turn, move)), torch.zeros(3, 0))) < 1e-9
+    assert (
+        float(
+            _cost(
+                _model(deformation=Affine(Weights(strain=1.0).options(), turn, move)),
+                torch.zeros(3, 0),
+            )
+        )
+        < 1e-9
+    )
     plain = Affine(Weights(magnitude=2.0).options(), torch.eye(3), move)
-    assert float(_cost(_model(deformation=plain), torch.zeros(3, 0))) == pytest.approx(2 * shift**2, rel=1e-4, abs=1e-6)
+    assert float(_cost(_model(deformation=plain), torch.zeros(3, 0))) == pytest.approx(
+        2 * shift**2, rel=1e-4, abs=1e-6
+    )
 
 
 def test_a_density_below_zero_costs_its_depth():
@@ -91,7 +123,10 @@ def test_a_density_below_zero_costs_its_depth():
     model.window = Ball(10.0)
     prior = Prior(model)
     model.window = Ball(100.0)  # no edge within reach of the points
-    cost = lambda: float(prior(model, None, torch.Generator().manual_seed(0)).detach())
+
+    def cost():
+        return float(prior(model, None, torch.Generator().manual_seed(0)).detach())
+
     assert cost() == pytest.approx(3 * 0.5, rel=1e-5)
     with torch.no_grad():
         for p in model.representation.parameters():
@@ -103,9 +138,12 @@ def test_a_slope_costs_its_change_over_a_voxel():
     model = _model(["total_variation=2"])
     model.window = Ball(8.0)
     prior = Prior(model)
-    model.density = lambda x: SCENE.density_scale * (0.3 * x[..., 0])  # 0.6 of the scale over a voxel of 2 Å along x, none along y and z
+    model.density = lambda x: (
+        SCENE.density_scale * (0.3 * x[..., 0])
+    )  # 0.6 of the scale over a voxel of 2 Å along x, none along y and z
     found = [float(prior(model, None, torch.Generator().manual_seed(seed))) for seed in range(20)]
-    mean, spread = 2 * 0.6 / 3, 2 * 0.6 * (2 / 9 / 2048) ** 0.5  # of the axis drawn: 1 of 3
+    mean = 2 * 0.6 / 3
+    spread = 2 * 0.6 * (2 / 9 / 2048) ** 0.5  # of the axis drawn: 1 of 3
     assert abs(sum(found) / 20 - mean) < 4 * spread / 20**0.5
 
 

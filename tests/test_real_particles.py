@@ -1,11 +1,13 @@
-"""Conventions held against real images: particles of EMPIAR-10076 correlate with projections of a map of the same data."""
+"""Conventions held against real images: particles of EMPIAR-10076 correlate with projections of a
+map of the same data.
+"""
 
 import pytest
 import torch
 
 from instamap.data.particles import Particles
-from instamap.forward import ctf
 from instamap.forward.ray import Ray
+from instamap.fourier import ctf
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
 from instamap.representations.voxel import Voxel
@@ -14,7 +16,9 @@ from instamap.scene import Scene, Views
 
 def fourier_crop(images, box):
     """Images "B D D" at the coarser sampling of `box` pixels across the same field."""
-    spectrum = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, dim=(1, 2))), dim=(1, 2))
+    spectrum = torch.fft.fftshift(
+        torch.fft.fft2(torch.fft.ifftshift(images, dim=(1, 2))), dim=(1, 2)
+    )
     small = torch.fft.ifft2(torch.fft.ifftshift(grids.crop(spectrum, box), dim=(1, 2))).real
     return torch.fft.fftshift(small, dim=(1, 2)) * (box / images.shape[-1]) ** 2
 
@@ -25,7 +29,9 @@ def case(shared_data):
     folder = shared_data / "empiar-10076-7"
     particles = Particles.open(folder / "particles.star")
     reference, pixel_size = mrc.read(folder / "50S_reference.mrc")
-    images = -fourier_crop(particles.images(torch.arange(particles.count)).double(), len(reference))  # protein is dark in raw images
+    images = -fourier_crop(
+        particles.images(torch.arange(particles.count)).double(), len(reference)
+    )  # protein is dark in raw images
     scene = Scene(box=len(reference), pixel_size=pixel_size)
     voxel = Voxel(Voxel.Options(), scene)
     voxel.values.data[0, 0] = reference
@@ -39,11 +45,18 @@ def case(shared_data):
 
 
 def scores(images, predictions, pixel_size):
-    """Correlation of each image with its prediction within 170 Å of the middle, between 250 and 25 Å."""
+    """Correlation of each image with its prediction within 170 Å of the middle, between 250 and 25
+    Å.
+    """
     k = grids.frequencies(images.shape[-1], pixel_size, dtype=torch.float64).norm(dim=-1)
     band = ((k > 1 / 250) & (k < 1 / 25)).double()
-    disc = (grids.pixel_centres(images.shape[-1], pixel_size, dtype=torch.float64).norm(dim=-1) < 170).double()
-    a, b = (torch.fft.irfft2(torch.fft.rfft2(x) * band, s=x.shape[-2:]) * disc for x in (images, predictions))
+    disc = (
+        grids.pixel_centres(images.shape[-1], pixel_size, dtype=torch.float64).norm(dim=-1) < 170
+    ).double()
+    a, b = (
+        torch.fft.irfft2(torch.fft.rfft2(x) * band, s=x.shape[-2:]) * disc
+        for x in (images, predictions)
+    )
     return (a * b).flatten(1).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
 
 
@@ -51,11 +64,21 @@ def test_seven_real_images_agree_with_the_reference_at_their_poses(case):
     images, views, image, pixel_size = case
     posed = scores(images, image(views.rotation, views.origin, views.optics), pixel_size)
     generator = torch.Generator().manual_seed(5)
-    random = torch.stack([
-        scores(images, image(rotations.random(len(images), generator=generator), views.origin, views.optics), pixel_size) for _ in range(40)
-    ])  # fmt: skip
+    random = torch.stack(
+        [
+            scores(
+                images,
+                image(
+                    rotations.random(len(images), generator=generator), views.origin, views.optics
+                ),
+                pixel_size,
+            )
+            for _ in range(40)
+        ]
+    )
     z = (posed - random.mean(0)) / random.std(0)
-    # Of N(0, 7) if poses, shifts, CTF or sign were wrong: 3 σ is 7.9. A raw image alone gives about 2.
+    # Of N(0, 7) if poses, shifts, CTF or sign were wrong: 3 σ is 7.9. A raw image alone gives about
+    # 2.
     assert z.sum() > 8, z
     assert (z > 1).sum() >= 5, z
 

@@ -1,4 +1,6 @@
-"""Parts by name: built-in ones cannot be shadowed, a sick plugin harms nobody else, and listing them imports no torch."""
+"""Parts by name: built-in ones cannot be shadowed, a sick plugin harms nobody else, and listing
+them imports no torch.
+"""
 
 import subprocess
 import sys
@@ -6,11 +8,11 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from instamap import builtins
-from instamap.components import KINDS, Component
 from instamap.errors import PartError
-from instamap.hookspecs import hookimpl
-from instamap.registry import Broken, Registry, default, installed
+from instamap.plugin import builtin
+from instamap.plugin.component import KINDS, Component
+from instamap.plugin.hooks import hookimpl
+from instamap.plugin.registry import Broken, Registry, default, installed
 
 WAVELETS = Component("representation", "wavelets", "some.module:Wavelets", "a sum of wavelets")
 
@@ -36,7 +38,9 @@ class Point:
     """An entry point of a distribution that is called `provider`."""
 
     def __init__(self, provider, module, name="plugin"):
-        self.dist, self.module, self.name = SimpleNamespace(name=provider), module, name
+        self.dist = SimpleNamespace(name=provider)
+        self.module = module
+        self.name = name
 
     def load(self):
         if isinstance(self.module, BaseException):
@@ -54,20 +58,29 @@ BUILTIN = names(Registry({}, []))
 def test_built_in_parts_come_through_the_hook():
     registry = Registry({}, [])
     assert {p.provider for p in registry.parts()} == {"instamap"} and not registry.broken
-    assert len(BUILTIN) == len(builtins.instamap_components()) and {kind for kind, _ in BUILTIN} == set(KINDS)
+    assert len(BUILTIN) == len(builtin.instamap_components()) and {
+        kind for kind, _ in BUILTIN
+    } == set(KINDS)
 
 
 def test_a_plugin_adds_parts_and_is_named_as_their_provider():
     registry = installed([Point("instamap-wavelets", plugin(WAVELETS))], disabled="")
     assert registry.get("representation", "wavelets").provider == "instamap-wavelets"
-    assert len(registry.parts()) == len(BUILTIN) + 1 and registry.providers() == ["instamap", "instamap-wavelets"]
-    assert [p.name for p in registry.parts("representation")] == sorted(p.name for p in registry.parts("representation"))
+    assert len(registry.parts()) == len(BUILTIN) + 1 and registry.providers() == [
+        "instamap",
+        "instamap-wavelets",
+    ]
+    assert [p.name for p in registry.parts("representation")] == sorted(
+        p.name for p in registry.parts("representation")
+    )
 
 
 def test_a_distribution_may_announce_two_modules():
     blobs = Component("representation", "blobs", "some.module:Blobs", "a sum of blobs")
     points = [Point("two", plugin(WAVELETS), "a"), Point("two", plugin(blobs), "b")]
-    assert {("representation", "wavelets"), ("representation", "blobs")} <= set(names(installed(points, disabled="")))
+    assert {("representation", "wavelets"), ("representation", "blobs")} <= set(
+        names(installed(points, disabled=""))
+    )
     assert names(installed(points, disabled="two")) == BUILTIN
 
 
@@ -102,13 +115,19 @@ def _bad_kind():
 
 HEALTHY = plugin(Component("forward", "fog", "a:B", ""))
 SICK = {
-    "cannot be imported": (ImportError("no module\nnamed 'cuda'"), "ImportError: no module named 'cuda'"),
+    "cannot be imported": (
+        ImportError("no module\nnamed 'cuda'"),
+        "ImportError: no module named 'cuda'",
+    ),
     "leaves": (SystemExit("needs a GPU"), "SystemExit: needs a GPU"),
     "misspells a hook": (_unknown_hook(), "instamap_componets"),
     "asks for an argument there is not": (_wrong_argument(), "colour"),
     "fails in its hook": (_raising(RuntimeError("out of luck")), "RuntimeError: out of luck"),
     "leaves in its hook": (_raising(SystemExit("bye")), "SystemExit: bye"),
-    "returns something else": (plugin(WAVELETS, "wavelets"), "'wavelets', which is not a Component"),
+    "returns something else": (
+        plugin(WAVELETS, "wavelets"),
+        "'wavelets', which is not a Component",
+    ),
     "invents a kind": (module(instamap_components=_bad_kind), "kind 'sandwich'"),
     "is the same module again": (HEALTHY, "already registered"),
 }
@@ -118,30 +137,48 @@ SICK = {
 def test_a_sick_plugin_is_listed_and_harms_nobody(how):
     sick, reason = SICK[how]
     registry = installed([Point("healthy", HEALTHY), Point("sick", sick)], disabled="")
-    assert sorted(names(registry)) == sorted([*BUILTIN, ("forward", "fog")]), "its other parts are gone too"
+    assert sorted(names(registry)) == sorted([*BUILTIN, ("forward", "fog")]), (
+        "its other parts are gone too"
+    )
     [broken] = registry.broken
     assert broken.provider == "sick" and reason in broken.reason and "\n" not in broken.reason
     assert registry.providers() == ["instamap", "healthy"]
-    with pytest.raises(PartError, match="representation 'wavelets' is unknown.*plugin sick, which may provide it, is broken"):
+    with pytest.raises(
+        PartError,
+        match="representation 'wavelets' is unknown.*plugin sick, which may provide it, is broken",
+    ):
         registry.get("representation", "wavelets")
     registry.hook.instamap_run_started(settings={})
 
 
 def test_two_plugins_with_one_name_are_both_named():
     points = [Point("first", plugin(WAVELETS)), Point("second", plugin(WAVELETS))]
-    with pytest.raises(PartError, match="representation 'wavelets' is defined twice, by first and by second.*DISABLE_PLUGINS=second"):
+    with pytest.raises(
+        PartError,
+        match=(
+            "representation 'wavelets' is defined twice, by first and by"
+            " second.*DISABLE_PLUGINS=second"
+        ),
+    ):
         installed(points, disabled="")
-    assert installed(points, disabled="second").get("representation", "wavelets").provider == "first"
+    assert (
+        installed(points, disabled="second").get("representation", "wavelets").provider == "first"
+    )
 
 
 def test_the_same_name_for_another_kind_is_another_part():
     other = Component("forward", "wavelets", "some.module:Other", "")
-    assert len(installed([Point("one", plugin(WAVELETS, other))], disabled="").parts()) == len(BUILTIN) + 2
+    assert (
+        len(installed([Point("one", plugin(WAVELETS, other))], disabled="").parts())
+        == len(BUILTIN) + 2
+    )
 
 
 @pytest.mark.parametrize(("kind", "name"), BUILTIN)
 def test_built_in_parts_cannot_be_shadowed(kind, name):
-    with pytest.raises(PartError, match=f"{kind} '{name}' is defined twice, by instamap and by rogue"):
+    with pytest.raises(
+        PartError, match=f"{kind} '{name}' is defined twice, by instamap and by rogue"
+    ):
         Registry({"rogue": plugin(Component(kind, name, "rogue:Class", ""))}, [])
 
 
@@ -150,7 +187,9 @@ def test_nor_by_a_distribution_that_takes_the_name_of_instamap():
     assert names(registry) == BUILTIN and registry.broken[0].provider == "instamap"
 
 
-@pytest.mark.parametrize("off", ["instamap-wavelets", " other , instamap_wavelets", "Instamap.Wavelets,"])
+@pytest.mark.parametrize(
+    "off", ["instamap-wavelets", " other , instamap_wavelets", "Instamap.Wavelets,"]
+)
 def test_plugins_can_be_turned_off(off, monkeypatch):
     points = [Point("instamap-wavelets", plugin(WAVELETS)), Point("sick", ImportError("no"))]
     assert names(installed(points, disabled=off)) == BUILTIN
@@ -159,12 +198,15 @@ def test_plugins_can_be_turned_off(off, monkeypatch):
     assert names(registry) == BUILTIN and not registry.broken
 
 
-@pytest.mark.parametrize(("kind", "name", "said"), [
-    ("representation", "hash-gird", r"choose .*hash-grid.*\(did you mean hash-grid\?\)"),
-    ("representation", "Hash_Grid", r"\(did you mean hash-grid\?\)"),
-    ("representation", "zzz", "choose .*voxel[^?]*$"),
-    ("deform", "rigid", r"kind 'deform' is unknown; choose .*\(did you mean deformation\?\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("representation", "hash-gird", r"choose .*hash-grid.*\(did you mean hash-grid\?\)"),
+        ("representation", "Hash_Grid", r"\(did you mean hash-grid\?\)"),
+        ("representation", "zzz", "choose .*voxel[^?]*$"),
+        ("deform", "rigid", r"kind 'deform' is unknown; choose .*\(did you mean deformation\?\)"),
+    ],
+)
 def test_what_is_misspelt_is_guessed(kind, name, said):
     with pytest.raises(PartError, match=said):
         Registry({}, []).get(kind, name)
@@ -178,7 +220,9 @@ def test_parts_of_an_unknown_kind_are_an_error_too():
 def test_a_plugin_can_be_dropped_later():
     registry = Registry({"late": plugin(WAVELETS)}, [])
     registry.drop("late", ValueError("its command is broken"))
-    assert names(registry) == BUILTIN and registry.broken == [Broken("late", "ValueError: its command is broken")]
+    assert names(registry) == BUILTIN and registry.broken == [
+        Broken("late", "ValueError: its command is broken")
+    ]
 
 
 def test_hooks_are_called_one_plugin_at_a_time():
@@ -188,23 +232,39 @@ def test_hooks_are_called_one_plugin_at_a_time():
     def instamap_run_started(settings):
         heard.append(settings)
 
-    registry = Registry({"one": plugin(instamap_run_started=instamap_run_started), "two": plugin(WAVELETS)}, [])
+    registry = Registry(
+        {"one": plugin(instamap_run_started=instamap_run_started), "two": plugin(WAVELETS)}, []
+    )
     registry.call("two", "instamap_run_started", settings=2)
     registry.call("one", "instamap_run_started", settings=1)
     registry.hook.instamap_run_started(settings=0)
     assert heard == [1, 0]
 
 
-@pytest.mark.parametrize("target", ["no_such_package:Class", "json:NoSuchClass", "json:dumps", "json:JSONEncoder"])
+@pytest.mark.parametrize(
+    "target", ["no_such_package:Class", "json:NoSuchClass", "json:dumps", "json:JSONEncoder"]
+)
 def test_a_part_whose_class_is_missing_names_its_provider(target):
     registry = Registry({"careless": plugin(Component("forward", "fog", target, ""))}, [])
-    with pytest.raises(PartError, match=f"forward 'fog' of careless .*{target}.*mend or uninstall careless"):
+    with pytest.raises(
+        PartError, match=f"forward 'fog' of careless .*{target}.*mend or uninstall careless"
+    ):
         registry.get("forward", "fog").load()
 
 
-@pytest.mark.parametrize("kind_name_target", [("sandwich", "ham", "a:B"), ("forward", "Fog", "a:B"), ("forward", "fog_bank", "a:B"),
-                                              ("forward", "-fog", "a:B"), ("forward", "", "a:B"), ("forward", "fog\n", "a:B"),
-                                              ("forward", "fog", "a.B"), ("forward", "fog", ":B")])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind_name_target",
+    [
+        ("sandwich", "ham", "a:B"),
+        ("forward", "Fog", "a:B"),
+        ("forward", "fog_bank", "a:B"),
+        ("forward", "-fog", "a:B"),
+        ("forward", "", "a:B"),
+        ("forward", "fog\n", "a:B"),
+        ("forward", "fog", "a.B"),
+        ("forward", "fog", ":B"),
+    ],
+)
 def test_components_are_checked_when_made(kind_name_target):
     with pytest.raises(PartError):
         Component(*kind_name_target, "summary")

@@ -7,20 +7,20 @@ import pytest
 import starfile
 import torch
 
-from instamap.compose import choose, compose, defaults
-from instamap.data import simulate
 from instamap.data.particles import Particles
-from instamap.fit.residuals import LEAST, refine
-from instamap.fit.settings import Settings
-from instamap.fit.survey import survey
-from instamap.forward.ctf import ctf
+from instamap.fourier.ctf import ctf
+from instamap.model import choose, compose, defaults
 from instamap.scene import Scene
+from instamap.simulate import particle_set
+from instamap.statistics.noise_refinement import LEAST, refine
+from instamap.workflows.prepare import survey
+from instamap.workflows.settings import Settings
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """600 images of 32 pixels with white noise of variance one."""
-    return Particles.open(simulate.demo(tmp_path_factory.mktemp("plain"), transfer=ctf))
+    return Particles.open(particle_set.demo(tmp_path_factory.mktemp("plain"), transfer=ctf))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,10 @@ def premultiplied(plain, tmp_path_factory):
     """The same, multiplied by their CTF."""
     out = tmp_path_factory.mktemp("premultiplied")
     images = plain.images(torch.arange(plain.count)).double()
-    images = torch.fft.irfft2(torch.fft.rfft2(images) * ctf(plain.views.optics, plain.box, plain.pixel_size), s=(plain.box, plain.box))
+    images = torch.fft.irfft2(
+        torch.fft.rfft2(images) * ctf(plain.views.optics, plain.box, plain.pixel_size),
+        s=(plain.box, plain.box),
+    )
     with mrcfile.new(out / "particles.mrcs") as stack:
         stack.set_data(images.float().numpy())
     tables = starfile.read(plain.path, always_dict=True)
@@ -45,13 +48,17 @@ def _refined(particles, rows, said):
         premultiplied=particles.premultiplied,
         noise_variance=said,
     )
-    likelihood = compose({**defaults(), "likelihood": choose("likelihood", "coloured", [])}, scene).likelihood
+    likelihood = compose(
+        {**defaults(), "likelihood": choose("likelihood", "coloured", [])}, scene
+    ).likelihood
     return refine(particles, rows, likelihood, scene)
 
 
 @pytest.mark.parametrize("kind", ["plain", "premultiplied"])
 def test_the_spectrum_is_that_of_the_noise_whatever_was_said_before(kind, request):
-    """Shell k has 600 · 2πk components of noise; the signal that a first map misses at a variance of 0.1 in all is what remains."""
+    """Shell k has 600 · 2πk components of noise; the signal that a first map misses at a variance
+    of 0.1 in all is what remains.
+    """
     particles = request.getfixturevalue(kind)
     said = torch.linspace(3.0, 0.5, 17)[None]  # as neighbours in the corners would make it
     found = _refined(particles, torch.arange(particles.count), said)

@@ -1,4 +1,6 @@
-"""Fits side by side: each with its share of the threads, reports one at a time, and none goes on when another has failed."""
+"""Fits side by side: each with its share of the threads, reports one at a time, and none goes on
+when another has failed.
+"""
 
 import threading
 import time
@@ -6,8 +8,8 @@ import time
 import pytest
 import torch
 
-from instamap.compose import born, defaults
-from instamap.fit.side_by_side import side_by_side
+from instamap.fit.parallel import side_by_side
+from instamap.model import born, defaults
 from instamap.scene import Scene
 
 
@@ -33,12 +35,16 @@ def test_both_run_at_once_with_half_of_the_threads_each(two_threads):
 def test_with_one_thread_they_come_in_turn():
     seen = []
     assert torch.get_num_threads() == 1
-    assert side_by_side(["one", "two"], lambda name, guard: guard(seen.append)(name)) == {"one": None, "two": None}
+    assert side_by_side(["one", "two"], lambda name, guard: guard(seen.append)(name)) == {
+        "one": None,
+        "two": None,
+    }
     assert seen == ["one", "two"]
 
 
 def test_reports_are_made_one_at_a_time(two_threads):
-    inside, most = [], []
+    inside = []
+    most = []
 
     def report(name):
         inside.append(name)
@@ -50,7 +56,9 @@ def test_reports_are_made_one_at_a_time(two_threads):
     assert len(most) == 100 and max(most) == 1
 
 
-@pytest.mark.parametrize("failure", [ValueError("of one"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize(
+    "failure", [ValueError("of one"), KeyboardInterrupt()], ids=["error", "interrupt"]
+)
 def test_a_failure_ends_the_other(two_threads, failure):
     told = []
 
@@ -58,7 +66,8 @@ def test_a_failure_ends_the_other(two_threads, failure):
         if name == "one":
             time.sleep(0.02)
             raise failure
-        report, end = guard(lambda: told.append(name)), time.monotonic() + 20
+        report = guard(lambda: told.append(name))
+        end = time.monotonic() + 20
         while time.monotonic() < end:
             report()
             time.sleep(0.001)
@@ -72,10 +81,13 @@ def test_a_failure_ends_the_other(two_threads, failure):
 
 def test_models_are_born_alike_whoever_else_draws(two_threads):
     """Initial values come from a generator that all threads share."""
-    scene, parts = Scene(16, 4.0, count=1, noise_variance=torch.ones(1, 9)), defaults()
+    scene = Scene(16, 4.0, count=1, noise_variance=torch.ones(1, 9))
+    parts = defaults()
     alone = [born(parts, scene, seed).state_dict() for seed in (1, 2)]
     for _ in range(5):
-        both = side_by_side(["1", "2"], lambda name, guard: born(parts, scene, int(name)).state_dict())
+        both = side_by_side(
+            ["1", "2"], lambda name, guard: born(parts, scene, int(name)).state_dict()
+        )
         for one, other in zip(alone, both.values(), strict=True):
             assert all(torch.equal(one[key], other[key]) for key in one)
     assert not torch.equal(alone[0]["representation.table"], alone[1]["representation.table"])

@@ -1,21 +1,25 @@
-"""Central slices against sums over voxels, against rays, and within the mask; the two implementations against one another."""
+"""Central slices against sums over voxels, against rays, and within the mask; the two
+implementations against one another.
+"""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.compose import choose, compose, defaults
 from instamap.errors import CompositionError
-from instamap.geometry import central_slices as slices
+from instamap.fourier import central_slices as slices
 from instamap.geometry import grids, rotations
-from instamap.registry import default
+from instamap.model import choose, compose, defaults
+from instamap.plugin.registry import default
 from instamap.scene import Scene, Views
 from instamap.testing import scenes
 
 
 def _operator(name, scene, *options):
-    return default().get("forward", name).load()(choose("forward", name, list(options)).options, scene)
+    return (
+        default().get("forward", name).load()(choose("forward", name, list(options)).options, scene)
+    )
 
 
 def _frames(count, seed=0):
@@ -30,13 +34,19 @@ def test_slices_are_sums_over_the_voxels(box, seed):
     plane = (torch.rand(20, 2, generator=g, dtype=torch.float64) - 0.5) * box / 2**0.5 * 0.99
     x = grids.voxel_centres(box, 1.0, dtype=torch.float64).reshape(-1, 3)
     turns = (plane @ frames) @ x.T / box
-    expected = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns) @ volume.flatten().to(torch.complex128)
+    expected = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns) @ volume.flatten().to(
+        torch.complex128
+    )
     found = slices.central_slices(volume, frames, plane)
-    assert float((found - expected).norm() / expected.norm()) < 4e-4  # of white noise, whose corners the window serves worst
+    assert (
+        float((found - expected).norm() / expected.norm()) < 4e-4
+    )  # of white noise, whose corners the window serves worst
 
 
 def test_frequencies_beyond_the_grid_are_refused():
-    with pytest.raises(ValueError, match=r"frequencies reach 4 cycles; they must stay below half of 8 voxels"):
+    with pytest.raises(
+        ValueError, match=r"frequencies reach 4 cycles; they must stay below half of 8 voxels"
+    ):
         slices.central_slices(torch.zeros(8, 8, 8), _frames(1).float(), torch.tensor([[0.0, 4.0]]))
 
 
@@ -44,7 +54,9 @@ def test_the_gradient_is_that_of_the_sum():
     g = torch.Generator().manual_seed(0)
     volume = torch.randn(6, 6, 6, generator=g, dtype=torch.float64, requires_grad=True)
     plane = (torch.rand(4, 2, generator=g, dtype=torch.float64) - 0.5) * 4
-    assert torch.autograd.gradcheck(lambda v: slices.central_slices(v, _frames(2), plane), (volume,))
+    assert torch.autograd.gradcheck(
+        lambda v: slices.central_slices(v, _frames(2), plane), (volume,)
+    )
 
 
 @pytest.mark.skipif(slices._numba() is None, reason="numba is not installed")
@@ -70,25 +82,37 @@ def test_compiled_and_plain_agree(monkeypatch):
 
 @given(box=st.sampled_from([24, 25]), seed=st.integers(0, 1000))
 def test_it_agrees_with_rays(box, seed):
-    """A smooth density at any pose, shifted by up to three pixels: to 3e-4 of the largest pixel. Of 600 draws the worst erred by 2.2e-4."""
-    scene, g = Scene(box=box, pixel_size=1.7, count=4), torch.Generator().manual_seed(seed)
-    density, views = scenes.gaussians(scene, g), scenes.views(scene, 3, g, shift=3.0)
+    """A smooth density at any pose, shifted by up to three pixels: to 3e-4 of the largest pixel. Of
+    600 draws the worst erred by 2.2e-4.
+    """
+    scene = Scene(box=box, pixel_size=1.7, count=4)
+    g = torch.Generator().manual_seed(seed)
+    density = scenes.gaussians(scene, g)
+    views = scenes.views(scene, 3, g, shift=3.0)
     one, two = (_operator(name, scene).double().eval()(density, views) for name in ("slice", "ray"))
     assert float((one - two).abs().max() / two.abs().max()) < 3e-4
 
 
 def test_a_shift_over_the_edge_leaves_the_image():
     scene = Scene(box=24, pixel_size=1.0)
-    density = lambda x: torch.exp(-0.5 * ((x - torch.tensor([7.0, 0.0, 0.0])) / 1.2).square().sum(-1))
-    views = Views.of(torch.eye(3, dtype=torch.float64)[None], torch.tensor([[-5.5, 0.0]], dtype=torch.float64))
+
+    def density(x):
+        return torch.exp(-0.5 * ((x - torch.tensor([7.0, 0.0, 0.0])) / 1.2).square().sum(-1))
+
+    views = Views.of(
+        torch.eye(3, dtype=torch.float64)[None], torch.tensor([[-5.5, 0.0]], dtype=torch.float64)
+    )
     image = _operator("slice", scene).double().eval()(density, views)[0]
-    assert float(image[:, :8].abs().max()) < 1e-3 * float(image.max())  # it lies at x = 12.5, and nothing of it at the other edge
+    assert float(image[:, :8].abs().max()) < 1e-3 * float(
+        image.max()
+    )  # it lies at x = 12.5, and nothing of it at the other edge
 
 
 def test_nothing_outside_the_mask_is_looked_at():
     mask = torch.zeros(16, 16, 16)
     mask[:, :, 8:] = 1
-    whole, half = Scene(box=16, pixel_size=2.0), Scene(box=16, pixel_size=2.0, mask=mask)
+    whole = Scene(box=16, pixel_size=2.0)
+    half = Scene(box=16, pixel_size=2.0, mask=mask)
     seen = []
 
     def density(x):
@@ -102,10 +126,17 @@ def test_nothing_outside_the_mask_is_looked_at():
 
 
 def test_jitter_comes_from_the_generator_and_the_stage():
-    scene, views = Scene(box=12, pixel_size=2.0), Views.of(torch.eye(3)[None])
-    density = lambda x: torch.exp(-0.05 * x.square().sum(-1))
+    scene = Scene(box=12, pixel_size=2.0)
+    views = Views.of(torch.eye(3)[None])
+
+    def density(x):
+        return torch.exp(-0.05 * x.square().sum(-1))
+
     part = _operator("slice", scene).train()
-    draw = lambda seed: part(density, views, generator=torch.Generator().manual_seed(seed))
+
+    def draw(seed):
+        return part(density, views, generator=torch.Generator().manual_seed(seed))
+
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     part.jitter = 0.0

@@ -1,4 +1,6 @@
-"""Stacks give exactly the pixels that N@path names, in the order asked for; files that do not fit are named."""
+"""Stacks give exactly the pixels that N@path names, in the order asked for; files that do not fit
+are named.
+"""
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,9 @@ from instamap.errors import DataError
 
 
 def numbered(count: int, box: int, start: int = 0, dtype=np.float32) -> np.ndarray:
-    """Images whose pixel [n, y, x] is start + 100 n + 10 y + x: small whole numbers, exact in every type but int8."""
+    """Images whose pixel [n, y, x] is start + 100 n + 10 y + x: small whole numbers, exact in every
+    type but int8.
+    """
     n, y, x = np.ogrid[:count, :box, :box]
     return (start + 100 * n + 10 * y + x).astype(dtype)
 
@@ -46,7 +50,9 @@ def test_every_type_is_read_exactly(tmp_path, write_stack, dtype, box):
 def test_bytes_are_signed(tmp_path, write_stack):
     images = np.arange(-8, 8, dtype=np.int8).reshape(1, 4, 4)
     write_stack(tmp_path / "s.mrcs", images)
-    assert np.array_equal(Stacks(["1@s.mrcs"], tmp_path / "a.star").read(np.array([0])), images.astype(np.float32))
+    assert np.array_equal(
+        Stacks(["1@s.mrcs"], tmp_path / "a.star").read(np.array([0])), images.astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("name", ["s.mrc", "1@s.mrc"])
@@ -66,7 +72,9 @@ def test_volume_flag_extended_header_and_trailing_bytes_do_not_matter(tmp_path):
         file.write(b"    ")  # no map string, as in files from before 2000
         file.seek(0, 2)
         file.write(b"rest")
-    assert np.array_equal(Stacks(["2@s.mrcs"], tmp_path / "a.star").read(np.array([0])), numbered(3, 4)[1:2])
+    assert np.array_equal(
+        Stacks(["2@s.mrcs"], tmp_path / "a.star").read(np.array([0])), numbered(3, 4)[1:2]
+    )
 
 
 @given(st.data())
@@ -79,7 +87,9 @@ def test_any_rows_in_any_order_from_several_stacks(write_stack, data):
         images = [numbered(count, 3, 1000 * stack) for stack, count in enumerate(counts)]
         for stack, values in enumerate(images):
             write_stack(Path(folder) / f"{stack}.mrcs", values)
-        seen = Stacks([f"{index + 1:06d}@{stack}.mrcs" for stack, index in where], Path(folder) / "a.star")
+        seen = Stacks(
+            [f"{index + 1:06d}@{stack}.mrcs" for stack, index in where], Path(folder) / "a.star"
+        )
         read = seen.read(np.array(rows, np.int64))
     assert read.shape == (len(rows), 3, 3)
     for image, row in zip(read, rows, strict=True):
@@ -88,11 +98,19 @@ def test_any_rows_in_any_order_from_several_stacks(write_stack, data):
 
 
 def test_each_stack_is_opened_once_and_few_stay_open(tmp_path, write_stack, monkeypatch):
-    opened, mapped, real = [], [], mrcfile.mmap
-    monkeypatch.setattr(stacks.mrcfile, "mmap", lambda path, **options: opened.append(path) or real(path, **options))
+    opened = []
+    mapped = []
+    real = mrcfile.mmap
+    monkeypatch.setattr(
+        stacks.mrcfile, "mmap", lambda path, **options: opened.append(path) or real(path, **options)
+    )
     monkeypatch.setattr(stacks, "_OPEN", 2)
     memmap = np.memmap
-    monkeypatch.setattr(stacks._Header, "map", lambda h: mapped.append(h.path.name) or memmap(h.path, h.dtype, "r", h.offset, h.shape))
+    monkeypatch.setattr(
+        stacks._Header,
+        "map",
+        lambda h: mapped.append(h.path.name) or memmap(h.path, h.dtype, "r", h.offset, h.shape),
+    )
     for i in range(4):
         write_stack(tmp_path / f"{i}.mrcs", numbered(2, 3, 1000 * i))
     seen = Stacks([f"{n}@{i}.mrcs" for n in (2, 1) for i in range(4)], tmp_path / "a.star")
@@ -110,12 +128,15 @@ def test_each_stack_is_opened_once_and_few_stay_open(tmp_path, write_stack, monk
 
 
 def test_paths_start_at_the_star_file_or_a_parent(tmp_path, write_stack):
-    project, job = tmp_path / "project", tmp_path / "project" / "Refine3D" / "job001"
+    project = tmp_path / "project"
+    job = tmp_path / "project" / "Refine3D" / "job001"
     job.mkdir(parents=True)
     write_stack(project / "Extract" / "s.mrcs", numbered(1, 3, 1))
     write_stack(job / "own.mrcs", numbered(1, 3, 2))
     write_stack(project / "own.mrcs", numbered(1, 3, 3))
-    seen = Stacks(["1@Extract/s.mrcs", "1@own.mrcs", f"1@{project}/own.mrcs"], job / "run_data.star")
+    seen = Stacks(
+        ["1@Extract/s.mrcs", "1@own.mrcs", f"1@{project}/own.mrcs"], job / "run_data.star"
+    )
     assert seen.read(np.arange(3))[:, 0, 0].tolist() == [1, 2, 3]
 
 
@@ -133,13 +154,28 @@ def test_datadir_replaces_the_places(tmp_path, write_stack):
     write_stack(datadir / "t.mrcs", numbered(1, 3, 3))
     write_stack(tmp_path / "u.mrcs", numbered(1, 3, 4))
     names = ["1@sub/s.mrcs", "1@other/s.mrcs", "1@/gone/t.mrcs"]
-    assert Stacks(names, tmp_path / "a.star", datadir).read(np.arange(3))[:, 0, 0].tolist() == [1, 2, 3]
-    fails(["1@u.mrcs"], tmp_path / "a.star", "u.mrcs", "missing", f"'{datadir / 'u.mrcs'}'", "--datadir", datadir=datadir)
+    assert Stacks(names, tmp_path / "a.star", datadir).read(np.arange(3))[:, 0, 0].tolist() == [
+        1,
+        2,
+        3,
+    ]
+    fails(
+        ["1@u.mrcs"],
+        tmp_path / "a.star",
+        "u.mrcs",
+        "missing",
+        f"'{datadir / 'u.mrcs'}'",
+        "--datadir",
+        datadir=datadir,
+    )
 
 
 def test_missing_stack_says_where_it_was_looked_for(tmp_path):
     star = tmp_path / "job" / "a.star"
-    places = [f"'{folder / 'sub' / 's.mrcs'}'" for folder in (tmp_path / "job", tmp_path, tmp_path.parent, Path("/"))]
+    places = [
+        f"'{folder / 'sub' / 's.mrcs'}'"
+        for folder in (tmp_path / "job", tmp_path, tmp_path.parent, Path("/"))
+    ]
     fails(["1@sub/s.mrcs"], star, "stack 'sub/s.mrcs' of row 1", str(star), *places, "--datadir")
 
 
@@ -149,7 +185,9 @@ def test_index_beyond_the_stack(tmp_path, write_stack):
     fails(["3@s.mrcs", "4@s.mrcs"], tmp_path / "a.star", *words)
 
 
-@pytest.mark.parametrize("name", ["0@s.mrcs", "x@s.mrcs", "-1@s.mrcs", "1.5@s.mrcs", "@s.mrcs", "1@"])
+@pytest.mark.parametrize(
+    "name", ["0@s.mrcs", "x@s.mrcs", "-1@s.mrcs", "1.5@s.mrcs", "@s.mrcs", "1@"]
+)
 def test_names_that_say_no_image(tmp_path, write_stack, name):
     write_stack(tmp_path / "s.mrcs", numbered(3, 4))
     fails([name], tmp_path / "a.star", "row 1", f"'{name}'", "N@stack with N from 1")
@@ -168,11 +206,20 @@ def test_images_that_are_not_square(tmp_path, write_stack):
 def test_unequal_boxes(tmp_path, write_stack):
     write_stack(tmp_path / "s.mrcs", numbered(1, 4))
     write_stack(tmp_path / "t.mrcs", numbered(1, 6))
-    fails(["1@s.mrcs", "1@t.mrcs"], tmp_path / "a.star", str(tmp_path / "s.mrcs"), "4 pixels", str(tmp_path / "t.mrcs"), "6", "one box")
+    fails(
+        ["1@s.mrcs", "1@t.mrcs"],
+        tmp_path / "a.star",
+        str(tmp_path / "s.mrcs"),
+        "4 pixels",
+        str(tmp_path / "t.mrcs"),
+        "6",
+        "one box",
+    )
 
 
 def test_files_that_are_no_stacks(tmp_path, write_stack):
-    star, path = tmp_path / "a.star", tmp_path / "s.mrcs"
+    star = tmp_path / "a.star"
+    path = tmp_path / "s.mrcs"
     path.write_text("hello")
     fails(["1@s.mrcs"], star, str(path), "can't be read as MRC", "copy it again")
     path.write_bytes(b"x" * 4000)
@@ -193,7 +240,13 @@ def test_stack_that_may_not_be_read(tmp_path, write_stack, monkeypatch):
         raise PermissionError(f"[Errno 13] Permission denied: '{self}'")
 
     monkeypatch.setattr(Path, "open", refuse)
-    fails(["1@s.mrcs"], tmp_path / "a.star", str(tmp_path / "s.mrcs"), "Permission denied", "make it readable")
+    fails(
+        ["1@s.mrcs"],
+        tmp_path / "a.star",
+        str(tmp_path / "s.mrcs"),
+        "Permission denied",
+        "make it readable",
+    )
 
 
 def test_threads_share_the_maps(tmp_path, write_stack, monkeypatch):
@@ -203,7 +256,9 @@ def test_threads_share_the_maps(tmp_path, write_stack, monkeypatch):
         write_stack(tmp_path / f"{i}.mrc", np.full((4, 4), i, np.float32))
     monkeypatch.setattr(stacks, "_OPEN", 3)
     made = Stacks([f"{i}.mrc" for i in range(count)], tmp_path / "particles.star")
-    orders = [np.random.default_rng(seed).permutation(np.tile(np.arange(count), 20)) for seed in (1, 2)]
+    orders = [
+        np.random.default_rng(seed).permutation(np.tile(np.arange(count), 20)) for seed in (1, 2)
+    ]
 
     def read(order):
         for row in order:

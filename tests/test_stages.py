@@ -4,14 +4,14 @@ import pytest
 import torch
 from command import instamap
 
-from instamap.compose import compose, defaults
 from instamap.errors import CompositionError, OptionError
 from instamap.fit import loop, stages
 from instamap.fit.objective import EngineOptions, Objective
-from instamap.fit.record import read_toml, write_toml
 from instamap.fit.stages import Stage
-from instamap.options import from_dict, parse, to_dict
+from instamap.model import compose, defaults
+from instamap.plugin.options import from_dict, parse, to_dict
 from instamap.scene import Scene
+from instamap.workflows.record import read_toml, write_toml
 
 SCENE = Scene(box=8, pixel_size=2.0, count=5, noise_variance=torch.ones(1, 5))
 
@@ -21,11 +21,17 @@ def _model(deformation="identity"):
 
 
 class _Scripted(Objective):
-    """Held-out likelihoods as written down, and a note of what it was asked to do; the loss is the sum of all parameters."""
+    """Held-out likelihoods as written down, and a note of what it was asked to do; the loss is the
+    sum of all parameters.
+    """
 
     def __init__(self, model, script, **options):
         super().__init__(EngineOptions(look=1, **options), model, None)
-        self.script, self.retries, self.rates, self.jitters, self.average = iter(script), 0, [], [], torch.zeros(())
+        self.script = iter(script)
+        self.retries = 0
+        self.rates = []
+        self.jitters = []
+        self.average = torch.zeros(())
         self.evidence = type("Evidence", (), {"held_out_weight": 100.0})
 
     def __call__(self, model, generator):
@@ -61,12 +67,26 @@ def _first(model):
 def _fit(script, some=(Stage(),), model=None, **options):
     model = model or _model()
     objective = _Scripted(model, script, **options)
-    return loop.fit(model, objective, tuple(some), generator=torch.Generator().manual_seed(0)), objective, model
+    return (
+        loop.fit(model, objective, tuple(some), generator=torch.Generator().manual_seed(0)),
+        objective,
+        model,
+    )
 
 
 def test_a_fit_that_turns_tries_once_more_and_returns_to_its_best_look():
     fit, objective, _ = _fit([1, 2, 3, 2, 2, 2, 2.5, 2.6, 2.7, 9], patience=3)
-    assert [look.held_out for look in fit.looks] == [1, 2, 3, 2, 2, 2, 2.5, 2.6, 2.7]  # after the retry again three without a gain
+    assert [look.held_out for look in fit.looks] == [
+        1,
+        2,
+        3,
+        2,
+        2,
+        2,
+        2.5,
+        2.6,
+        2.7,
+    ]  # after the retry again three without a gain
     assert objective.retries == 2
     assert fit.best.step == 3
     assert (fit.map == 3).all()  # the average of the best look, not of the last one
@@ -87,21 +107,36 @@ def test_a_tolerance_of_zero_follows_the_smallest_gain():
 
 def test_a_stage_that_has_ended_hands_its_best_look_to_the_next():
     fit, *_ = _fit([1, 5, 4, 3, 6], [Stage(steps=4), Stage(steps=1)], patience=9)
-    assert [(look.stage, look.step) for look in fit.looks] == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 5)]
-    assert (fit.map == 3).all()  # steps of the average: two until the best look of the first stage, one more after it
+    assert [(look.stage, look.step) for look in fit.looks] == [
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (1, 4),
+        (2, 5),
+    ]
+    assert (
+        fit.map == 3
+    ).all()  # steps of the average: two until the best look of the first stage, one more after it
 
 
 def test_frozen_parts_stay_and_others_learn_at_their_rate():
     model = _model(deformation="rigid")
     before = {kind: p.detach().clone() for kind, p in _first(model).items()}
-    _, objective, model = _fit([1, 2, 3, 4], [Stage(steps=2, deformation=0.0), Stage(steps=2, representation=0.0, deformation=0.5)], model)
-    first, second = objective.rates[2], {kind: p.detach() for kind, p in _first(model).items()}
+    _, objective, model = _fit(
+        [1, 2, 3, 4],
+        [Stage(steps=2, deformation=0.0), Stage(steps=2, representation=0.0, deformation=0.5)],
+        model,
+    )
+    first = objective.rates[2]
+    second = {kind: p.detach() for kind, p in _first(model).items()}
     assert torch.equal(first["deformation"], before["deformation"])
     assert not torch.equal(first["representation"], before["representation"])
     assert torch.equal(second["representation"], first["representation"])
     moved = (second["deformation"] - first["deformation"]).abs()
     rate = model.deformation.options.learning_rate
-    assert torch.allclose(moved, torch.full_like(moved, 2 * 0.5 * rate), rtol=1e-4)  # Adam's steps under a constant gradient
+    assert torch.allclose(
+        moved, torch.full_like(moved, 2 * 0.5 * rate), rtol=1e-4
+    )  # Adam's steps under a constant gradient
 
 
 def test_warm_up_and_decay_multiply():
@@ -112,7 +147,9 @@ def test_warm_up_and_decay_multiply():
 
 
 def test_jitter_goes_from_one_factor_to_the_other():
-    _, objective, _ = _fit(range(1, 6), [Stage(steps=4, jitter=2.0, jitter_end=1.0), Stage(steps=1, jitter=0.0)])
+    _, objective, _ = _fit(
+        range(1, 6), [Stage(steps=4, jitter=2.0, jitter_end=1.0), Stage(steps=1, jitter=0.0)]
+    )
     assert objective.jitters == [1.75, 1.5, 1.25, 1.0, 0.0]
 
 
@@ -122,23 +159,33 @@ def test_the_usual_stages_begin_with_one_density_for_all():
 
 
 def test_a_stage_in_which_nothing_learns_is_refused():
-    with pytest.raises(CompositionError, match=r"stage 2 freezes all that learns \(representation\); give one a factor above 0"):
+    with pytest.raises(
+        CompositionError,
+        match=r"stage 2 freezes all that learns \(representation\); give one a factor above 0",
+    ):
         stages.check(_model(), (Stage(), Stage(representation=0.0)))
     stages.check(_model(deformation="rigid"), (Stage(representation=0.0),))
 
 
 def test_run_toml_keeps_stages(tmp_path):
     some = (Stage(steps=5, deformation=0.0), Stage(jitter=2.0, jitter_end=0.5))
-    write_toml(tmp_path / "run.toml", {"seed": 1, "engine": {"name": "normal"}, "stage": [to_dict(s) for s in some]})
+    write_toml(
+        tmp_path / "run.toml",
+        {"seed": 1, "engine": {"name": "normal"}, "stage": [to_dict(s) for s in some]},
+    )
     found = read_toml(tmp_path / "run.toml")
     assert tuple(from_dict(Stage, table) for table in found["stage"]) == some
     assert found["seed"] == 1 and found["engine"] == {"name": "normal"}
 
 
 def test_unknown_and_impossible_stages_name_the_remedy():
-    with pytest.raises(OptionError, match=r"option 'step' of Stage is unknown; choose .* \(did you mean steps\?\)"):
+    with pytest.raises(
+        OptionError, match=r"option 'step' of Stage is unknown; choose .* \(did you mean steps\?\)"
+    ):
         parse(Stage, ["step=3"])
-    with pytest.raises(OptionError, match="option 'decay' of Stage is 2.0; it must be a number from 1e-06 to 1"):
+    with pytest.raises(
+        OptionError, match="option 'decay' of Stage is 2.0; it must be a number from 1e-06 to 1"
+    ):
         Stage(decay=2.0)
     with pytest.raises(CompositionError, match="freezes"):
         stages.check(_model(), (Stage(representation=0),))

@@ -1,4 +1,6 @@
-"""STAR files of every generation mean the same poses and optics; what can't be used is named in one line."""
+"""STAR files of every generation mean the same poses and optics; what can't be used is named in one
+line.
+"""
 
 import dataclasses
 import gzip
@@ -12,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.data import star
+from instamap.data.formats import star
 from instamap.errors import DataError
 from instamap.scene import Optics
 
@@ -22,8 +24,15 @@ DEGREE = math.pi / 180
 @pytest.fixture
 def old(particle) -> dict:
     """The same particle in a row of RELION 3.0."""
-    row = particle | {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1, "rlnMagnification": 25000.0,
-                      "rlnDetectorPixelSize": 5.0, "rlnOriginX": 1.5, "rlnOriginY": -2.0}  # fmt: skip
+    row = particle | {
+        "rlnVoltage": 300.0,
+        "rlnSphericalAberration": 2.7,
+        "rlnAmplitudeContrast": 0.1,
+        "rlnMagnification": 25000.0,
+        "rlnDetectorPixelSize": 5.0,
+        "rlnOriginX": 1.5,
+        "rlnOriginY": -2.0,
+    }
     row.pop("rlnOpticsGroup")
     return row
 
@@ -39,11 +48,21 @@ def fails(path, *words, **options) -> None:
 
 
 def test_new_file_exactly(tmp_path, write_star, optics, particle):
-    particle |= {"rlnOriginXAngst": 3.0, "rlnOriginYAngst": -4.0, "rlnPhaseShift": 90.0, "rlnCtfBfactor": 50.0, "rlnCtfScalefactor": 0.5}
-    table = star.read(write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]}))
+    particle |= {
+        "rlnOriginXAngst": 3.0,
+        "rlnOriginYAngst": -4.0,
+        "rlnPhaseShift": 90.0,
+        "rlnCtfBfactor": 50.0,
+        "rlnCtfScalefactor": 0.5,
+    }
+    table = star.read(
+        write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]})
+    )
     assert table.image_names == ["1@stack.mrcs"]
     assert table.angles.dtype == torch.float64
-    assert table.angles[0].tolist() == pytest.approx([10 * DEGREE, 20 * DEGREE, 30 * DEGREE], rel=1e-15)
+    assert table.angles[0].tolist() == pytest.approx(
+        [10 * DEGREE, 20 * DEGREE, 30 * DEGREE], rel=1e-15
+    )
     assert table.origin.tolist() == [[3.0, -4.0]]
     assert table.pixel_size.tolist() == [2.0]
     assert table.group.tolist() == [0]
@@ -62,13 +81,17 @@ def test_new_file_exactly(tmp_path, write_star, optics, particle):
 def test_old_file_means_the_same(tmp_path, write_star, optics, particle, old, name):
     one = star.read(write_star(tmp_path / "old.star", {name: [old]}))
     particle |= {"rlnOriginXAngst": 3.0, "rlnOriginYAngst": -4.0}
-    two = star.read(write_star(tmp_path / "new.star", {"optics": [optics], "particles": [particle]}))
+    two = star.read(
+        write_star(tmp_path / "new.star", {"optics": [optics], "particles": [particle]})
+    )
     assert one.pixel_size.tolist() == [2.0]  # 5 µm / 25,000
     assert torch.equal(one.angles, two.angles)
     assert torch.equal(one.origin, two.origin)
     assert one.group.tolist() == [0]
     for field in dataclasses.fields(Optics):
-        assert torch.equal(getattr(one.optics, field.name), getattr(two.optics, field.name)), field.name
+        assert torch.equal(getattr(one.optics, field.name), getattr(two.optics, field.name)), (
+            field.name
+        )
 
 
 @pytest.mark.parametrize("name", ["rlnImagePixelSize", "rlnPixelSize"])
@@ -79,46 +102,81 @@ def test_pixel_size_that_is_said_wins_over_magnification(tmp_path, write_star, o
 
 
 def test_defaults(tmp_path, write_star, optics, particle):
-    table = star.read(write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]}))
+    table = star.read(
+        write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]})
+    )
     assert table.origin.tolist() == [[0.0, 0.0]]
     assert table.optics.phase_shift.tolist() == [0.0]
     assert table.optics.b_factor.tolist() == [0.0]
     assert table.optics.scale.tolist() == [1.0]
 
 
-@given(numbers=st.lists(st.integers(1, 99), min_size=2, max_size=5, unique=True), data=st.data(), optics_first=st.booleans())
-def test_optics_are_joined_by_number_in_any_order(write_star, make_optics, make_particle, numbers, data, optics_first):
+@given(
+    numbers=st.lists(st.integers(1, 99), min_size=2, max_size=5, unique=True),
+    data=st.data(),
+    optics_first=st.booleans(),
+)
+def test_optics_are_joined_by_number_in_any_order(
+    write_star, make_optics, make_particle, numbers, data, optics_first
+):
     rows = data.draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=8))
-    optics = [make_optics(rlnOpticsGroup=n, rlnVoltage=100.0 + n, rlnAmplitudeContrast=n / 100) for n in numbers]
+    optics = [
+        make_optics(rlnOpticsGroup=n, rlnVoltage=100.0 + n, rlnAmplitudeContrast=n / 100)
+        for n in numbers
+    ]
     particles = [make_particle(rlnOpticsGroup=n) for n in rows]
     tables = {"optics": optics, "particles": particles}
     with tempfile.TemporaryDirectory() as folder:
-        table = star.read(write_star(Path(folder) / "a.star", tables if optics_first else dict(reversed(tables.items()))))
+        table = star.read(
+            write_star(
+                Path(folder) / "a.star", tables if optics_first else dict(reversed(tables.items()))
+            )
+        )
     assert table.group.tolist() == [numbers.index(n) for n in rows]
     assert table.optics.voltage.tolist() == [100.0 + n for n in rows]
     assert table.optics.amplitude_contrast.tolist() == [n / 100 for n in rows]
 
 
 def test_particle_column_wins_over_optics(tmp_path, write_star, optics, particle):
-    table = star.read(write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle | {"rlnVoltage": 200.0}]}))
+    table = star.read(
+        write_star(
+            tmp_path / "a.star",
+            {"optics": [optics], "particles": [particle | {"rlnVoltage": 200.0}]},
+        )
+    )
     assert table.optics.voltage.tolist() == [200.0]
 
 
 def test_origin_in_angstrom_wins_over_pixels(tmp_path, write_star, optics, particle):
-    particle |= {"rlnOriginX": 7.0, "rlnOriginY": 7.0, "rlnOriginXAngst": 3.0, "rlnOriginYAngst": -4.0}
-    table = star.read(write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]}))
+    particle |= {
+        "rlnOriginX": 7.0,
+        "rlnOriginY": 7.0,
+        "rlnOriginXAngst": 3.0,
+        "rlnOriginYAngst": -4.0,
+    }
+    table = star.read(
+        write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]})
+    )
     assert table.origin.tolist() == [[3.0, -4.0]]
 
 
 def test_groups_without_an_optics_table(tmp_path, write_star, old):
     rows = [old | {"rlnOpticsGroup": n} for n in (7, 3, 7)]
-    assert star.read(write_star(tmp_path / "a.star", {"particles": rows})).group.tolist() == [1, 0, 1]
+    assert star.read(write_star(tmp_path / "a.star", {"particles": rows})).group.tolist() == [
+        1,
+        0,
+        1,
+    ]
 
 
 def test_tables_without_loop(tmp_path, optics, particle):
-    block = lambda name, row: f"data_{name}\n\n" + "".join(f"_{k} {v}\n" for k, v in row.items()) + "\n"
+    def block(name, row):
+        return f"data_{name}\n\n" + "".join(f"_{k} {v}\n" for k, v in row.items()) + "\n"
+
     path = tmp_path / "a.star"
-    path.write_text(block("general", {"rlnFoo": 1}) + block("optics", optics) + block("particles", particle))
+    path.write_text(
+        block("general", {"rlnFoo": 1}) + block("optics", optics) + block("particles", particle)
+    )
     table = star.read(path)
     assert len(table) == 1
     assert table.optics.voltage.tolist() == [300.0]
@@ -126,7 +184,9 @@ def test_tables_without_loop(tmp_path, optics, particle):
 
 def test_raw_tables_are_kept(tmp_path, write_star, optics, particle):
     particle |= {"rlnGroupName": "007", "rlnOddZernike": "[0.1,0,-2]", "rlnClassNumber": 3}
-    columns = star.read(write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]})).columns
+    columns = star.read(
+        write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]})
+    ).columns
     assert list(columns.blocks) == ["optics", "particles"]
     assert list(columns.particles.columns) == list(particle)
     assert list(columns.optics.columns) == list(optics)
@@ -149,77 +209,143 @@ def test_a_file_that_was_mended_is_read_afresh(tmp_path, write_star, optics, par
     assert len(star.read(write_star(path, {"optics": [optics], "particles": [particle]}))) == 1
 
 
-@pytest.mark.parametrize("text, numbers", [
-    ("[0.1,0,-2]", [0.1, 0.0, -2.0]), ('"[0.1,0,-2]"', [0.1, 0.0, -2.0]), ("'[ 1, 2 ]'", [1.0, 2.0]), ("[]", []), (3, [3.0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, numbers",
+    [
+        ("[0.1,0,-2]", [0.1, 0.0, -2.0]),
+        ('"[0.1,0,-2]"', [0.1, 0.0, -2.0]),
+        ("'[ 1, 2 ]'", [1.0, 2.0]),
+        ("[]", []),
+        (3, [3.0]),
+    ],
+)
 def test_vector(text, numbers):
     assert star.vector(text) == numbers
 
 
-@pytest.mark.parametrize("extra, names", [
-    ({}, []),
-    ({"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0, "rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0}, []),
-    ({"rlnMagMat00": 1.01, "rlnMagMat11": 1.0}, ["rlnMagMat00"]),
-    ({"rlnMagMat01": -0.01}, ["rlnMagMat01"]),
-    ({"rlnBeamTiltX": 0.1, "rlnBeamTiltY": 0.0}, ["rlnBeamTiltX"]),
-    ({"rlnOddZernike": "[0,0,0]", "rlnEvenZernike": "[0,0,1e-3]"}, ["rlnEvenZernike"]),
-    ({"rlnOddZernike": '"[0,0.5,0]"'}, ["rlnOddZernike"]),
-    ({"rlnOddZernike": "None"}, ["rlnOddZernike"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "extra, names",
+    [
+        ({}, []),
+        (
+            {
+                "rlnMagMat00": 1.0,
+                "rlnMagMat01": 0.0,
+                "rlnMagMat10": 0.0,
+                "rlnMagMat11": 1.0,
+                "rlnBeamTiltX": 0.0,
+                "rlnBeamTiltY": 0.0,
+            },
+            [],
+        ),
+        ({"rlnMagMat00": 1.01, "rlnMagMat11": 1.0}, ["rlnMagMat00"]),
+        ({"rlnMagMat01": -0.01}, ["rlnMagMat01"]),
+        ({"rlnBeamTiltX": 0.1, "rlnBeamTiltY": 0.0}, ["rlnBeamTiltX"]),
+        ({"rlnOddZernike": "[0,0,0]", "rlnEvenZernike": "[0,0,1e-3]"}, ["rlnEvenZernike"]),
+        ({"rlnOddZernike": '"[0,0.5,0]"'}, ["rlnOddZernike"]),
+        ({"rlnOddZernike": "None"}, ["rlnOddZernike"]),
+    ],
+)
 def test_unmodelled_columns_are_named(tmp_path, write_star, optics, particle, extra, names):
-    table = star.read(write_star(tmp_path / "a.star", {"optics": [optics | extra], "particles": [particle]}))
+    table = star.read(
+        write_star(tmp_path / "a.star", {"optics": [optics | extra], "particles": [particle]})
+    )
     assert star.unmodelled(table.columns) == names
 
 
 def test_without_contrast_transfer(tmp_path, write_star, optics, particle):
     bare = {k: v for k, v in particle.items() if "Defocus" not in k}
-    path = write_star(tmp_path / "a.star", {"optics": [{"rlnOpticsGroup": 1, "rlnImagePixelSize": 2.0}], "particles": [bare]})
+    path = write_star(
+        tmp_path / "a.star",
+        {"optics": [{"rlnOpticsGroup": 1, "rlnImagePixelSize": 2.0}], "particles": [bare]},
+    )
     assert star.read(path, ctf=False).optics is None
     fails(path, "no column rlnVoltage", "estimate the CTF")
 
 
-@pytest.mark.parametrize("column, remedy", [
-    ("rlnImageName", "STAR file of particles"), ("rlnAngleRot", "3-D refinement"), ("rlnAngleTilt", "3-D refinement"),
-    ("rlnAnglePsi", "3-D refinement"), ("rlnDefocusU", "estimate the CTF"), ("rlnDefocusV", "estimate the CTF"),
-    ("rlnDefocusAngle", "estimate the CTF"), ("rlnVoltage", "estimate the CTF"), ("rlnSphericalAberration", "estimate the CTF"),
-    ("rlnAmplitudeContrast", "estimate the CTF"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "column, remedy",
+    [
+        ("rlnImageName", "STAR file of particles"),
+        ("rlnAngleRot", "3-D refinement"),
+        ("rlnAngleTilt", "3-D refinement"),
+        ("rlnAnglePsi", "3-D refinement"),
+        ("rlnDefocusU", "estimate the CTF"),
+        ("rlnDefocusV", "estimate the CTF"),
+        ("rlnDefocusAngle", "estimate the CTF"),
+        ("rlnVoltage", "estimate the CTF"),
+        ("rlnSphericalAberration", "estimate the CTF"),
+        ("rlnAmplitudeContrast", "estimate the CTF"),
+    ],
+)
 def test_missing_column(tmp_path, write_star, optics, particle, column, remedy):
     optics.pop(column, None), particle.pop(column, None)
-    fails(write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]}), f"no column {column}", remedy)
+    fails(
+        write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle]}),
+        f"no column {column}",
+        remedy,
+    )
 
 
 def test_missing_pixel_size(tmp_path, write_star, old):
     old.pop("rlnMagnification")
-    fails(write_star(tmp_path / "a.star", {"": [old]}), "does not say the pixel size", "rlnImagePixelSize")
+    fails(
+        write_star(tmp_path / "a.star", {"": [old]}),
+        "does not say the pixel size",
+        "rlnImagePixelSize",
+    )
 
 
-@pytest.mark.parametrize("column, value, words", [
-    ("rlnAngleRot", "nan", "a number"), ("rlnAngleTilt", "inf", "a number"), ("rlnAnglePsi", "None", "a number"),
-    ("rlnOriginXAngst", "nan", "a number"), ("rlnDefocusU", "nan", "a number"), ("rlnPhaseShift", "nan", "a number"),
-    ("rlnVoltage", "0", "a voltage in kV above 0"), ("rlnAmplitudeContrast", "1.5", "from 0 to 1"),
-    ("rlnImagePixelSize", "-2.0", "a length in Å above 0"),
-])  # fmt: skip
-def test_wrong_value_names_row_and_value(tmp_path, write_star, optics, particle, column, value, words):
+@pytest.mark.parametrize(
+    "column, value, words",
+    [
+        ("rlnAngleRot", "nan", "a number"),
+        ("rlnAngleTilt", "inf", "a number"),
+        ("rlnAnglePsi", "None", "a number"),
+        ("rlnOriginXAngst", "nan", "a number"),
+        ("rlnDefocusU", "nan", "a number"),
+        ("rlnPhaseShift", "nan", "a number"),
+        ("rlnVoltage", "0", "a voltage in kV above 0"),
+        ("rlnAmplitudeContrast", "1.5", "from 0 to 1"),
+        ("rlnImagePixelSize", "-2.0", "a length in Å above 0"),
+    ],
+)
+def test_wrong_value_names_row_and_value(
+    tmp_path, write_star, optics, particle, column, value, words
+):
     good = particle | optics | {"rlnOriginXAngst": 0.0, "rlnPhaseShift": 0.0}
-    path = write_star(tmp_path / "a.star", {"optics": [optics], "particles": [good, good, good | {column: value}]})
+    path = write_star(
+        tmp_path / "a.star", {"optics": [optics], "particles": [good, good, good | {column: value}]}
+    )
     fails(path, f"{column} of row 3", f"is {value}", words, "mend or remove that row", "1 of 3")
 
 
-@pytest.mark.parametrize("content, words", [
-    ("", ["no data_ table", "give a STAR file"]),
-    ("hello\nworld\n", ["no data_ table"]),
-    ("data_\n", ["without a table", "mend it"]),
-    ("data_particles\n\nloop_\n_rlnImageName\n_rlnAngleRot\n", ["data_particles", "no rows"]),
-    ("data_particles\nloop_\n_rlnA\n_rlnB\n1 2\n3 4 5\n", ["can't be read as a STAR file", "line 2"]),
-    ("data_particles\nloop_\n_rlnA\n_rlnB\n1 2 3\n3 4 5\n", ["can't be read as a STAR file"]),
-    ("data_particles\nloop_\n_rlnA\n_rlnA\n1 2\n", ["column rlnA twice", "remove one"]),
-    ("data_particles\nloop_\n_rlnA\n_rlnB\n1 2\ndata_x/1.mrc 3\n", ["line 6", "begins with data_"]),
-    ("data_optics\nloop_\n_rlnOpticsGroup\n1\n", ["no particle table", "data_optics"]),
-    ("data_a\nloop_\n_rlnA\n1\ndata_b\nloop_\n_rlnA\n1\n", ["no particle table", "data_a, data_b"]),
-    ("".join(f"data_{i}\nloop_\n_rlnA\n1\n" for i in range(7)), ["data_4, ...;"]),
-    ("data_micrographs\nloop_\n_rlnMicrographName\na.mrc\n", ["no column rlnImageName"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("", ["no data_ table", "give a STAR file"]),
+        ("hello\nworld\n", ["no data_ table"]),
+        ("data_\n", ["without a table", "mend it"]),
+        ("data_particles\n\nloop_\n_rlnImageName\n_rlnAngleRot\n", ["data_particles", "no rows"]),
+        (
+            "data_particles\nloop_\n_rlnA\n_rlnB\n1 2\n3 4 5\n",
+            ["can't be read as a STAR file", "line 2"],
+        ),
+        ("data_particles\nloop_\n_rlnA\n_rlnB\n1 2 3\n3 4 5\n", ["can't be read as a STAR file"]),
+        ("data_particles\nloop_\n_rlnA\n_rlnA\n1 2\n", ["column rlnA twice", "remove one"]),
+        (
+            "data_particles\nloop_\n_rlnA\n_rlnB\n1 2\ndata_x/1.mrc 3\n",
+            ["line 6", "begins with data_"],
+        ),
+        ("data_optics\nloop_\n_rlnOpticsGroup\n1\n", ["no particle table", "data_optics"]),
+        (
+            "data_a\nloop_\n_rlnA\n1\ndata_b\nloop_\n_rlnA\n1\n",
+            ["no particle table", "data_a, data_b"],
+        ),
+        ("".join(f"data_{i}\nloop_\n_rlnA\n1\n" for i in range(7)), ["data_4, ...;"]),
+        ("data_micrographs\nloop_\n_rlnMicrographName\na.mrc\n", ["no column rlnImageName"]),
+    ],
+)
 def test_broken_files(tmp_path, content, words):
     path = tmp_path / "a.star"
     path.write_text(content)
@@ -242,24 +368,42 @@ def test_what_is_no_text(tmp_path, write_stack):
 def test_broken_joins(tmp_path, write_star, optics, particle):
     path = tmp_path / "a.star"
     rows = [particle, particle | {"rlnOpticsGroup": 5}]
-    fails(write_star(path, {"optics": [optics], "particles": rows}), "row 2", "is 5", "add that group")
-    fails(write_star(path, {"optics": [optics, optics], "particles": [particle]}), "optics group 1 twice", "one row")
+    fails(
+        write_star(path, {"optics": [optics], "particles": rows}), "row 2", "is 5", "add that group"
+    )
+    fails(
+        write_star(path, {"optics": [optics, optics], "particles": [particle]}),
+        "optics group 1 twice",
+        "one row",
+    )
     particle.pop("rlnOpticsGroup")
-    fails(write_star(path, {"optics": [optics], "particles": [particle]}), "the particle table", "rlnOpticsGroup", "add it")
+    fails(
+        write_star(path, {"optics": [optics], "particles": [particle]}),
+        "the particle table",
+        "rlnOpticsGroup",
+        "add it",
+    )
 
 
 def test_tilt_series_are_refused(tmp_path, write_star, optics, particle):
-    path = write_star(tmp_path / "a.star", {"optics": [optics], "particles": [particle | {"rlnTomoVisibleFrames": "[1,0,1]"}]})
+    path = write_star(
+        tmp_path / "a.star",
+        {"optics": [optics], "particles": [particle | {"rlnTomoVisibleFrames": "[1,0,1]"}]},
+    )
     fails(path, "rlnTomoVisibleFrames", "one row an image")
 
 
 CORPUS = {
-    "relion31.star": (5, [2.806]), "relion31.v2.star": (5, [2.806]), "relion31.6opticsgroups.star": (139, [1.24, 1.25]),
+    "relion31.star": (5, [2.806]),
+    "relion31.v2.star": (5, [2.806]),
+    "relion31.6opticsgroups.star": (139, [1.24, 1.25]),
     "relion5.star": (17, [0.89]),
-    "sample_particles_relion30.star": (17, [5e4 / 37369.207031]), "sample_particles_relion31.star": (17, [1.4]),
-    "sample_relion_symmetry_group_D4.star": (17, [5e4 / 37369.207031]), "betagal_4500.star.gz": (4501, [1.244531]),
+    "sample_particles_relion30.star": (17, [5e4 / 37369.207031]),
+    "sample_particles_relion31.star": (17, [1.4]),
+    "sample_relion_symmetry_group_D4.star": (17, [5e4 / 37369.207031]),
+    "betagal_4500.star.gz": (4501, [1.244531]),
     "FinalRefinement-OriginalParticles-PfCRT.star": (5, [1.035]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CORPUS)
@@ -272,18 +416,24 @@ def test_corpus(shared_data, name):
     assert len(table) == count
     assert np.unique(table.pixel_size.numpy()).tolist() == pytest.approx(sizes, rel=1e-12)
     assert all("@" in n for n in table.image_names)
-    text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+    text = (
+        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    ).decode()
     assert sum("@" in line for line in text.splitlines()) == count  # no row is lost
 
 
 def test_corpus_is_complete(shared_data):
-    assert {p.name for p in (shared_data / "star-corpus").iterdir() if ".star" in p.name} == set(CORPUS)
+    assert {p.name for p in (shared_data / "star-corpus").iterdir() if ".star" in p.name} == set(
+        CORPUS
+    )
 
 
 def test_corpus_values(shared_data):
     table = star.read(shared_data / "star-corpus" / "relion5.star")
     assert table.image_names[:2] == ["1@toy_images_a.mrcs", "2@toy_images_b.mrcs"]
-    assert torch.rad2deg(table.angles[0]).tolist() == pytest.approx([111.508618, 36.742536, 141.158035], abs=1e-9)
+    assert torch.rad2deg(table.angles[0]).tolist() == pytest.approx(
+        [111.508618, 36.742536, 141.158035], abs=1e-9
+    )
     assert table.origin[0].tolist() == [-3.12578, -1.41031]
     assert (table.optics.voltage[0], table.optics.spherical_aberration[0]) == (100.0, 1.6)
     assert table.optics.defocus_u[0] == 11949.061330
@@ -297,14 +447,18 @@ def test_corpus_values(shared_data):
 
 
 def test_corpus_table_order_does_not_matter(shared_data):
-    one, two = (star.read(shared_data / "star-corpus" / name) for name in ("relion31.star", "relion31.v2.star"))
+    one, two = (
+        star.read(shared_data / "star-corpus" / name)
+        for name in ("relion31.star", "relion31.v2.star")
+    )
     assert torch.equal(one.angles, two.angles)
     assert torch.equal(one.optics.defocus_v, two.optics.defocus_v)
     assert torch.equal(one.optics.amplitude_contrast, two.optics.amplitude_contrast)
 
 
 def test_other_files_of_real_jobs_are_refused(shared_data):
-    folder, name = shared_data / "ribosome-tilts" / "warptools", "warptools_test_4-tomos_10-ptcls_box-32_angpix-12"
+    folder = shared_data / "ribosome-tilts" / "warptools"
+    name = "warptools_test_4-tomos_10-ptcls_box-32_angpix-12"
     fails(folder / f"{name}.star", "rlnTomoVisibleFrames")
     fails(folder / f"{name}_optimisation_set.star", "no column rlnImageName")
     fails(folder / f"{name}_tomograms.star", "no particle table", "data_Unt_088")

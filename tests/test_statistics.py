@@ -1,4 +1,6 @@
-"""Statistics of the normal equations against the explicit sum over images, components and voxels in float64, and against closed forms."""
+"""Statistics of the normal equations against the explicit sum over images, components and voxels in
+float64, and against closed forms.
+"""
 
 import dataclasses
 import math
@@ -13,23 +15,28 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instamap.errors import DataError, OptionError, OutputError
-from instamap.fit import accumulate, gridding
-from instamap.fit.accumulate import Accumulator
-from instamap.fit.statistics import Statistics
-from instamap.geometry import compiled, grids, kaiser_bessel, rotations
+from instamap.fourier import gridding, kaiser_bessel
+from instamap.geometry import compiled, grids, rotations
 from instamap.scene import Views
+from instamap.statistics import accumulator as accumulators
+from instamap.statistics.accumulator import Accumulator
+from instamap.statistics.statistics import Statistics
 
 NUMBA = compiled.usable()
-needs_numba = pytest.mark.skipif(not NUMBA, reason="numba is not installed: there is no compiled spreading to test")
+needs_numba = pytest.mark.skipif(
+    not NUMBA, reason="numba is not installed: there is no compiled spreading to test"
+)
 BACKENDS = [
     pytest.param(("torch", torch.float64), id="torch64"),
     pytest.param(("torch", torch.float32), id="torch32"),
     pytest.param(("numba", torch.float32), id="numba", marks=needs_numba),
 ]
 PIXEL = 1.7
-# The window of five cells errs by 2e-4 of the norm for typical draws; single images at unlucky poses by twice as much.
+# The window of five cells errs by 2e-4 of the norm for typical draws; single images at unlucky
+# poses by twice as much.
 GRIDDING = 1e-3
-# float32 against float64: positions in a grid of 30 cells are known to 1e-6 cells, sums of a few thousand numbers to 1e-6.
+# float32 against float64: positions in a grid of 30 cells are known to 1e-6 cells, sums of a few
+# thousand numbers to 1e-6.
 SINGLE = 2e-5
 ROUNDING = 1e-12
 seeds = st.integers(0, 2**32 - 1)
@@ -50,11 +57,25 @@ class Case:
     @staticmethod
     def draw(seed: int, box: int, count: int = 5) -> "Case":
         g = torch.Generator().manual_seed(seed)
-        normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
-        uniform = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)
+
+        def normal(*shape):
+            return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+        def uniform(*shape):
+            return torch.rand(*shape, generator=g, dtype=torch.float64)
+
         views = Views.of(rotations.random(count, generator=g), 3 * normal(count, 2))
-        ctf = torch.fft.rfft2(normal(count, box, box)).real / box  # even under k -> -k, and otherwise anything
-        return Case(normal(count, box, box), views, ctf, 0.5 + uniform(count, box // 2 + 1), 0.5 + uniform(count), g)
+        ctf = (
+            torch.fft.rfft2(normal(count, box, box)).real / box
+        )  # even under k -> -k, and otherwise anything
+        return Case(
+            normal(count, box, box),
+            views,
+            ctf,
+            0.5 + uniform(count, box // 2 + 1),
+            0.5 + uniform(count),
+            g,
+        )
 
     @property
     def box(self) -> int:
@@ -63,30 +84,58 @@ class Case:
     def sphere(self) -> Tensor:
         """A random map "N N N" inside the sphere."""
         inside = grids.voxel_centres(self.box, 1.0).norm(dim=-1) <= self.box // 2 - 0.5
-        return torch.randn(self.box, self.box, self.box, generator=self.generator, dtype=torch.float64) * inside
+        return (
+            torch.randn(self.box, self.box, self.box, generator=self.generator, dtype=torch.float64)
+            * inside
+        )
 
-    def statistics(self, backend=("torch", torch.float64), rows=slice(None), **changes) -> Statistics:
-        given = {"images": self.images, "views": self.views, "ctf": self.ctf, "noise_variance": self.variance, "weights": self.weights}
-        options = {name: changes.pop(name) for name in ("symmetry", "premultiplied") if name in changes}
-        cut = lambda v: v if v is None else v[rows]
+    def statistics(
+        self, backend=("torch", torch.float64), rows=slice(None), **changes
+    ) -> Statistics:
+        given = {
+            "images": self.images,
+            "views": self.views,
+            "ctf": self.ctf,
+            "noise_variance": self.variance,
+            "weights": self.weights,
+        }
+        options = {
+            name: changes.pop(name) for name in ("symmetry", "premultiplied") if name in changes
+        }
+
+        def cut(v):
+            return v if v is None else v[rows]
+
         accumulator = Accumulator(self.box, PIXEL, dtype=backend[1], backend=backend[0], **options)
         accumulator.add(**{name: cut(v) for name, v in (given | changes).items()})
         return accumulator.finish()
 
     def predictions(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Of each image: the matrix "K N³" from map to Fourier components, the components of the image, their weight / (D² σ²)."""
+        """Of each image: the matrix "K N³" from map to Fourier components, the components of the
+        image, their weight / (D² σ²).
+        """
         n = self.box
         k = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64)
         ky, kx = (a.flatten() for a in torch.meshgrid(k, k, indexing="ij"))
         inside = kx**2 + ky**2 < n * n / 4 - 1e-6
-        ky, kx = ky[inside], kx[inside]
+        ky = ky[inside]
+        kx = kx[inside]
         positive = kx >= 0
-        row, column = torch.where(positive, ky, -ky).long() % n, torch.where(positive, kx, -kx).long()
+        row = torch.where(positive, ky, -ky).long() % n
+        column = torch.where(positive, kx, -kx).long()
         shell = torch.hypot(kx, ky).round().long()
-        wave = lambda frequency, at: torch.exp(-2j * math.pi * (frequency @ at.T))
+
+        def wave(frequency, at):
+            return torch.exp(-2j * math.pi * (frequency @ at.T))
+
         plane = torch.stack([kx, ky], -1) / (n * PIXEL)
-        pixels, voxels = (f(n, PIXEL, dtype=torch.float64).flatten(0, -2) for f in (grids.pixel_centres, grids.voxel_centres))
-        matrices, components, weights = [], [], []
+        pixels, voxels = (
+            f(n, PIXEL, dtype=torch.float64).flatten(0, -2)
+            for f in (grids.pixel_centres, grids.voxel_centres)
+        )
+        matrices = []
+        components = []
+        weights = []
         for i in range(len(self.images)):
             q = plane @ self.views.rotation[i, :2]
             shift = wave(plane, -self.views.origin[i][None])
@@ -97,7 +146,9 @@ class Case:
 
     def explicit(self) -> tuple[Tensor, Tensor, float]:
         """b "N N N", the matrix of K∗ "N³ N³" and the energy."""
-        b, matrix, energy = 0, 0, 0
+        b = 0
+        matrix = 0
+        energy = 0
         for a, f, w in zip(*self.predictions(), strict=True):
             b = b + (a.mH @ (w * f)).real
             matrix = matrix + (a.mH @ (w[:, None] * a)).real
@@ -105,8 +156,13 @@ class Case:
         return b.view(self.box, self.box, self.box), matrix, energy
 
     def loss(self, volume: Tensor) -> Tensor:
-        """-log p of a map, image by image and component by component, without the constant that holds the noise alone."""
-        residuals = ((f - a @ volume.flatten().to(a.dtype), w) for a, f, w in zip(*self.predictions(), strict=True))
+        """-log p of a map, image by image and component by component, without the constant that
+        holds the noise alone.
+        """
+        residuals = (
+            (f - a @ volume.flatten().to(a.dtype), w)
+            for a, f, w in zip(*self.predictions(), strict=True)
+        )
         return 0.5 * sum((w * r.abs() ** 2).sum() for r, w in residuals)
 
 
@@ -127,7 +183,8 @@ def assert_same(one: Statistics, other: Statistics, tolerance: float) -> None:
 def test_equal_to_the_explicit_sum(backend, seed, box):
     case = Case.draw(seed, box)
     b, matrix, energy = case.explicit()
-    found, volume = case.statistics(backend), case.sphere()
+    found = case.statistics(backend)
+    volume = case.sphere()
     inside = volume != 0
     assert error(found.b, b) < GRIDDING
     curved = (matrix @ volume.flatten()).view_as(volume)
@@ -140,11 +197,14 @@ def test_equal_to_the_explicit_sum(backend, seed, box):
 @settings(max_examples=6)
 def test_loss_and_gradient_are_those_of_the_dense_model(seed, box):
     case = Case.draw(seed, box)
-    statistics, volume = case.statistics(), case.sphere().requires_grad_()
+    statistics = case.statistics()
+    volume = case.sphere().requires_grad_()
     loss = statistics.loss(volume)
     exact = case.loss(volume)
     (gradient,), (expected,) = torch.autograd.grad(loss, volume), torch.autograd.grad(exact, volume)
-    loss, exact, inside = loss.detach(), exact.detach(), volume.detach() != 0
+    loss = loss.detach()
+    exact = exact.detach()
+    inside = volume.detach() != 0
     assert error(gradient * inside, expected * inside) < GRIDDING
     zero = case.loss(torch.zeros_like(volume.detach()))
     assert float(loss) == pytest.approx(float(exact - zero), abs=GRIDDING * float(exact + zero))
@@ -166,17 +226,34 @@ def test_gradient_is_that_of_finite_differences(seed):
 @given(seed=seeds)
 @settings(max_examples=5)
 def test_the_map_behind_closed_form_images_solves_the_equations(box, seed):
-    """Projections of Gaussians in closed form: a wrong half pixel, sign of the shift, transposed rotation or scale leaves K∗V - b large."""
-    case, sigma = Case.draw(seed, box, 4), 1.5 * PIXEL
+    """Projections of Gaussians in closed form: a wrong half pixel, sign of the shift, transposed
+    rotation or scale leaves K∗V - b large.
+    """
+    case = Case.draw(seed, box, 4)
+    sigma = 1.5 * PIXEL
     centres = torch.rand(3, 3, generator=case.generator, dtype=torch.float64).sub(0.5) * 4 * PIXEL
-    gauss = lambda x, d: torch.exp(-(x**2).sum(-1) / (2 * sigma**2)).sum(-1) / (2 * math.pi * sigma**2) ** (d / 2)
+
+    def gauss(x, d):
+        return torch.exp(-(x**2).sum(-1) / (2 * sigma**2)).sum(-1) / (2 * math.pi * sigma**2) ** (
+            d / 2
+        )
+
     volume = gauss(grids.voxel_centres(box, PIXEL, dtype=torch.float64)[..., None, :] - centres, 3)
-    origin = case.views.origin.clamp(-PIXEL, PIXEL)  # nothing of an image may leave the box, or it would come back at the other side
+    origin = case.views.origin.clamp(
+        -PIXEL, PIXEL
+    )  # nothing of an image may leave the box, or it would come back at the other side
     seen = (centres @ case.views.rotation.mT)[..., :2] - origin[:, None]
-    images = gauss(grids.pixel_centres(box, PIXEL, dtype=torch.float64)[None, :, :, None] - seen[:, None, None], 2)
+    images = gauss(
+        grids.pixel_centres(box, PIXEL, dtype=torch.float64)[None, :, :, None]
+        - seen[:, None, None],
+        2,
+    )
     images = torch.fft.irfft2(torch.fft.rfft2(images) * case.ctf, s=(box, box))
-    statistics = case.statistics(images=images, views=dataclasses.replace(case.views, origin=origin))
-    # Gaussians have 1e-3 of their norm beyond the box or beyond the Nyquist frequency; half a pixel would cost 0.2.
+    statistics = case.statistics(
+        images=images, views=dataclasses.replace(case.views, origin=origin)
+    )
+    # Gaussians have 1e-3 of their norm beyond the box or beyond the Nyquist frequency; half a pixel
+    # would cost 0.2.
     assert error(statistics.apply(volume), statistics.b) < 5e-3
 
 
@@ -184,7 +261,8 @@ def test_the_map_behind_closed_form_images_solves_the_equations(box, seed):
 def test_premultiplied_images_give_the_same_b_and_kernel(seed, box):
     case = Case.draw(seed, box)
     multiplied = torch.fft.irfft2(torch.fft.rfft2(case.images) * case.ctf, s=(box, box))
-    plain, found = case.statistics(), case.statistics(images=multiplied, premultiplied=True)
+    plain = case.statistics()
+    found = case.statistics(images=multiplied, premultiplied=True)
     assert error(found.b, plain.b) < ROUNDING
     assert torch.equal(found.kernel, plain.kernel)
     assert math.isnan(found.energy) and math.isnan((plain + found).energy)
@@ -202,8 +280,8 @@ def test_shards_add_up_to_the_whole(seed, box, cut):
 def test_batches_and_flushes_change_nothing(seed, box):
     case = Case.draw(seed, box, 6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accumulate, "FLUSH", 4)
-        patch.setattr(accumulate, "POINTS", 100)
+        patch.setattr(accumulators, "FLUSH", 4)
+        patch.setattr(accumulators, "POINTS", 100)
         pieces = case.statistics()
     assert_same(pieces, case.statistics(), ROUNDING)
 
@@ -214,7 +292,9 @@ def test_finish_can_be_asked_for_before_the_end(seed, box):
     accumulator = Accumulator(box, PIXEL, dtype=torch.float64)
     for rows in (slice(0, 2), slice(2, 6)):
         variance, ctf, weights = (t[rows] for t in (case.variance, case.ctf, case.weights))
-        accumulator.add(case.images[rows], case.views[rows], noise_variance=variance, ctf=ctf, weights=weights)
+        accumulator.add(
+            case.images[rows], case.views[rows], noise_variance=variance, ctf=ctf, weights=weights
+        )
         early = accumulator.finish()
         assert_same(early, case.statistics(rows=slice(0, rows.stop)), ROUNDING)
     assert_same(accumulator.finish(), early, ROUNDING)
@@ -223,22 +303,30 @@ def test_finish_can_be_asked_for_before_the_end(seed, box):
 @given(seed=seeds, box=boxes)
 def test_what_was_gathered_before_can_be_continued(seed, box):
     case = Case.draw(seed, box, 6)
-    accumulator = Accumulator(box, PIXEL, dtype=torch.float64, start=case.statistics(rows=slice(0, 4)))
+    accumulator = Accumulator(
+        box, PIXEL, dtype=torch.float64, start=case.statistics(rows=slice(0, 4))
+    )
     last = slice(4, 6)
     variance, ctf, weights = (t[last] for t in (case.variance, case.ctf, case.weights))
-    accumulator.add(case.images[last], case.views[last], noise_variance=variance, ctf=ctf, weights=weights)
+    accumulator.add(
+        case.images[last], case.views[last], noise_variance=variance, ctf=ctf, weights=weights
+    )
     assert_same(accumulator.finish(), case.statistics(), ROUNDING)
 
 
 def c4() -> Tensor:
-    quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    quarter = torch.tensor(
+        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64
+    )
     return torch.stack([torch.linalg.matrix_power(quarter, i) for i in range(4)])
 
 
 @given(seed=seeds, box=boxes)
 def test_symmetry_is_the_mean_over_expanded_particles(seed, box):
     case = Case.draw(seed, box, 3)
-    group = torch.cat([c4(), c4() @ torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))])  # D4
+    group = torch.cat(
+        [c4(), c4() @ torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))]
+    )  # D4
     found = case.statistics(symmetry=group)
     turned = [dataclasses.replace(case.views, rotation=case.views.rotation @ g) for g in group]
     expanded = [case.statistics(views=views, weights=case.weights / len(group)) for views in turned]
@@ -250,20 +338,30 @@ def test_symmetry_is_the_mean_over_expanded_particles(seed, box):
 @given(seed=seeds, box=st.sampled_from([9, 11]))
 def test_symmetric_statistics_are_symmetric(seed, box):
     found = Case.draw(seed, box, 3).statistics(symmetry=c4())
-    assert error(found.b.rot90(1, (1, 2)), found.b) < 10 * ROUNDING  # an odd box turns about its own centre
+    assert (
+        error(found.b.rot90(1, (1, 2)), found.b) < 10 * ROUNDING
+    )  # an odd box turns about its own centre
 
 
 @given(seed=seeds, box=st.integers(6, 9))
 @settings(max_examples=8)
 def test_the_kernel_is_symmetric_and_not_negative(seed, box):
     case = Case.draw(seed, box, 3)
-    statistics, one, two = case.statistics(), case.sphere(), case.sphere()
+    statistics = case.statistics()
+    one = case.sphere()
+    two = case.sphere()
     scale = float(statistics.apply(one).norm() * one.norm())
-    assert float((one * statistics.apply(two)).sum()) == pytest.approx(float((two * statistics.apply(one)).sum()), abs=ROUNDING * scale)
+    assert float((one * statistics.apply(two)).sum()) == pytest.approx(
+        float((two * statistics.apply(one)).sum()), abs=ROUNDING * scale
+    )
     assert float((one * statistics.apply(one)).sum()) >= 0
     _, matrix, _ = case.explicit()
-    hidden = torch.linalg.eigh(matrix).eigenvectors[:, 0].view_as(one) * (one != 0)  # what three images do not see
-    assert float((hidden * statistics.apply(hidden)).sum()) >= -GRIDDING * float(statistics.apply(hidden).norm() * hidden.norm())
+    hidden = torch.linalg.eigh(matrix).eigenvectors[:, 0].view_as(one) * (
+        one != 0
+    )  # what three images do not see
+    assert float((hidden * statistics.apply(hidden)).sum()) >= -GRIDDING * float(
+        statistics.apply(hidden).norm() * hidden.norm()
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS[1:])
@@ -278,7 +376,8 @@ def test_float32_agrees_with_float64(backend, seed, box):
 @given(seed=seeds, threads=st.integers(2, 5))
 @settings(max_examples=6)
 def test_the_number_of_threads_changes_no_bit(seed, threads):
-    case, before = Case.draw(seed, 10, 20), torch.get_num_threads()
+    case = Case.draw(seed, 10, 20)
+    before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         one = gridding_cells(case)
@@ -290,11 +389,14 @@ def test_the_number_of_threads_changes_no_bit(seed, threads):
 
 
 def gridding_cells(case: Case) -> Tensor:
-    from instamap.fit import gridding_numba
+    from instamap.fourier import gridding_numba
 
-    grid, components = gridding.Grid(case.box), accumulate.Components(case.box, torch.float32, torch.device("cpu"))
+    grid = gridding.Grid(case.box)
+    components = accumulators.Components(case.box, torch.float32, torch.device("cpu"))
     data = components.of(case.images.float(), case.views.origin)
-    gridding_numba.spread(grid, case.views.rotation[:, :2].float(), components.plane, data, data.abs())
+    gridding_numba.spread(
+        grid, case.views.rotation[:, :2].float(), components.plane, data, data.abs()
+    )
     return grid.cells
 
 
@@ -315,10 +417,16 @@ def test_infinite_variance_leaves_a_shell_out_and_one_row_serves_all(seed, box):
     k = grids.frequencies(box, 1 / box, dtype=torch.float64).norm(dim=-1).round() == 2
     spectrum = torch.fft.rfft2(case.images).masked_fill(k, 0)
     without = torch.fft.irfft2(spectrum, s=(box, box))
-    assert_same(case.statistics(noise_variance=silent), case.statistics(images=without, ctf=case.ctf.masked_fill(k, 0)), ROUNDING)
+    assert_same(
+        case.statistics(noise_variance=silent),
+        case.statistics(images=without, ctf=case.ctf.masked_fill(k, 0)),
+        ROUNDING,
+    )
     level = case.variance[:1].expand(5, -1)
     accumulator = Accumulator(box, PIXEL, dtype=torch.float64)
-    accumulator.add(case.images, case.views, noise_variance=case.variance[0], ctf=case.ctf, weights=case.weights)
+    accumulator.add(
+        case.images, case.views, noise_variance=case.variance[0], ctf=case.ctf, weights=case.weights
+    )
     assert_same(accumulator.finish(), case.statistics(noise_variance=level), ROUNDING)
 
 
@@ -331,7 +439,8 @@ def test_no_ctf_and_no_weights_mean_ones(seed, box):
 
 def test_the_empty_set_adds_nothing():
     case = Case.draw(0, 8)
-    found, empty = case.statistics(), Statistics.empty(8, PIXEL, dtype=torch.float64)
+    found = case.statistics()
+    empty = Statistics.empty(8, PIXEL, dtype=torch.float64)
     assert_same(found + empty, found, ROUNDING)
     assert Accumulator(8, PIXEL).finish().count == 0
 
@@ -342,7 +451,8 @@ def test_files_keep_everything(tmp_path, box):
     saved.save(tmp_path / "half1.statistics")
     loaded = Statistics.load(tmp_path / "half1.statistics")
     for field in dataclasses.fields(Statistics):
-        one, other = getattr(saved, field.name), getattr(loaded, field.name)
+        one = getattr(saved, field.name)
+        other = getattr(loaded, field.name)
         assert type(one) is type(other)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
     assert [p.name for p in tmp_path.iterdir()] == ["half1.statistics"]
@@ -381,17 +491,30 @@ def spoil(tensor: Tensor, value: float) -> Tensor:
     return spoilt
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    (lambda c: {"images": spoil(c.images, torch.nan)}, "image 4 of a batch"),
-    (lambda c: {"ctf": spoil(c.ctf.flip(1, 2), torch.inf).flip(1, 2)}, "image 4 of a batch"),
-    (lambda c: {"weights": spoil(c.weights, torch.nan)}, "image 4 of a batch"),
-    (lambda c: {"views": dataclasses.replace(c.views, rotation=spoil(c.views.rotation, 2.0))}, "view 4 of a batch"),
-    (lambda c: {"views": dataclasses.replace(c.views, rotation=spoil(c.views.rotation, torch.nan))}, "view 4 of a batch"),
-    (lambda c: {"noise_variance": spoil(c.variance, 0.0)}, "must be positive"),
-    (lambda c: {"noise_variance": spoil(c.variance, torch.nan)}, "must be positive"),
-    (lambda c: {"images": c.images[:, :6]}, "needed are 8 x 8 images"),
-    (lambda c: {"images": c.images[:4]}, "with 5 views"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (lambda c: {"images": spoil(c.images, torch.nan)}, "image 4 of a batch"),
+        (lambda c: {"ctf": spoil(c.ctf.flip(1, 2), torch.inf).flip(1, 2)}, "image 4 of a batch"),
+        (lambda c: {"weights": spoil(c.weights, torch.nan)}, "image 4 of a batch"),
+        (
+            lambda c: {
+                "views": dataclasses.replace(c.views, rotation=spoil(c.views.rotation, 2.0))
+            },
+            "view 4 of a batch",
+        ),
+        (
+            lambda c: {
+                "views": dataclasses.replace(c.views, rotation=spoil(c.views.rotation, torch.nan))
+            },
+            "view 4 of a batch",
+        ),
+        (lambda c: {"noise_variance": spoil(c.variance, 0.0)}, "must be positive"),
+        (lambda c: {"noise_variance": spoil(c.variance, torch.nan)}, "must be positive"),
+        (lambda c: {"images": c.images[:, :6]}, "needed are 8 x 8 images"),
+        (lambda c: {"images": c.images[:4]}, "with 5 views"),
+    ],
+)
 def test_what_would_spoil_all_is_refused(changes, said):
     case = Case.draw(0, 8)
     with pytest.raises(DataError, match=said):
@@ -415,7 +538,11 @@ def test_grids_are_large_enough_and_quick_to_transform(box):
 
 
 def test_the_window_transforms_to_its_closed_form():
-    d = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000 * kaiser_bessel.WIDTH - kaiser_bessel.WIDTH / 2
+    d = (
+        torch.arange(20000, dtype=torch.float64) + 0.5
+    ) / 20000 * kaiser_bessel.WIDTH - kaiser_bessel.WIDTH / 2
     x = torch.linspace(0, 0.4, 9, dtype=torch.float64)
-    integral = (kaiser_bessel.window(d) * torch.cos(2 * math.pi * x[:, None] * d)).mean(1) * kaiser_bessel.WIDTH
+    integral = (kaiser_bessel.window(d) * torch.cos(2 * math.pi * x[:, None] * d)).mean(
+        1
+    ) * kaiser_bessel.WIDTH
     torch.testing.assert_close(kaiser_bessel.window_transform(x), integral, rtol=1e-6, atol=1e-9)

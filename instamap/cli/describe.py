@@ -1,31 +1,57 @@
-"""`instamap describe`: one part with its options, their defaults and what they may be; stages, preprocessing, the automatic engine."""
+"""`instamap describe`: one part with its options, their defaults and what they may be; stages,
+preprocessing, the automatic engine.
+"""
 
 from typing import Annotated, get_args
 
 import typer
 
 from instamap.cli.flags import Background, Box, Crop, Normalise
-from instamap.cli.table import columns
-from instamap.components import KINDS
-from instamap.options import OptionSpec
-from instamap.options import describe as specs_of
-from instamap.registry import default
+from instamap.cli.text_table import columns
+from instamap.plugin.component import KINDS
+from instamap.plugin.options import OptionSpec
+from instamap.plugin.options import describe as specs_of
+from instamap.plugin.registry import default
 
-FLAGS = {"representation": ("--representation", "-R"), "deformation": ("--deform", "-D"), "forward": ("--forward", "-F"),
-         "likelihood": ("--likelihood", "-L"), "engine": ("--engine", "-E")}  # fmt: skip
-AUTO = [["TAKES", "WHERE"],
-        ["states", "particles go through states: --deform bending-field (from=table, Gaussian noise, no stages) or subspace"],
-        ["poses", "--deform rigid corrects whole particles from a table, with no regulariser or stage"],
-        ["normal", "all particles share one density"],
-        ["images", "anything else, and wherever noise is not Gaussian"]]  # fmt: skip
+FLAGS = {
+    "representation": ("--representation", "-R"),
+    "deformation": ("--deform", "-D"),
+    "forward": ("--forward", "-F"),
+    "likelihood": ("--likelihood", "-L"),
+    "engine": ("--engine", "-E"),
+}
+AUTO = [
+    ["TAKES", "WHERE"],
+    [
+        "states",
+        (
+            "particles go through states: --deform bending-field (from=table, Gaussian noise, no"
+            " stages) or subspace"
+        ),
+    ],
+    ["poses", "--deform rigid corrects whole particles from a table, with no regulariser or stage"],
+    ["normal", "all particles share one density"],
+    ["images", "anything else, and wherever noise is not Gaussian"],
+]
 
 
 def describe(
-    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}; or stage, or preprocess.")],
-    name: Annotated[str, typer.Argument(help="As `instamap parts` lists it, or engine auto; none for stage and preprocess.")] = "",
+    kind: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(KINDS)}; or stage, or preprocess.")
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="As `instamap parts` lists it, or engine auto; none for stage and preprocess."
+        ),
+    ] = "",
 ) -> None:
-    """Show a part and its options, those of a stage of the fit, or what can be done to images before it."""
-    other = {("stage", ""): _stage, ("preprocess", ""): _preprocess, ("engine", "auto"): _auto}.get((kind, name))
+    """Show a part and its options, those of a stage of the fit, or what can be done to images
+    before it.
+    """
+    other = {("stage", ""): _stage, ("preprocess", ""): _preprocess, ("engine", "auto"): _auto}.get(
+        (kind, name)
+    )
     if other:
         return other()
     part = default().get(kind, name)
@@ -41,22 +67,41 @@ def describe(
 def _stage() -> None:
     from instamap.fit.stages import Stage
 
-    typer.echo("stage: what learns in one stage of a fit, and how fast; it ends where looks stop improving\n")
-    typer.echo('  use  --stage "OPTION=VALUE OPTION=VALUE", once for each stage; in run.toml a table [[stage]] each')
+    typer.echo(
+        "stage: what learns in one stage of a fit, and how fast; it ends where looks stop"
+        " improving\n"
+    )
+    typer.echo(
+        '  use  --stage "OPTION=VALUE OPTION=VALUE", once for each stage; in run.toml a table'
+        " [[stage]] each"
+    )
     _options(specs_of(Stage))
 
 
 def _preprocess() -> None:
-    typer.echo("preprocess: what is done to each image when it is read, in this order; the STAR file's origins stay true\n")
-    typer.echo("  use  of reconstruct and accumulate, or once for all of instamap preprocess; in run.toml a table [preprocess]\n")
+    typer.echo(
+        "preprocess: what is done to each image when it is read, in this order; the STAR file's"
+        " origins stay true\n"
+    )
+    typer.echo(
+        "  use  of reconstruct and accumulate, or once for all of instamap preprocess; in run.toml"
+        " a table [preprocess]\n"
+    )
     rows = [["OPTION", "WHAT IT IS"]]
-    for name, flag in {"crop": Crop, "box": Box, "normalise": Normalise, "background": Background}.items():
+    for name, flag in {
+        "crop": Crop,
+        "box": Box,
+        "normalise": Normalise,
+        "background": Background,
+    }.items():
         rows.append([f"--{name}", get_args(flag)[1].help])
     typer.echo(columns([["  " + row[0], *row[1:]] for row in rows]))
 
 
 def _auto() -> None:
-    typer.echo("engine auto: the usual choice; says which engine it takes, and run.toml keeps that one\n")
+    typer.echo(
+        "engine auto: the usual choice; says which engine it takes, and run.toml keeps that one\n"
+    )
     typer.echo(columns([["  " + row[0], *row[1:]] for row in AUTO]))
     typer.echo("\n  Options (-E) are those of the engine: instamap describe engine NAME")
 

@@ -5,14 +5,24 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.table import columns
+from instamap.cli.text_table import columns
 
 
 def fsc(
     a: Annotated[Path, typer.Argument(metavar="A.mrc", help="A map.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B.mrc", help="Another, such as the other half map.", show_default=False)],
-    mask: Annotated[Path | None, typer.Option(metavar="M.mrc", help="Compare inside this mask too, and correct for it.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FSC.csv", help="Write the curves.")] = None,
+    b: Annotated[
+        Path,
+        typer.Argument(
+            metavar="B.mrc", help="Another, such as the other half map.", show_default=False
+        ),
+    ],
+    mask: Annotated[
+        Path | None,
+        typer.Option(metavar="M.mrc", help="Compare inside this mask too, and correct for it."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FSC.csv", help="Write the curves.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FSC.png", help="Draw the curves.")] = None,
 ) -> None:
     """Fourier shell correlation of two maps: resolution and curves."""
@@ -38,7 +48,8 @@ def _curves(a: Path, b: Path, mask: Path | None) -> tuple[dict, int, float]:
     from instamap.maps import mask as masks
     from instamap.maps import mrc
 
-    first, second = mrc.read(a), mrc.read(b)
+    first = mrc.read(a)
+    second = mrc.read(b)
     shells.same_frame(first, second, (str(a), str(b)))
     (one, pixel_size), other = first, second[0]
     curves = {"whole": shells.fsc(one, other)}

@@ -5,38 +5,66 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.target import check_folder
+from instamap.cli.output_checks import check_folder
 
 STAR = "particles_latents.star"
 
 
 def infer(
-    motion: Annotated[Path, typer.Argument(help="Folder of a run with --deform bending-field or subspace.", show_default=False)],
-    particles: Annotated[Path, typer.Argument(help="STAR file of the new particles, posed in the run's frame.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("inferred"),
-    datadir: Annotated[Path | None, typer.Option(help="Folder that image paths are relative to, if not the STAR file's.")] = None,
-    together: Annotated[str | None, typer.Option(metavar="COLUMN", help="Images with one value in it share coordinates; rlnImageName: none "
-                                                 "do.  [default: the run's]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace coordinates that the folder holds.")] = False,
-) -> None:  # fmt: skip
-    """Place new particles along a fitted motion: latents.npy, and their STAR file with columns instamapLatent1 and so on."""
+    motion: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a run with --deform bending-field or subspace.", show_default=False
+        ),
+    ],
+    particles: Annotated[
+        Path,
+        typer.Argument(
+            help="STAR file of the new particles, posed in the run's frame.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
+        "inferred"
+    ),
+    datadir: Annotated[
+        Path | None,
+        typer.Option(help="Folder that image paths are relative to, if not the STAR file's."),
+    ] = None,
+    together: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Images with one value in it share coordinates; rlnImageName: none "
+            "do.  [default: the run's]",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace coordinates that the folder holds.")
+    ] = False,
+) -> None:
+    """Place new particles along a fitted motion: latents.npy, and their STAR file with columns
+    instamapLatent1 and so on.
+    """
     import numpy as np
 
     from instamap.cli.preprocess import check_target
-    from instamap.fit import output
-    from instamap.motion import latent_star, place
-    from instamap.motion.folder import LATENTS, Motion
+    from instamap.data import latent_star
+    from instamap.motion.motion_model import LATENTS, Motion
+    from instamap.workflows import embed_new, output
 
     check_folder(out, (LATENTS, STAR), "coordinates", force)
     check_target(out / STAR, (particles,) if particles.exists() else (), force)
     given = Motion.open(motion)
-    some = place.particles(given, particles, datadir)
-    unit = place.together(given, some, together)
+    some = embed_new.particles(given, particles, datadir)
+    unit = embed_new.together(given, some, together)
     with output.staged(out, force) as folder:
-        latents = place.place(given, some, unit)
+        latents = embed_new.place(given, some, unit)
         np.save(folder / LATENTS, latents.numpy())
         latent_star.write(some.table, latents, folder / STAR)
-    ends = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in zip(latents.amin(0), latents.amax(0), strict=True))
+    ends = ", ".join(
+        f"{low:.3g} to {high:.3g}"
+        for low, high in zip(latents.amin(0), latents.amax(0), strict=True)
+    )
     images = "" if int(unit.max()) + 1 == len(unit) else f" in {len(unit)} images"
     typer.echo(f"placed {int(unit.max()) + 1} particles{images}; coordinates from {ends}")
     found = latent_star.datadir(some.table, out / STAR, datadir)

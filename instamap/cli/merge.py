@@ -7,12 +7,21 @@ import typer
 
 
 def merge(
-    statistics: Annotated[list[Path], typer.Argument(metavar="STATS...", help="Folders of accumulate or merge.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of statistics to write.")] = Path("stats"),
-    force: Annotated[bool, typer.Option("--force", help="Replace statistics that the folder holds.")] = False,
+    statistics: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STATS...", help="Folders of accumulate or merge.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of statistics to write.")] = Path(
+        "stats"
+    ),
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace statistics that the folder holds.")
+    ] = False,
 ) -> None:
     """Add statistics of disjoint shards that were gathered with the same settings."""
-    from instamap.fit import shards
+    from instamap.workflows import shards
 
     folder = shards.merge(statistics, out, force=force)
     sets = ", ".join(f"{name} {count}" for name, count in folder.said["sets"].items())

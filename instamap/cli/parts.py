@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.table import columns
-from instamap.components import KINDS
-from instamap.registry import default
+from instamap.cli.text_table import columns
+from instamap.plugin.component import KINDS
+from instamap.plugin.registry import default
 
 
-def parts(kind: Annotated[str | None, typer.Option(help=f"Only one kind: {', '.join(KINDS)}.")] = None) -> None:
+def parts(
+    kind: Annotated[str | None, typer.Option(help=f"Only one kind: {', '.join(KINDS)}.")] = None,
+) -> None:
     """List the parts that can be chosen by name."""
     registry = default()
     rows = [[part.kind, part.name, part.provider, part.summary] for part in registry.parts(kind)]

@@ -1,4 +1,6 @@
-"""Progress on standard error: live bars on a terminal, elsewhere one plain line at the end of each stage."""
+"""Progress on standard error: live bars on a terminal, elsewhere one plain line at the end of each
+stage.
+"""
 
 import itertools
 import time
@@ -10,19 +12,30 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from instamap.fit.loop import Look
 
 # All of it fits into the 80 columns of a usual terminal: what does not is cut off.
-COLUMNS = (TextColumn("{task.description:6}"), BarColumn(4), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-           TextColumn("{task.fields[rate]}"), TextColumn("≤"), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))  # fmt: skip
+COLUMNS = (
+    TextColumn("{task.description:6}"),
+    BarColumn(4),
+    TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+    TextColumn("{task.fields[rate]}"),
+    TextColumn("≤"),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[state]}"),
+)
 
 
 class Stages:
-    """A context in which images are read, then maps are fitted, some side by side. The fits of one set, which is the first word of a fit's
-    name, come one after the other: one ends where the next begins."""
+    """A context in which images are read, then maps are fitted, some side by side. The fits of one
+    set, which is the first word of a fit's name, come one after the other: one ends where the next
+    begins.
+    """
 
     def __init__(self):
         self.console = Console(stderr=True)
         self._bars = Progress(*COLUMNS, console=self.console) if self.console.is_terminal else None
         self._tasks: dict[str, int] = {}
-        self._looks: dict[str, tuple[str, list[Look]]] = {}  # by set: the fit under way, and its looks
+        self._looks: dict[
+            str, tuple[str, list[Look]]
+        ] = {}  # by set: the fit under way, and its looks
         self._start = time.monotonic()
 
     def __enter__(self) -> "Stages":
@@ -57,10 +70,12 @@ class Stages:
 
     def counter(self, name: str, total: int) -> Callable[[], None]:
         """What is called when one more of `total` things, together called `name`, is done."""
-        start, done = time.monotonic(), itertools.count(1)
+        start = time.monotonic()
+        done = itertools.count(1)
 
         def one_more() -> None:
-            number, seconds = next(done), max(time.monotonic() - start, 1e-9)
+            number = next(done)
+            seconds = max(time.monotonic() - start, 1e-9)
             self._show(name, number, total, f"{number / seconds:.1f}/s", "")
             if number == total and not self._bars:
                 self.say(f"{total} {name} in {seconds:.1f} s")
@@ -90,4 +105,7 @@ class Stages:
             self._bars.update(self._tasks[name], total=looks[-1].step)
         else:
             best = max(looks, key=lambda look: look.held_out)
-            self.say(f"{name}: {looks[-1].step} steps in {looks[-1].seconds:.1f} s, best at step {best.step}")
+            self.say(
+                f"{name}: {looks[-1].step} steps in {looks[-1].seconds:.1f} s, best at step"
+                f" {best.step}"
+            )

@@ -19,56 +19,126 @@ def atomic(flag: str, help: str):
 
 
 def simulate(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="PDB or mmCIF file, perhaps gzipped, or a map.mrc.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("simulated"),
-    count: Annotated[int | None, plain("-n", "--count", help="Particles.  [default: 10000, or the rows of --poses]")] = None,
-    box: Annotated[int | None, plain("--box", help="Pixels along an edge.  [default: 64, or the map's]")] = None,
-    pixel: Annotated[float | None, plain("--pixel", help="Å per pixel.  [default: 3, or the map's]")] = None,
-    snr: Annotated[float, typer.Option(help="Variance of the signal, after contrast transfer, over that of the noise.")] = 0.1,
-    noise: Annotated[str, typer.Option(help="white, or coloured: falling with frequency.")] = "white",
-    defocus: Annotated[str | None, plain("--defocus", help="Å, or LOW:HIGH, between which it is drawn.  [default: 8000:20000]")] = None,
-    poses: Annotated[str, typer.Option(help="uniform, or a STAR file whose poses, origins and optics are taken.")] = "uniform",
-    shift: Annotated[float | None, plain("--shift", help="Standard deviation of the origins, in Å.  [default: a pixel]")] = None,
-    scale: Annotated[float, typer.Option(help="Standard deviation of the images' contrast about 1.")] = 0.0,
-    offset: Annotated[float, typer.Option(help="Standard deviation of the images' background, in that of the noise.")] = 0.0,
-    b_factor: Annotated[float | None, atomic("--b-factor", "Å², of every atom.  [default: the file's]")] = None,
-    solvent: Annotated[float | None, atomic("--solvent", "Share of atoms that displaced water takes, such as 0.6.  [default: 0]")] = None,
-    point_mass: Annotated[float | None, atomic("--point-mass", "Share of atoms that a point adds, such as 1e-4.  [default: 0]")] = None,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="PDB or mmCIF file, perhaps gzipped, or a map.mrc.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
+        "simulated"
+    ),
+    count: Annotated[
+        int | None,
+        plain("-n", "--count", help="Particles.  [default: 10000, or the rows of --poses]"),
+    ] = None,
+    box: Annotated[
+        int | None, plain("--box", help="Pixels along an edge.  [default: 64, or the map's]")
+    ] = None,
+    pixel: Annotated[
+        float | None, plain("--pixel", help="Å per pixel.  [default: 3, or the map's]")
+    ] = None,
+    snr: Annotated[
+        float,
+        typer.Option(
+            help="Variance of the signal, after contrast transfer, over that of the noise."
+        ),
+    ] = 0.1,
+    noise: Annotated[
+        str, typer.Option(help="white, or coloured: falling with frequency.")
+    ] = "white",
+    defocus: Annotated[
+        str | None,
+        plain(
+            "--defocus", help="Å, or LOW:HIGH, between which it is drawn.  [default: 8000:20000]"
+        ),
+    ] = None,
+    poses: Annotated[
+        str, typer.Option(help="uniform, or a STAR file whose poses, origins and optics are taken.")
+    ] = "uniform",
+    shift: Annotated[
+        float | None,
+        plain("--shift", help="Standard deviation of the origins, in Å.  [default: a pixel]"),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(help="Standard deviation of the images' contrast about 1.")
+    ] = 0.0,
+    offset: Annotated[
+        float,
+        typer.Option(help="Standard deviation of the images' background, in that of the noise."),
+    ] = 0.0,
+    b_factor: Annotated[
+        float | None, atomic("--b-factor", "Å², of every atom.  [default: the file's]")
+    ] = None,
+    solvent: Annotated[
+        float | None,
+        atomic(
+            "--solvent", "Share of atoms that displaced water takes, such as 0.6.  [default: 0]"
+        ),
+    ] = None,
+    point_mass: Annotated[
+        float | None,
+        atomic("--point-mass", "Share of atoms that a point adds, such as 1e-4.  [default: 0]"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace particles that the folder holds.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace particles that the folder holds.")
+    ] = False,
 ) -> None:
-    """Images of a model or a map with known poses: particles.star, particles.mrcs, truth.mrc and a record.
+    """Images of a model or a map with known poses: particles.star, particles.mrcs, truth.mrc and a
+    record.
 
-    Models need gemmi (pip install 'instamap[models]'). Atoms scatter electrons as neutral ones do, blurred by their B-factors; the first
-    model of a file counts, its water does not, and its centre of mass becomes the origin. truth.mrc is in the unit of the images per Å, in
-    which the noise has variance 1.
+    Models need gemmi (pip install 'instamap[models]'). Atoms scatter electrons as neutral ones do,
+    blurred by their B-factors; the first model of a file counts, its water does not, and its centre
+    of mass becomes the origin. truth.mrc is in the unit of the images per Å, in which the noise has
+    variance 1.
     """
     from instamap.cli.progress import Stages
-    from instamap.data import simulate as sets
-    from instamap.data.exposure import Exposure
-    from instamap.data.write_set import FILES
-    from instamap.fit import output, record
-    from instamap.forward.ctf import ctf
+    from instamap.fourier.ctf import ctf
+    from instamap.simulate import particle_set as sets
+    from instamap.simulate.exposure import Exposure
+    from instamap.simulate.write_set import FILES
+    from instamap.workflows import output, record
 
     check_seed(seed)
     star = None if poses == "uniform" else Path(poses)
-    plan, exposure = sets.Plan(count, star, shift, _range(defocus)), Exposure(snr, noise, scale, offset)
+    plan = sets.Plan(count, star, shift, _range(defocus))
+    exposure = Exposure(snr, noise, scale, offset)
     if (out / output.MARK).exists():
         raise OutputError(f"output folder '{out}' holds a run; choose another")
     for target in (*FILES, RECORD):
-        check_target(out / target, tuple(path for path in (source, star) if path and path.exists()), force)
+        check_target(
+            out / target, tuple(path for path in (source, star) if path and path.exists()), force
+        )
     only = {"b_factor": b_factor, "solvent": solvent, "point_mass": point_mass}
-    made, said = _source(source, box, pixel, {name: value for name, value in only.items() if value is not None})
+    made, said = _source(
+        source, box, pixel, {name: value for name, value in only.items() if value is not None}
+    )
     with output.staged(out, force) as folder, Stages() as stages:
-        written = sets.simulate(folder, made, plan, exposure, transfer=ctf, seed=seed, watch=stages.simulate)
-        said = {"source": str(source), "seed": seed, "box": made.box, "pixel_size": made.pixel_size} | said
-        record.write_toml(folder / RECORD, said | plan.record(made.pixel_size) | exposure.record(made.box) | written.record())
-    typer.echo(f"{len(written.contrast)} images of {made.box} px at {made.pixel_size:g} Å in {out}/: {', '.join((*FILES, RECORD))}")
+        written = sets.simulate(
+            folder, made, plan, exposure, transfer=ctf, seed=seed, watch=stages.simulate
+        )
+        said = {
+            "source": str(source),
+            "seed": seed,
+            "box": made.box,
+            "pixel_size": made.pixel_size,
+        } | said
+        record.write_toml(
+            folder / RECORD,
+            said | plan.record(made.pixel_size) | exposure.record(made.box) | written.record(),
+        )
+    typer.echo(
+        f"{len(written.contrast)} images of {made.box} px at {made.pixel_size:g} Å in {out}/:"
+        f" {', '.join((*FILES, RECORD))}"
+    )
 
 
 def check_seed(seed: int) -> None:
     """Raise OptionError for a seed that no reconstruction could have."""
-    from instamap.cli.run import RANGES
+    from instamap.cli.summary import RANGES
 
     low, high = RANGES["seed"]
     if not low <= seed <= high:
@@ -76,17 +146,24 @@ def check_seed(seed: int) -> None:
 
 
 def _source(path: Path, box: int | None, pixel: float | None, only: dict[str, float]):
-    """The model or the map as something to be imaged, and what the record says of it. `only`: what models alone have."""
-    from instamap.data import model
-    from instamap.data import simulate as sets
+    """The model or the map as something to be imaged, and what the record says of it. `only`: what
+    models alone have.
+    """
     from instamap.maps import mrc
+    from instamap.simulate import atomic_model
+    from instamap.simulate import particle_set as sets
 
-    if model.is_model(path):
+    if atomic_model.is_model(path):
         lattice = {"box": box, "pixel_size": pixel}
-        made = sets.of_model(path, **{name: value for name, value in lattice.items() if value is not None}, **only)
+        made = sets.of_model(
+            path, **{name: value for name, value in lattice.items() if value is not None}, **only
+        )
         return made, only | {"centre": made.centre.tolist()}
     for name, value in only.items():
-        raise OptionError(f"{name} is {value:g}, but '{path}' is taken for a map, which has no atoms; leave out --{name.replace('_', '-')}")
+        raise OptionError(
+            f"{name} is {value:g}, but '{path}' is taken for a map, which has no atoms; leave out"
+            f" --{name.replace('_', '-')}"
+        )
     return sets.of_map(*mrc.read(path), box, pixel), {}
 
 

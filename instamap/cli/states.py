@@ -5,57 +5,102 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.table import columns
-from instamap.cli.target import check_folder
+from instamap.cli.output_checks import check_folder
+from instamap.cli.text_table import columns
 from instamap.errors import OptionError
 
 if TYPE_CHECKING:
-    from instamap.motion.folder import Motion
+    from instamap.motion.motion_model import Motion
 
-CLUSTERS, FRAMES = 8, 20  # where nothing else is said
-RECORD, STAR = "states.json", "particles_latents.star"
-# What an earlier run may have left: it goes whole, so that no map of it is taken for one of the new run.
-WRITTEN = (RECORD, STAR, "states.csv", "latents.png", "movie.gif", "movie.mp4", "state_*.mrc", "morph_*.mrc", "frame_*.png")
+CLUSTERS = 8
+FRAMES = 20  # where nothing else is said
+RECORD = "states.json"
+STAR = "particles_latents.star"
+# What an earlier run may have left: it goes whole, so that no map of it is taken for one of the new
+# run.
+WRITTEN = (
+    RECORD,
+    STAR,
+    "states.csv",
+    "latents.png",
+    "movie.gif",
+    "movie.mp4",
+    "state_*.mrc",
+    "morph_*.mrc",
+    "frame_*.png",
+)
 
 
 def states(
-    motion: Annotated[Path, typer.Argument(help="Folder of a run with --deform bending-field.", show_default=False)],
+    motion: Annotated[
+        Path,
+        typer.Argument(help="Folder of a run with --deform bending-field.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("states"),
-    kmeans: Annotated[int | None, typer.Option(metavar="N", help=f"States: centres of N clusters.  [default: {CLUSTERS}]")] = None,
-    path: Annotated[int | None, typer.Option(metavar="N", help="States: N along the motion, from end to end.")] = None,
-    at: Annotated[Path | None, typer.Option(metavar="Z.csv", help="States: a row each, under a header z1,z2,... or without.")] = None,
-    frames: Annotated[int | None, typer.Option(min=0, metavar="N", help="Frames of the movie; 0 for none.  "
-                                               f"[default: {FRAMES}; the states of --path]")] = None,
-    level: Annotated[float | None, typer.Option(help="Density at the surface that the movie shows.  [default: found]")] = None,
-    particles: Annotated[Path | None, typer.Option(help="STAR file of the run, if it is no longer where it was.")] = None,
+    kmeans: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"States: centres of N clusters.  [default: {CLUSTERS}]"),
+    ] = None,
+    path: Annotated[
+        int | None, typer.Option(metavar="N", help="States: N along the motion, from end to end.")
+    ] = None,
+    at: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="Z.csv", help="States: a row each, under a header z1,z2,... or without."
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help=f"Frames of the movie; 0 for none.  [default: {FRAMES}; the states of --path]",
+        ),
+    ] = None,
+    level: Annotated[
+        float | None,
+        typer.Option(help="Density at the surface that the movie shows.  [default: found]"),
+    ] = None,
+    particles: Annotated[
+        Path | None, typer.Option(help="STAR file of the run, if it is no longer where it was.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the clusters.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace states that the folder holds.")] = False,
-) -> None:  # fmt: skip
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace states that the folder holds.")
+    ] = False,
+) -> None:
     """Write maps and half maps of states of a motion, a movie, and the particles' coordinates.
 
-    state_001.mrc and so on, with half maps of both independent fits; states.csv, with the number of particles nearest to each state
-    and the resolution at which its half maps agree; morph_001.mrc and so on, between clusters or rows (--path needs none: its states
-    are the morph); the movie as frame_001.png and so on, movie.gif and, where ffmpeg is installed, movie.mp4; latents.png, which shows
-    the coordinates and whether they go with the pose; particles_latents.star, the run's STAR file with columns instamapLatent1 and
-    so on; states.json.
+    state_001.mrc and so on, with half maps of both independent fits; states.csv, with the number of
+    particles nearest to each state and the resolution at which its half maps agree; morph_001.mrc
+    and so on, between clusters or rows (--path needs none: its states are the morph); the movie as
+    frame_001.png and so on, movie.gif and, where ffmpeg is installed, movie.mp4; latents.png, which
+    shows the coordinates and whether they go with the pose; particles_latents.star, the run's STAR
+    file with columns instamapLatent1 and so on; states.json.
 
-    With one coordinate --path leads from the 2nd to the 98th percentile; with more, through means of particles along the first
-    principal axis.
+    With one coordinate --path leads from the 2nd to the 98th percentile; with more, through means
+    of particles along the first principal axis.
     """
-    from instamap.fit import output
-    from instamap.motion.folder import Motion
+    from instamap.motion.motion_model import Motion
+    from instamap.workflows import output
 
     if sum(choice is not None for choice in (kmeans, path, at)) > 1:
         raise OptionError("states are chosen in two ways; give one of --kmeans, --path and --at")
     if path is not None and frames:
-        raise OptionError(f"frames is {frames}, but those of --path are its {path} states; leave out --frames, or give 0 for no movie")
+        raise OptionError(
+            f"frames is {frames}, but those of --path are its {path} states; leave out --frames, or"
+            " give 0 for no movie"
+        )
     check_folder(out, (RECORD,), "states", force)
     given = Motion.open(motion)
     z, how = _choose(given, kmeans, path, at, seed)
     with output.staged(out, force) as folder:
         few = kmeans is None and path is None and at is None and len(z) < CLUSTERS
         lines = [_fewer(len(z))] if few else []
-        lines += _fill(folder, given, z, how, FRAMES if frames is None else frames, level, particles, out)
+        lines += _fill(
+            folder, given, z, how, FRAMES if frames is None else frames, level, particles, out
+        )
         for old in [old for name in WRITTEN for old in out.glob(name)]:
             old.unlink()
     typer.echo("\n".join(lines))
@@ -63,7 +108,7 @@ def states(
 
 def _choose(motion: "Motion", kmeans: int | None, path: int | None, at: Path | None, seed: int):
     """Coordinates of the states "K L", and how they were chosen."""
-    from instamap.motion import states as choose
+    from instamap.motion import conformation_maps as choose
 
     latents = motion.latents.double()
     if at is not None:
@@ -77,23 +122,41 @@ def _choose(motion: "Motion", kmeans: int | None, path: int | None, at: Path | N
 def _fewer(count: int) -> str:
     """What is said where the usual number of states is more than there are."""
     if count == 1:
-        return "all particles have the same coordinates (the run found no motion): there is one state"
-    return f"particles have {count} different coordinates: there are {count} states instead of the usual {CLUSTERS}"
+        return (
+            "all particles have the same coordinates (the run found no motion): there is one state"
+        )
+    return (
+        f"particles have {count} different coordinates: there are {count} states instead of the"
+        f" usual {CLUSTERS}"
+    )
 
 
-def _fill(folder: Path, motion: "Motion", z, how: dict, frames: int, level: float | None, particles: Path | None, out: Path) -> list[str]:
+def _fill(
+    folder: Path,
+    motion: "Motion",
+    z,
+    how: dict,
+    frames: int,
+    level: float | None,
+    particles: Path | None,
+    out: Path,
+) -> list[str]:
     """Write everything to `folder`, from where it goes to `out`; what to say of it."""
     import json
 
     from instamap.cli.progress import Stages
-    from instamap.motion import latent_star, leakage, movie
-    from instamap.motion import states as make
+    from instamap.data import latent_star
+    from instamap.motion import conformation_maps as make
+    from instamap.motion import pose_dependence
+    from instamap.report import movie
 
-    table, latents = latent_star.source(motion.settings, particles, len(motion.latents)), motion.latents.double()
-    rotation, moving = latent_star.rotation(table), frames > 1 and len(z) > 1
+    table = latent_star.source(motion.settings, particles, len(motion.latents))
+    latents = motion.latents.double()
+    rotation = latent_star.rotation(table)
+    moving = frames > 1 and len(z) > 1
     morph = make.through(z, frames) if moving and "path" not in how else None
     shown = z if morph is None else morph
-    record = {"states": how, "level": None, "leakage": leakage.leakage(latents, rotation)}
+    record = {"states": how, "level": None, "leakage": pose_dependence.leakage(latents, rotation)}
     with Stages() as stages:
         total = len(z) + (0 if morph is None else len(morph)) + len(shown) * moving
         step = stages.counter("maps and frames" if moving else "maps", total)
@@ -105,7 +168,7 @@ def _fill(folder: Path, motion: "Motion", z, how: dict, frames: int, level: floa
         if moving:
             seen, film = movie.write(files, shown, latents, folder, level=level, watch=step)
             record["level"] = seen.camera.level
-    leakage.plot(folder / "latents.png", latents, rotation, z)
+    pose_dependence.plot(folder / "latents.png", latents, rotation, z)
     latent_star.write(table, latents, folder / STAR)
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     place = latent_star.datadir(table, out / STAR, _datadir(motion))
@@ -119,7 +182,12 @@ def _datadir(motion: "Motion") -> Path | None:
 
 def _rows(done: list) -> list[str]:
     """The states in columns."""
-    head = ["state", *[f"z{i + 1}" for i in range(len(done[0].z))], "particles", "half-map FSC = 0.143"]
+    head = [
+        "state",
+        *[f"z{i + 1}" for i in range(len(done[0].z))],
+        "particles",
+        "half-map FSC = 0.143",
+    ]
     rows = []
     for state in done:
         found = "-" if state.resolution is None else f"{state.resolution:.2f} Å"
@@ -128,8 +196,14 @@ def _rows(done: list) -> list[str]:
 
 
 def _conclusion(leaks: list[float | None], film: str, place: Path | None, out: Path) -> list[str]:
-    shares = ", ".join(f"z{i + 1} {'unknown' if share is None else f'{share:.1%}'}" for i, share in enumerate(leaks))
-    lines = [f"variance of coordinates that the direction of view explains: {shares} (motion alone: about none)"]
+    shares = ", ".join(
+        f"z{i + 1} {'unknown' if share is None else f'{share:.1%}'}"
+        for i, share in enumerate(leaks)
+    )
+    lines = [
+        f"variance of coordinates that the direction of view explains: {shares} (motion alone:"
+        " about none)"
+    ]
     if film:
         lines.append(f"movie: movie.gif, {film}")
     if place:

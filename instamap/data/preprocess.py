@@ -11,16 +11,21 @@ from instamap.geometry import grids
 
 LEAST = 8  # pixels along an edge
 BACKGROUND = 0.375  # of the edge: where RELION's background begins unless it is told otherwise
-_FLAT = 1e-6  # a standard deviation of less than this share of the largest value is what float32 leaves of a plane
+# a standard deviation of less than this share of the largest value is what float32 leaves of a
+# plane
+_FLAT = 1e-6
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What is done to every image, in this order. The origin stays at pixel D // 2 and shifts in Å stay what they are.
+    """What is done to every image, in this order. The origin stays at pixel D // 2 and shifts in Å
+    stay what they are.
 
-    crop: edge of the middle that is kept, in pixels. box: edge after Fourier cropping; pixels grow by crop/box. normalise: the plane that
-    fits the background best is subtracted, and the rest divided by its standard deviation in the background. background: Å; what is
-    farther than this from the origin is background (None: 0.375 of the edge). Raises OptionError for values that cannot be.
+    crop: edge of the middle that is kept, in pixels. box: edge after Fourier cropping; pixels grow
+    by crop/box. normalise: the plane that fits the background best is subtracted, and the rest
+    divided by its standard deviation in the background. background: Å; what is farther than this
+    from the origin is background (None: 0.375 of the edge). Raises OptionError for values that
+    cannot be.
     """
 
     crop: int | None = None
@@ -32,9 +37,15 @@ class Preprocess:
         for name, low in (("crop", LEAST), ("box", LEAST), ("background", 0.0)):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= low and value > 0):
-                raise OptionError(f"{name} is {value}; it must be {f'at least {low} pixels' if low else 'a radius in Å above 0'}")
+                raise OptionError(
+                    f"{name} is {value}; it must be"
+                    f" {f'at least {low} pixels' if low else 'a radius in Å above 0'}"
+                )
         if self.background is not None and not self.normalise:
-            raise OptionError(f"background is {self.background:g} Å, but nothing is normalised; add --normalise or leave it out")
+            raise OptionError(
+                f"background is {self.background:g} Å, but nothing is normalised; add --normalise"
+                " or leave it out"
+            )
 
     def __bool__(self) -> bool:
         """Whether anything is done."""
@@ -42,8 +53,11 @@ class Preprocess:
 
     def __str__(self) -> str:
         beyond = "" if self.background is None else f" beyond {self.background:g} Å"
-        said = [self.crop and f"cropped to {self.crop} px", self.box and f"scaled to {self.box} px",
-                self.normalise and f"background{beyond} normalised"]  # fmt: skip
+        said = [
+            self.crop and f"cropped to {self.crop} px",
+            self.box and f"scaled to {self.box} px",
+            self.normalise and f"background{beyond} normalised",
+        ]
         return ", ".join(word for word in said if word) or "none"
 
     def record(self) -> dict:
@@ -55,15 +69,22 @@ NOTHING = Preprocess()
 
 
 class Preprocessor:
-    """A `Preprocess` for images of `box` pixels of `pixel_size` Å: images "B D D" [y, x] to images "B d d".
+    """A `Preprocess` for images of `box` pixels of `pixel_size` Å: images "B D D" [y, x] to images
+    "B d d".
 
-    edge: pixels after cropping. box, pixel_size: of the outcome; pixels grew by edge/box. Raises OptionError where images are too small.
+    edge: pixels after cropping. box, pixel_size: of the outcome; pixels grew by edge/box. Raises
+    OptionError where images are too small.
     """
 
     def __init__(self, steps: Preprocess, box: int, pixel_size: float):
         self.steps = steps
         self.edge = _at_most("crop", steps.crop, box, f"the images are {box} pixels wide")
-        self.box = _at_most("box", steps.box, self.edge, f"the images are {self.edge} pixels wide{' once cropped' if steps.crop else ''}")
+        self.box = _at_most(
+            "box",
+            steps.box,
+            self.edge,
+            f"the images are {self.edge} pixels wide{' once cropped' if steps.crop else ''}",
+        )
         self.pixel_size = pixel_size * self.edge / self.box
         self._matrix = None if self.box == self.edge else fourier_crop(self.edge, self.box)
         self._background = self._outside() if steps.normalise else None
@@ -72,43 +93,60 @@ class Preprocessor:
         half = self.box / 2 * self.pixel_size
         radius = 2 * BACKGROUND * half if self.steps.background is None else self.steps.background
         if radius > half:
-            raise OptionError(f"background is {radius:g} Å, but the images reach {half:g} Å from their middle; give at most that")
-        return grids.pixel_centres(self.box, self.pixel_size, dtype=torch.float64).norm(dim=-1) > radius
+            raise OptionError(
+                f"background is {radius:g} Å, but the images reach {half:g} Å from their middle;"
+                " give at most that"
+            )
+        return (
+            grids.pixel_centres(self.box, self.pixel_size, dtype=torch.float64).norm(dim=-1)
+            > radius
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """In the images' dtype; not a number where the background is flat."""
         images = grids.crop(images, self.edge)
         if self._matrix is not None:
-            matrix = self._matrix.to(images).expand(len(images), -1, -1)  # one product an image: its value depends on no other image
+            matrix = self._matrix.to(images).expand(
+                len(images), -1, -1
+            )  # one product an image: its value depends on no other image
             images = torch.bmm(torch.bmm(matrix, images), matrix.mT)
         return images if self._background is None else normalise(images, self._background)
 
 
 def fourier_crop(edge: int, box: int) -> Tensor:
-    """The matrix M "box edge" (float64) with which M I Mᵀ is image I "edge edge" of only those Fourier components that `box` pixels hold.
+    """The matrix M "box edge" (float64) with which M I Mᵀ is image I "edge edge" of only those
+    Fourier components that `box` pixels hold.
 
-    M[m, n] = 1/edge Σ_k w(k) exp(2πi k [(m - box // 2)/box - (n - edge // 2)/edge]) over |k| <= box/2, with w = 1 but for ½ at ±box/2, the
-    two components that become one: a mean, as what remains of them must be real. Values are kept, so the mean is; of white noise the
-    share ((box - ½ [box is even])/edge)² of the variance remains.
+    M[m, n] = 1/edge Σ_k w(k) exp(2πi k [(m - box // 2)/box - (n - edge // 2)/edge]) over |k| <=
+    box/2, with w = 1 but for ½ at ±box/2, the two components that become one: a mean, as what
+    remains of them must be real. Values are kept, so the mean is; of white noise the share ((box -
+    ½ [box is even])/edge)² of the variance remains.
     """
     k = torch.arange(-(box // 2), box // 2 + 1, dtype=torch.float64)
     weight = torch.where(2 * k.abs() == box, 0.5, 1.0)
-    phase = lambda size: 2 * math.pi * grids.axis(size, 1 / size, dtype=torch.float64)[:, None] * k
-    at, to = phase(edge), phase(box)
+
+    def phase(size):
+        return 2 * math.pi * grids.axis(size, 1 / size, dtype=torch.float64)[:, None] * k
+
+    at = phase(edge)
+    to = phase(box)
     return (to.cos() * weight @ at.cos().mT + to.sin() * weight @ at.sin().mT) / edge
 
 
 def normalise(images: Tensor, background: Tensor) -> Tensor:
-    """Images "B D D" less the plane a + b x + c y that fits them best where `background` "D D" is true, over the standard deviation there.
+    """Images "B D D" less the plane a + b x + c y that fits them best where `background` "D D" is
+    true, over the standard deviation there.
 
-    So the mean there is 0 and the variance 1. Not a number where nothing but a plane is there. As RELION's normalisation does,
-    dust aside.
+    So the mean there is 0 and the variance 1. Not a number where nothing but a plane is there. As
+    RELION's normalisation does, dust aside.
     """
     centres = grids.pixel_centres(images.shape[-1], 1.0, dtype=torch.float64)
     plane = torch.cat([torch.ones_like(centres[..., :1]), centres], -1)
     values = images.double()
     there = values[:, background]
-    rest = values - torch.einsum("bi,yxi->byx", there @ torch.linalg.pinv(plane[background]).mT, plane)
+    rest = values - torch.einsum(
+        "bi,yxi->byx", there @ torch.linalg.pinv(plane[background]).mT, plane
+    )
     deviation = rest[:, background].square().mean(1).sqrt()
     deviation = torch.where(deviation > _FLAT * there.abs().amax(1), deviation, torch.nan)
     return (rest / deviation[:, None, None]).to(images.dtype)

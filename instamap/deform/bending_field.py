@@ -1,4 +1,6 @@
-"""Continuous bending: a smooth displacement field in the particle's own frame, steered by a few coordinates per particle."""
+"""Continuous bending: a smooth displacement field in the particle's own frame, steered by a few
+coordinates per particle.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,31 +11,40 @@ from torch import Tensor, nn
 
 from instamap.deform.encoder import Encoder
 from instamap.errors import CompositionError
-from instamap.options import DeformationOptions, option
-from instamap.protocols import Deformation
+from instamap.parts import Deformation
+from instamap.plugin.options import DeformationOptions, option
 from instamap.scene import Scene, Views
 
-FINE = 2  # samples of the spline per control interval, between which displacements are interpolated linearly
-WIDTH, DEPTH = 64, 2  # of the decoder
+# samples of the spline per control interval, between which displacements are interpolated linearly
+FINE = 2
+WIDTH = 64
+DEPTH = 2  # of the decoder
 
 
 class BendingField(Deformation):
-    """x + u(x; z), u a cubic B-spline on a lattice of control points c(z), c a small network that is zero at birth.
+    """x + u(x; z), u a cubic B-spline on a lattice of control points c(z), c a small network that
+    is zero at birth.
 
-    u lives in the particle's fixed frame and is the same whatever the pose. The spline is sampled twice per control interval h and
-    interpolated linearly between, off by at most h²/32 Σ_a max |∂²u/∂a²|: a hundredth of u where control points vary over two of
-    them (σ), a tenth where each is drawn for itself. Beyond the box u goes on as at the box's surface. Coordinates z come from a table
-    with a row for each particle, or from a network that sees the image, moved and turned in its plane into the particle's frame, and not
-    the pose.
+    u lives in the particle's fixed frame and is the same whatever the pose. The spline is sampled
+    twice per control interval h and interpolated linearly between, off by at most h²/32 Σ_a max
+    |∂²u/∂a²|: a hundredth of u where control points vary over two of them (σ), a tenth where each
+    is drawn for itself. Beyond the box u goes on as at the box's surface. Coordinates z come from a
+    table with a row for each particle, or from a network that sees the image, moved and turned in
+    its plane into the particle's frame, and not the pose.
     """
 
     states = "bend"
 
     @dataclass(frozen=True)
     class Options(DeformationOptions):
-        latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(1, "coordinates per particle; auto: what held-out images favour")
+        latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(
+            1, "coordinates per particle; auto: what held-out images favour"
+        )
         source: Literal["table", "image"] = option(
-            "table", "what coordinates come from: a table of all particles, or a network that sees the image", name="from"
+            "table",
+            "what coordinates come from: a table of all particles, or a network that sees the"
+            " image",
+            name="from",
         )
         points: int = option(16, "control points along an edge of the box", low=5, high=48)
         learning_rate: float = option(3e-3, "step size of Adam for this part", low=0.0)
@@ -41,12 +52,15 @@ class BendingField(Deformation):
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
         if options.latent == "auto":
-            raise CompositionError("latent=auto is for engine 'states', which can tell; give a number from 1 to 10")
+            raise CompositionError(
+                "latent=auto is for engine 'states', which can tell; give a number from 1 to 10"
+            )
         if options.source == "table":
             self.table = nn.Parameter(0.1 * torch.randn(scene.count, options.latent))
         else:
             self.encoder = Encoder(options.latent, pose=False)
-        n, self.half = options.points, 0.5 * scene.box * scene.pixel_size
+        n = options.points
+        self.half = 0.5 * scene.box * scene.pixel_size
         layers: list[nn.Module] = []
         for before in [options.latent] + [WIDTH] * (DEPTH - 1):
             layers += [nn.Linear(before, WIDTH), nn.SiLU()]
@@ -59,7 +73,9 @@ class BendingField(Deformation):
         if self.options.source == "table":
             return self.table[views.index]
         if images is None:
-            raise ValueError("bending-field with from=image reads its coordinates off the images; give them")
+            raise ValueError(
+                "bending-field with from=image reads its coordinates off the images; give them"
+            )
         return self.encoder(images, views, self.scene.pixel_size)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -76,18 +92,27 @@ class BendingField(Deformation):
         return moved
 
     def lattice(self, z: Tensor) -> Tensor:
-        """Displacements "B 3 M M M" (x, y, z in Å; [z, y, x]) for coordinates z "B L", on a lattice whose ends are the box's."""
+        """Displacements "B 3 M M M" (x, y, z in Å; [z, y, x]) for coordinates z "B L", on a lattice
+        whose ends are the box's.
+        """
         n = self.options.points
-        control = self.decoder(z).view(len(z), 3, n, n, n) * (self.half / 32)  # one for a displacement by a 64th of the box
+        control = self.decoder(z).view(len(z), 3, n, n, n) * (
+            self.half / 32
+        )  # one for a displacement by a 64th of the box
         for axis in (2, 3, 4):
-            control = torch.movedim(torch.movedim(control, axis, -1) @ self.spline.to(control).mT, -1, axis)
+            control = torch.movedim(
+                torch.movedim(control, axis, -1) @ self.spline.to(control).mT, -1, axis
+            )
         return control
 
 
 def _spline(points: int) -> Tensor:
-    """Weights "M points" (float64) of control points, the outermost of which are one interval outside the box, at samples over the box."""
+    """Weights "M points" (float64) of control points, the outermost of which are one interval
+    outside the box, at samples over the box.
+    """
     intervals = points - 3
     at = torch.arange(FINE * intervals + 1, dtype=torch.float64) / FINE + 1
     d = (at[:, None] - torch.arange(points)).abs()
-    near, far = 2 / 3 - d**2 + d**3 / 2, (2 - d).clamp(min=0) ** 3 / 6
+    near = 2 / 3 - d**2 + d**3 / 2
+    far = (2 - d).clamp(min=0) ** 3 / 6
     return torch.where(d < 1, near, far)

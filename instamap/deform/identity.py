@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from instamap.options import Options
-from instamap.protocols import Deformation
+from instamap.parts import Deformation
+from instamap.plugin.options import Options
 from instamap.scene import Views
 
 

@@ -1,30 +1,40 @@
-"""Central slices: the density is put on a lattice once, and all images are planes of its Fourier transform."""
+"""Central slices: the density is put on a lattice once, and all images are planes of its Fourier
+transform.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from instamap.fourier.projector import Projector
 from instamap.geometry import grids
-from instamap.geometry.projections import Projector
-from instamap.options import Options, option
-from instamap.protocols import DensityFn, ForwardOperator
+from instamap.parts import DensityFn, ForwardOperator
+from instamap.plugin.options import Options, option
 from instamap.scene import Scene, Views
 
 
 class Slice(ForwardOperator):
-    """Projections of V, the density at the voxel centres inside the sphere or the user's mask, as in `geometry.projections`.
+    """Projections of V, the density at the voxel centres inside the sphere or the user's mask, as
+    in `geometry.projections`.
 
-    One raster serves all images, which therefore have one density. They agree with rays to 3e-4 of the largest pixel. In training every
-    voxel centre moves by up to ±½ voxel · jitter.
+    One raster serves all images, which therefore have one density. They agree with rays to 3e-4 of
+    the largest pixel. In training every voxel centre moves by up to ±½ voxel · jitter.
     """
 
     deforms = False
 
     @dataclass(frozen=True)
     class Options(Options):
-        jitter: float = option(1.0, "scale of the random displacement of voxel centres, 0 turns it off", unit="voxels", low=0.0)
-        padding: float = option(2.0, "frame in which the CTF is applied, relative to the box", low=1.0, high=4.0)
+        jitter: float = option(
+            1.0,
+            "scale of the random displacement of voxel centres, 0 turns it off",
+            unit="voxels",
+            low=0.0,
+        )
+        padding: float = option(
+            2.0, "frame in which the CTF is applied, relative to the box", low=1.0, high=4.0
+        )
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
@@ -37,8 +47,11 @@ class Slice(ForwardOperator):
         self.register_buffer("centres", centres[inside], persistent=False)
         self.projector = Projector(scene.box, scene.pixel_size)
 
-    def forward(self, density: DensityFn, views: Views, *, generator: torch.Generator | None = None) -> Tensor:
-        scene, kind = self.scene, views.rotation.dtype
+    def forward(
+        self, density: DensityFn, views: Views, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        scene = self.scene
+        kind = views.rotation.dtype
         x = self.centres.to(kind)
         jitter = self.options.jitter * self.jitter
         if self.training and jitter:

@@ -32,14 +32,18 @@ def frequencies(box: int, pixel_size: float, *, dtype=torch.float32) -> Tensor:
 
 
 def shells(box: int, dimensions: int) -> Tensor:
-    """Index of the Fourier shell (rounded radius in components) of each component of a full FFT, "D D" or "D D D"."""
+    """Index of the Fourier shell (rounded radius in components) of each component of a full FFT, "D
+    D" or "D D D".
+    """
     k = torch.fft.fftfreq(box, 1.0 / box, dtype=torch.float64)
     square = sum(f**2 for f in torch.meshgrid(*[k] * dimensions, indexing="ij"))
     return square.sqrt().round().long()
 
 
 def noise_shells(box: int) -> Tensor:
-    """Shell "D D" whose noise variance each component of an image's full FFT has: the plane's corners continue the last one, D // 2."""
+    """Shell "D D" whose noise variance each component of an image's full FFT has: the plane's
+    corners continue the last one, D // 2.
+    """
     return shells(box, 2).clamp(max=box // 2)
 
 

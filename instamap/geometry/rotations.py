@@ -14,17 +14,24 @@ def from_euler(rot: Tensor, tilt: Tensor, psi: Tensor) -> Tensor:
 
 
 def _about_z(angle: Tensor) -> Tensor:
-    c, s, o, i = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle), torch.ones_like(angle)
+    c = torch.cos(angle)
+    s = torch.sin(angle)
+    o = torch.zeros_like(angle)
+    i = torch.ones_like(angle)
     return torch.stack([c, s, o, -s, c, o, o, o, i], -1).unflatten(-1, (3, 3))
 
 
 def _about_y(angle: Tensor) -> Tensor:
-    c, s, o, i = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle), torch.ones_like(angle)
+    c = torch.cos(angle)
+    s = torch.sin(angle)
+    o = torch.zeros_like(angle)
+    i = torch.ones_like(angle)
     return torch.stack([c, o, -s, o, i, o, s, o, c], -1).unflatten(-1, (3, 3))
 
 
 def from_rotvec(vector: Tensor) -> Tensor:
-    """Rotation "*n 3 3" about the direction of `vector` "*n 3" by its length θ in radians, counter-clockwise; smooth at zero.
+    """Rotation "*n 3 3" about the direction of `vector` "*n 3" by its length θ in radians,
+    counter-clockwise; smooth at zero.
 
     Rodrigues: 1 + sin θ/θ K + (1 - cos θ)/θ² K², with K the cross product by `vector`.
     """
@@ -36,7 +43,8 @@ def from_rotvec(vector: Tensor) -> Tensor:
 
 
 def to_euler(rotation: Tensor) -> Tensor:
-    """RELION's angles rot, tilt, psi "*n 3" in radians of rotations "*n 3 3": tilt from 0 to π, the others from -π to π.
+    """RELION's angles rot, tilt, psi "*n 3" in radians of rotations "*n 3 3": tilt from 0 to π, the
+    others from -π to π.
 
     Where tilt is 0 or π only rot + psi or psi - rot is known: rot is then 0.
     """
@@ -45,24 +53,46 @@ def to_euler(rotation: Tensor) -> Tensor:
     level = sine < 1e-7  # below, rot and psi would be made of rounding
     zero = torch.zeros_like(sine)
     rot = torch.where(level, zero, torch.atan2(a[..., 2, 1], a[..., 2, 0]))
-    psi = torch.where(level, torch.atan2(a[..., 0, 1], a[..., 1, 1]), torch.atan2(a[..., 1, 2], -a[..., 0, 2]))
+    psi = torch.where(
+        level, torch.atan2(a[..., 0, 1], a[..., 1, 1]), torch.atan2(a[..., 1, 2], -a[..., 0, 2])
+    )
     return torch.stack([rot, torch.atan2(sine, a[..., 2, 2]), psi], -1)
 
 
 def to_rotvec(rotation: Tensor) -> Tensor:
-    """The vector "*n 3" of which `from_rotvec` makes `rotation` "*n 3 3", for turns of less than half a circle."""
+    """The vector "*n 3" of which `from_rotvec` makes `rotation` "*n 3 3", for turns of less than
+    half a circle.
+    """
     r = rotation
-    axis = torch.stack([r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], -1) / 2  # sin θ times it
-    sine, cosine = axis.norm(dim=-1), (r.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    axis = (
+        torch.stack(
+            [r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]],
+            -1,
+        )
+        / 2
+    )  # sin θ times it
+    sine = axis.norm(dim=-1)
+    cosine = (r.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     angle = torch.atan2(sine, cosine)
-    return axis * torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.ones_like(sine))[..., None]
+    return (
+        axis
+        * torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.ones_like(sine))[..., None]
+    )
 
 
 def random(count: int, *, generator: torch.Generator | None = None, dtype=torch.float64) -> Tensor:
     """Uniformly distributed rotations "count 3 3" (normalised Gaussian quaternions)."""
     q = torch.randn(count, 4, generator=generator, dtype=dtype)
     w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-            2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-            2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]  # fmt: skip
+    rows = [
+        1 - 2 * (y * y + z * z),
+        2 * (x * y - z * w),
+        2 * (x * z + y * w),
+        2 * (x * y + z * w),
+        1 - 2 * (x * x + z * z),
+        2 * (y * z - x * w),
+        2 * (x * z - y * w),
+        2 * (y * z + x * w),
+        1 - 2 * (x * x + y * y),
+    ]
     return torch.stack(rows, -1).unflatten(-1, (3, 3))

@@ -12,7 +12,8 @@ from instamap.geometry import rotations
 ALLOWED = "Cn or Dn with n from 1 to 999, T, O, I (which is I2), I1, I2, I3 or I4"
 _GOLDEN = (1 + math.sqrt(5)) / 2
 _Z = (0.0, 0.0, 1.0)
-_AXES = {  # of two rotations that generate the group, each with its order; their directions are RELION's
+# of two rotations that generate the group, each with its order; their directions are RELION's
+_AXES = {
     "T": ((_Z, 3), ((0.0, math.sqrt(2), 1.0), 2)),
     "O": ((_Z, 4), ((1.0, 1.0, 1.0), 3)),
     "I1": ((_Z, 2), ((-_GOLDEN, 0.0, 1.0), 5)),
@@ -23,7 +24,9 @@ _AXES = {  # of two rotations that generate the group, each with its order; thei
 
 
 def canonical(name: str) -> str:
-    """The one way to write a group's name: "c4" and "C04" are C4, "I" is I2. Raises OptionError with what is allowed."""
+    """The one way to write a group's name: "c4" and "C04" are C4, "I" is I2. Raises OptionError
+    with what is allowed.
+    """
     word = name.strip().upper()
     word = "I2" if word == "I" else word
     numbered = re.fullmatch(r"([CD])0*([1-9][0-9]{0,2})", word)
@@ -33,18 +36,26 @@ def canonical(name: str) -> str:
 
 
 def point_group(name: str) -> Tensor:
-    """The rotations "S 3 3" (float64, the identity first) of a point group, as RELION 3.1 orients it.
+    """The rotations "S 3 3" (float64, the identity first) of a point group, as RELION 3.1 orients
+    it.
 
-    Cn turns about z; Dn adds a two-fold axis along x. T has a three-fold axis along z, O four-fold axes along x, y and z, I1 and I2
-    two-fold axes there and I3 and I4 a five-fold one along z. A density of that symmetry obeys ρ(g x) = ρ(x) for each g, so that poses
-    A and A g show the same image. Raises OptionError for an unknown name.
+    Cn turns about z; Dn adds a two-fold axis along x. T has a three-fold axis along z, O four-fold
+    axes along x, y and z, I1 and I2 two-fold axes there and I3 and I4 a five-fold one along z. A
+    density of that symmetry obeys ρ(g x) = ρ(x) for each g, so that poses A and A g show the same
+    image. Raises OptionError for an unknown name.
     """
     word = canonical(name)
     if word[0] in "CD":
         order = int(word[1:])
         turns = _turn(_Z, order, torch.arange(order))
-        return turns if word[0] == "C" else torch.cat([turns, turns @ _turn((1.0, 0.0, 0.0), 2, torch.tensor(1))])
-    return _closure(torch.stack([_turn(axis, order, torch.tensor(1)) for axis, order in _AXES[word]]))
+        return (
+            turns
+            if word[0] == "C"
+            else torch.cat([turns, turns @ _turn((1.0, 0.0, 0.0), 2, torch.tensor(1))])
+        )
+    return _closure(
+        torch.stack([_turn(axis, order, torch.tensor(1)) for axis, order in _AXES[word]])
+    )
 
 
 def _turn(axis: tuple[float, float, float], order: int, times: Tensor) -> Tensor:
@@ -54,7 +65,9 @@ def _turn(axis: tuple[float, float, float], order: int, times: Tensor) -> Tensor
 
 
 def _closure(generators: Tensor) -> Tensor:
-    """All products of the generators "G 3 3"; different rotations of these groups differ by far more than rounding."""
+    """All products of the generators "G 3 3"; different rotations of these groups differ by far
+    more than rounding.
+    """
     group = torch.eye(3, dtype=generators.dtype)[None]
     while True:
         products = torch.cat([group, (group[:, None] @ generators).flatten(0, 1)])

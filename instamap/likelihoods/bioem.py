@@ -9,74 +9,112 @@ from torch import Tensor
 
 from instamap.errors import OptionError
 from instamap.likelihoods.disc import Disc, DiscOptions, level
-from instamap.options import option
-from instamap.protocols import Likelihood
+from instamap.parts import Likelihood
+from instamap.plugin.options import option
 from instamap.scene import Scene, Views
 
-TINY = 1e-4  # of the noise's standard deviation: predictions of less contrast count as flat, so that a fit can begin with an empty map
+# of the noise's standard deviation: predictions of less contrast count as flat, so that a fit can
+# begin with an empty map
+TINY = 1e-4
 
 
 class Bioem(Likelihood):
-    """y = a μ + b + σ ε over the N pixels that count, with a flat prior on the offset b. With S = ‖μ - mean‖², Y = ‖y - mean‖²,
-    C = ⟨μ - mean, y - mean⟩ and the residual R = Y - C²/S,
+    """y = a μ + b + σ ε over the N pixels that count, with a flat prior on the offset b. With S =
+    ‖μ - mean‖², Y = ‖y - mean‖², C = ⟨μ - mean, y - mean⟩ and the residual R = Y - C²/S,
 
-    n-mu        flat prior on a ≥ 0, σ² known:   -½ (N - 2) log 2πσ² - ½ log N S - R/2σ² + log Φ(C / σ√S)
-    saddle      the same, and σ integrated over a flat prior by its saddle point σ² = R/(N - 2), at which Φ is taken too
+    n-mu flat prior on a ≥ 0, σ² known: -½ (N - 2) log 2πσ² - ½ log N S - R/2σ² + log Φ(C / σ√S)
+    saddle the same, and σ integrated over a flat prior by its saddle point σ² = R/(N - 2), at which
+    Φ is taken too
     n-mu-prior  a ~ N(1, spread²), σ² known:     with A = S/σ² + 1/spread² and B = C/σ² + 1/spread²,
                 -½ (N - 1) log 2πσ² - ½ log N - ½ log(spread² A) - ½ Y/σ² + ½ B²/A - ½/spread²
 
-    Φ is the normal distribution function: a negative a would make images of an inverted density as probable (`scale` any allows it, and
-    leaves log Φ out). Densities of y in nats; flat priors have density one. They have no sample: those are drawn at a = 1, b = 0.
-    Source: Cossio & Hummer, J. Struct. Biol. 184, 427 (2013), SI equations 4 and 10, there for a of either sign.
+    Φ is the normal distribution function: a negative a would make images of an inverted density as
+    probable (`scale` any allows it, and leaves log Φ out). Densities of y in nats; flat priors have
+    density one. They have no sample: those are drawn at a = 1, b = 0. Source: Cossio & Hummer, J.
+    Struct. Biol. 184, 427 (2013), SI equations 4 and 10, there for a of either sign.
     """
 
     @dataclass(frozen=True)
     class Options(DiscOptions):
-        form: Literal["n-mu", "saddle", "n-mu-prior"] = option("n-mu", "integrated out: scale and offset; the noise too; a scale near 1")
-        scale: Literal["positive", "any"] = option("positive", "scales of a flat prior: those that keep the contrast, or all")
-        spread: float = option(1.0, "standard deviation of the scale about 1, in form n-mu-prior", low=1e-3, high=1e3)
+        form: Literal["n-mu", "saddle", "n-mu-prior"] = option(
+            "n-mu", "integrated out: scale and offset; the noise too; a scale near 1"
+        )
+        scale: Literal["positive", "any"] = option(
+            "positive", "scales of a flat prior: those that keep the contrast, or all"
+        )
+        spread: float = option(
+            1.0, "standard deviation of the scale about 1, in form n-mu-prior", low=1e-3, high=1e3
+        )
 
         def __post_init__(self):
             super().__post_init__()
             if self.form == "n-mu-prior" and self.scale == "any":
                 raise OptionError(
-                    "option 'scale' of Bioem is 'any', but form 'n-mu-prior' has a prior on the scale, of any sign; leave scale out"
+                    "option 'scale' of Bioem is 'any', but form 'n-mu-prior' has a prior on the"
+                    " scale, of any sign; leave scale out"
                 )
             if self.form != "n-mu-prior" and self.spread != 1.0:
                 raise OptionError(
-                    f"option 'spread' of Bioem is {self.spread:g}, but form '{self.form}' has a flat prior on the scale, without a spread; "
-                    "leave it out, or choose form=n-mu-prior"
+                    f"option 'spread' of Bioem is {self.spread:g}, but form '{self.form}' has a"
+                    " flat prior on the scale, without a spread; leave it out, or choose"
+                    " form=n-mu-prior"
                 )
 
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
-        self.disc, self.proper = Disc(options.radius, scene), options.form == "n-mu-prior"
+        self.disc = Disc(options.radius, scene)
+        self.proper = options.form == "n-mu-prior"
         self.register_buffer("sigma", level(scene, "bioem"), persistent=False)
 
     def log_prob(self, predicted: Tensor, observed: Tensor, views: Views) -> Tensor:
-        n, sigma = self.disc.count, self.sigma[views.group]
-        p, o = self.disc.centred(predicted), self.disc.centred(observed)
-        s, y, c = p.square().sum(1), o.square().sum(1), (p * o).sum(1)
+        n = self.disc.count
+        sigma = self.sigma[views.group]
+        p = self.disc.centred(predicted)
+        o = self.disc.centred(observed)
+        s = p.square().sum(1)
+        y = o.square().sum(1)
+        c = (p * o).sum(1)
         if self.options.form == "n-mu-prior":
             return _with_prior(n, s, y, c, sigma, self.options.spread)
-        s, y = s + n * (TINY * sigma) ** 2, y + n * (TINY * sigma) ** 2
+        s = s + n * (TINY * sigma) ** 2
+        y = y + n * (TINY * sigma) ** 2
         rest = y - c**2 / s
         if self.options.form == "saddle":
             sigma = (rest / (n - 2)).sqrt()
-            value = -0.5 * (n - 2) * (torch.log(2 * math.pi * sigma**2) + 1) + 0.5 * torch.log(math.pi * sigma**2 / (n - 2))
+            value = -0.5 * (n - 2) * (torch.log(2 * math.pi * sigma**2) + 1) + 0.5 * torch.log(
+                math.pi * sigma**2 / (n - 2)
+            )
         else:
             value = -0.5 * (n - 2) * torch.log(2 * math.pi * sigma**2) - 0.5 * rest / sigma**2
-        sign = torch.special.log_ndtr(c / (sigma * s.sqrt())) if self.options.scale == "positive" else 0.0
+        sign = (
+            torch.special.log_ndtr(c / (sigma * s.sqrt()))
+            if self.options.scale == "positive"
+            else 0.0
+        )
         return value - 0.5 * torch.log(n * s) + sign
 
-    def sample(self, predicted: Tensor, views: Views, *, generator: torch.Generator | None = None) -> Tensor:
-        normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=predicted.dtype, device=predicted.device)
+    def sample(
+        self, predicted: Tensor, views: Views, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        def normal(*shape):
+            return torch.randn(
+                *shape, generator=generator, dtype=predicted.dtype, device=predicted.device
+            )
+
         if self.options.form == "n-mu-prior":
             predicted = predicted * (1 + self.options.spread * normal(len(predicted), 1, 1))
-        return predicted + normal(*predicted.shape) * self.sigma[views.group][:, None, None].to(predicted)
+        return predicted + normal(*predicted.shape) * self.sigma[views.group][:, None, None].to(
+            predicted
+        )
 
 
 def _with_prior(n: int, s: Tensor, y: Tensor, c: Tensor, sigma: Tensor, spread: float) -> Tensor:
-    a, b = s / sigma**2 + spread**-2, c / sigma**2 + spread**-2
-    fixed = -0.5 * (n - 1) * torch.log(2 * math.pi * sigma**2) - 0.5 * math.log(n) - 0.5 * y / sigma**2 - 0.5 * spread**-2
+    a = s / sigma**2 + spread**-2
+    b = c / sigma**2 + spread**-2
+    fixed = (
+        -0.5 * (n - 1) * torch.log(2 * math.pi * sigma**2)
+        - 0.5 * math.log(n)
+        - 0.5 * y / sigma**2
+        - 0.5 * spread**-2
+    )
     return fixed - 0.5 * torch.log(spread**2 * a) + 0.5 * b**2 / a

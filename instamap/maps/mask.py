@@ -15,7 +15,9 @@ ISLAND = 0.1  # parts of at least this share of the largest one's size belong to
 
 
 def sphere(box: int, pixel_size: float, radius: float, edge: float) -> Tensor:
-    """A ball "D D D": 1 up to `radius` - `edge` (Å) from the origin, 0 from `radius` on, half a cosine in between."""
+    """A ball "D D D": 1 up to `radius` - `edge` (Å) from the origin, 0 from `radius` on, half a
+    cosine in between.
+    """
     return _soft(grids.voxel_centres(box, pixel_size).norm(dim=-1), radius - edge, edge)
 
 
@@ -29,35 +31,60 @@ def _soft(distance: Tensor, inner: float, edge: float) -> Tensor:
 def load(path: str | Path, box: int, pixel_size: float) -> Tensor:
     """The mask "D D D" of an MRC file, for maps of `box` voxels of `pixel_size` Å.
 
-    Raises DataError where the file cannot be read, has another box or pixel size, or values that are not 0..1 or are all 0.
+    Raises DataError where the file cannot be read, has another box or pixel size, or values that
+    are not 0..1 or are all 0.
     """
     mask, size = mrc.read(path)
     if len(mask) != box:
-        raise DataError(f"mask '{path}' has a box of {len(mask)}, the data of {box}; crop, pad or rescale the mask")
+        raise DataError(
+            f"mask '{path}' has a box of {len(mask)}, the data of {box}; crop, pad or rescale the"
+            " mask"
+        )
     if not math.isclose(size, pixel_size, rel_tol=0.01):
-        raise DataError(f"mask '{path}' has pixels of {size:g} Å, the data of {pixel_size:g} Å; rescale the mask or correct its header")
-    low, high = float(mask.min()), float(mask.max())
+        raise DataError(
+            f"mask '{path}' has pixels of {size:g} Å, the data of {pixel_size:g} Å; rescale the"
+            " mask or correct its header"
+        )
+    low = float(mask.min())
+    high = float(mask.max())
     if low < -SLACK or high > 1 + SLACK:
-        raise DataError(f"mask '{path}' has values from {low:g} to {high:g}; they must be from 0 to 1")
+        raise DataError(
+            f"mask '{path}' has values from {low:g} to {high:g}; they must be from 0 to 1"
+        )
     if high <= SLACK:
         raise DataError(f"mask '{path}' is empty: no value is above {SLACK:g}")
     return mask.clamp(0, 1)
 
 
 def from_map(
-    map: Tensor, pixel_size: float, *, low_pass: float | None = None, threshold: float = 0.15, extend: float = 3, edge: float = 6
+    map: Tensor,
+    pixel_size: float,
+    *,
+    low_pass: float | None = None,
+    threshold: float = 0.15,
+    extend: float = 3,
+    edge: float = 6,
 ) -> Tensor:
     """A soft mask "D D D" around the particle in `map` "D D D" whose protein is white.
 
-    The map is filtered to `low_pass` Å (default: 15 Å, or 2 voxels if that is more) and cut at `threshold` of the way from
-    its median, which is solvent, to its highest value. The largest connected part remains, and others of at least a tenth of its
-    size; it is extended by `extend` voxels and falls off over `edge` voxels more. Raises DataError for a map without contrast.
+    The map is filtered to `low_pass` Å (default: 15 Å, or 2 voxels if that is more) and cut at
+    `threshold` of the way from its median, which is solvent, to its highest value. The largest
+    connected part remains, and others of at least a tenth of its size; it is extended by `extend`
+    voxels and falls off over `edge` voxels more. Raises DataError for a map without contrast.
     """
-    smooth = _low_pass(map.detach(), pixel_size, max(15.0, 2 * pixel_size) if low_pass is None else low_pass)
-    inside = sphere(len(map), 1.0, len(map) // 2 - 0.5, 0.0).to(map.device) > 0  # as Scene.radius: nothing is reconstructed outside
-    solvent, highest = smooth.median(), smooth[inside].max()
+    smooth = _low_pass(
+        map.detach(), pixel_size, max(15.0, 2 * pixel_size) if low_pass is None else low_pass
+    )
+    inside = (
+        sphere(len(map), 1.0, len(map) // 2 - 0.5, 0.0).to(map.device) > 0
+    )  # as Scene.radius: nothing is reconstructed outside
+    solvent = smooth.median()
+    highest = smooth[inside].max()
     if not highest - solvent > 1e-6 * smooth.abs().max():
-        raise DataError(f"the map is flat (median {solvent:g}, highest value {highest:g}): no particle can be found in it; give a mask")
+        raise DataError(
+            f"the map is flat (median {solvent:g}, highest value {highest:g}): no particle can be"
+            " found in it; give a mask"
+        )
     core = _largest((smooth > solvent + threshold * (highest - solvent)) & inside)
     return _soft(_distance(core, math.ceil(extend + edge)), extend, edge)
 
@@ -67,7 +94,9 @@ def _low_pass(map: Tensor, pixel_size: float, cutoff: float) -> Tensor:
     frequency = [torch.fft.fftfreq(n, pixel_size, device=map.device) for n in map.shape[:2]]
     frequency.append(torch.fft.rfftfreq(map.shape[2], pixel_size, device=map.device))
     square = sum(f**2 for f in torch.meshgrid(*frequency, indexing="ij"))
-    return torch.fft.irfftn(torch.fft.rfftn(map.float()) * torch.exp(-math.log(2) * cutoff**2 * square), s=map.shape)
+    return torch.fft.irfftn(
+        torch.fft.rfftn(map.float()) * torch.exp(-math.log(2) * cutoff**2 * square), s=map.shape
+    )
 
 
 def _largest(solid: Tensor) -> Tensor:
@@ -80,10 +109,12 @@ def _largest(solid: Tensor) -> Tensor:
 
 
 def _components(solid: Tensor) -> Tensor:
-    """A label for each true voxel (in the order of `solid[solid]`), equal where they are joined face to face.
+    """A label for each true voxel (in the order of `solid[solid]`), equal where they are joined
+    face to face.
 
-    Each voxel points at one of higher index in its part, at first itself. In turn, the targets of neighbours are pointed at the
-    higher of the two, and chains of pointers are shortened, until all neighbours agree: a few rounds, whatever the shape.
+    Each voxel points at one of higher index in its part, at first itself. In turn, the targets of
+    neighbours are pointed at the higher of the two, and chains of pointers are shortened, until all
+    neighbours agree: a few rounds, whatever the shape.
     """
     number = torch.full(solid.shape, -1, device=solid.device)
     label = torch.arange(int(solid.sum()), device=solid.device)
@@ -93,7 +124,9 @@ def _components(solid: Tensor) -> Tensor:
         left, right = label[pairs]
         if torch.equal(left, right):
             return label
-        label = label.scatter_reduce(0, torch.minimum(left, right), torch.maximum(left, right), "amax")
+        label = label.scatter_reduce(
+            0, torch.minimum(left, right), torch.maximum(left, right), "amax"
+        )
         while not torch.equal(shorter := label[label], label):
             label = shorter
 
@@ -106,16 +139,19 @@ def _neighbours(number: Tensor, axis: int) -> Tensor:
 
 
 def _distance(solid: Tensor, limit: int) -> Tensor:
-    """Euclidean distance "D D D" in voxels to the nearest true one, exact up to `limit` and larger than it beyond.
+    """Euclidean distance "D D D" in voxels to the nearest true one, exact up to `limit` and larger
+    than it beyond.
 
     The square of the distance is the least of steps² over the axes, taken one axis after the other.
     """
     square = torch.where(solid, 0.0, float((limit + 1) ** 2))
     for axis in range(3):
-        best, length = square.clone(), square.shape[axis]
+        best = square.clone()
+        length = square.shape[axis]
         for step in range(1, min(limit, length - 1) + 1):
             for start in (0, step):  # towards either side
-                here, there = best.narrow(axis, step - start, length - step), square.narrow(axis, start, length - step)
+                here = best.narrow(axis, step - start, length - step)
+                there = square.narrow(axis, start, length - step)
                 torch.minimum(here, there + step**2, out=here)
         square = best
     return square.sqrt()

@@ -1,4 +1,6 @@
-"""The schedule that bends one density into all states: a sharp state first, then its neighbours in turn, then all, then finer."""
+"""The schedule that bends one density into all states: a sharp state first, then its neighbours in
+turn, then all, then finer.
+"""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -6,16 +8,17 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from instamap.compose import Choice, Model, born
-from instamap.fit import loop, start
+from instamap.fit import loop
+from instamap.fit.conformations import States
 from instamap.fit.normal import Normal
 from instamap.fit.objective import EngineOptions, Evidence
 from instamap.fit.stages import Stage
-from instamap.fit.statistics import Statistics
 from instamap.maps import mask
-from instamap.motion.infer import spacing
-from instamap.motion.objective import States
+from instamap.model import Choice, Model, born
+from instamap.motion.posterior import spacing
 from instamap.scene import Scene
+from instamap.statistics import initial_map
+from instamap.statistics.statistics import Statistics
 
 REACHES = 4  # stages in which more and more states are drawn in, outwards from the densest
 SHARED = [f.name for f in fields(EngineOptions)]
@@ -25,54 +28,122 @@ Watch = Callable[[str, loop.Look], None]
 
 
 def aim(scene: Scene, maps: Tensor) -> Scene:
-    """The scene with a mask that holds all states, found in their maps "K N N N" (unless it has one), and the density's scale."""
+    """The scene with a mask that holds all states, found in their maps "K N N N" (unless it has
+    one), and the density's scale.
+    """
     window = scene.mask
     if window is None:
         window = mask.from_map(maps.amax(0), scene.pixel_size, threshold=MASK, extend=2, edge=2)
-    return replace(scene, mask=window, density_scale=start.scale(maps[len(maps) // 2], window))
+    return replace(
+        scene, mask=window, density_scale=initial_map.scale(maps[len(maps) // 2], window)
+    )
 
 
-def begin(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: list[Statistics], judge: list[Statistics], z: Tensor,
-          seed: int, watch: Watch) -> Model:  # fmt: skip
-    """A model whose density is the densest state's and whose deformation leads from there to all states, at the scene's resolution."""
+def begin(
+    parts: dict[str, Choice],
+    scene: Scene,
+    options: States.Options,
+    fitted: list[Statistics],
+    judge: list[Statistics],
+    z: Tensor,
+    seed: int,
+    watch: Watch,
+) -> Model:
+    """A model whose density is the densest state's and whose deformation leads from there to all
+    states, at the scene's resolution.
+    """
     model = born(parts, scene, seed)
     generator = torch.Generator().manual_seed(seed)
     mass = torch.tensor([s.weight for s in fitted])
     near = torch.exp(-0.5 * (torch.cdist(z, z) / spacing(z)) ** 2) @ mass
     order = (z - z[near.argmax()]).norm(dim=1).argsort().tolist()
-    pair, whole = order[: 1 + z.shape[1]], lambda some, of: sum((of[k] for k in some[1:]), start=of[some[0]])
+    pair = order[: 1 + z.shape[1]]
+
+    def whole(some, of):
+        return sum((of[k] for k in some[1:]), start=of[some[0]])
+
     evidence = Evidence(statistics=whole(pair, fitted), held_out_statistics=whole(pair, judge))
-    still, looked = Normal(still_options(options), model, evidence), lambda look: watch("state", look)
+    still = Normal(still_options(options), model, evidence)
+
+    def looked(look):
+        return watch("state", look)
+
     loop.fit(model, still, (Stage(deformation=0.0),), generator=generator, watch=looked)
     reaches = sorted({max(len(pair), -(-len(order) * i // REACHES)) for i in range(1, REACHES + 1)})
-    for stage, count in [*((Stage(representation=0.0), reach) for reach in reaches), (Stage(), len(order))]:
-        pick = lambda some, count=count: [some[k] for k in order[:count]]
-        _run(model, States(options, model, pick(fitted), pick(judge), z[order[:count]]), (stage,), generator, watch)
+    for stage, count in [
+        *((Stage(representation=0.0), reach) for reach in reaches),
+        (Stage(), len(order)),
+    ]:
+
+        def pick(some, count=count):
+            return [some[k] for k in order[:count]]
+
+        _run(
+            model,
+            States(options, model, pick(fitted), pick(judge), z[order[:count]]),
+            (stage,),
+            generator,
+            watch,
+        )
     return model
 
 
-def rigid(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: Statistics, judge: Statistics, seed: int,
-          watch: Watch) -> Tensor:  # fmt: skip
-    """The map "D D D" of all particles, in as many steps as `begin` has for a density: a rival that is cut short would flatter motion."""
+def rigid(
+    parts: dict[str, Choice],
+    scene: Scene,
+    options: States.Options,
+    fitted: Statistics,
+    judge: Statistics,
+    seed: int,
+    watch: Watch,
+) -> Tensor:
+    """The map "D D D" of all particles, in as many steps as `begin` has for a density: a rival that
+    is cut short would flatter motion.
+    """
     usual = still_options(options)
     model = born(parts, scene, seed)
-    objective = Normal(replace(usual, steps=2 * usual.steps), model, Evidence(statistics=fitted, held_out_statistics=judge))
-    generator, looked = torch.Generator().manual_seed(seed), lambda look: watch("rigid", look)
-    return loop.fit(model, objective, (Stage(deformation=0.0),), generator=generator, watch=looked).map
+    objective = Normal(
+        replace(usual, steps=2 * usual.steps),
+        model,
+        Evidence(statistics=fitted, held_out_statistics=judge),
+    )
+    generator = torch.Generator().manual_seed(seed)
+
+    def looked(look):
+        return watch("rigid", look)
+
+    return loop.fit(
+        model, objective, (Stage(deformation=0.0),), generator=generator, watch=looked
+    ).map
 
 
-def sharpen(parts: dict[str, Choice], scene: Scene, options: States.Options, fitted: list[Statistics], judge: list[Statistics], z: Tensor,
-            coarse: Model | None, seed: int, watch: Watch) -> tuple[Model, loop.Fit]:  # fmt: skip
-    """The same at the scene's resolution: a new density with the deformation held, then both, then the density alone.
+def sharpen(
+    parts: dict[str, Choice],
+    scene: Scene,
+    options: States.Options,
+    fitted: list[Statistics],
+    judge: list[Statistics],
+    z: Tensor,
+    coarse: Model | None,
+    seed: int,
+    watch: Watch,
+) -> tuple[Model, loop.Fit]:
+    """The same at the scene's resolution: a new density with the deformation held, then both, then
+    the density alone.
 
-    coarse: the model that has the deformation; None where nothing moves, and only the density is fitted.
+    coarse: the model that has the deformation; None where nothing moves, and only the density is
+    fitted.
     """
     model = born(parts, scene, seed)
     generator = torch.Generator().manual_seed(seed)
     stages = (Stage(deformation=0.0),)
     if coarse is not None:
         model.deformation.load_state_dict(coarse.deformation.state_dict())
-        stages = (Stage(deformation=0.0), Stage(representation=0.5, deformation=0.3), Stage(deformation=0.0, representation=0.3))
+        stages = (
+            Stage(deformation=0.0),
+            Stage(representation=0.5, deformation=0.3),
+            Stage(deformation=0.0, representation=0.3),
+        )
     return model, _run(model, States(options, model, fitted, judge, z), stages, generator, watch)
 
 
@@ -81,8 +152,12 @@ def still_options(options: States.Options) -> Normal.Options:
     return Normal.Options(**{name: getattr(options, name) for name in (*SHARED, "jitter")})
 
 
-def _run(model: Model, objective: States, stages: tuple[Stage, ...], generator, watch: Watch) -> loop.Fit:
+def _run(
+    model: Model, objective: States, stages: tuple[Stage, ...], generator, watch: Watch
+) -> loop.Fit:
     """A fit after which the model has the averaged parameters of the best look."""
-    done = loop.fit(model, objective, stages, generator=generator, watch=lambda look: watch("bend", look))
+    done = loop.fit(
+        model, objective, stages, generator=generator, watch=lambda look: watch("bend", look)
+    )
     model.load_state_dict(objective.state())
     return done

@@ -1,1 +1,3 @@
-"""Poses refined beside the map: a rigid correction of each particle, in closed form on what its image says."""
+"""Poses refined beside the map: a rigid correction of each particle, in closed form on what its
+image says.
+"""

@@ -1,10 +1,13 @@
-"""The log-likelihood of each image as a quadratic of its pose, and Gauss-Newton steps on it, all in closed form.
+"""The log-likelihood of each image as a quadratic of its pose, and Gauss-Newton steps on it, all in
+closed form.
 
-A map V has the slice S(k) = F(q), q = Bᵀ(k, 0), and the slice's change under B <- B exp(δ)ᵀ is that of q <- q + δ × q:
+A map V has the slice S(k) = F(q), q = Bᵀ(k, 0), and the slice's change under B <- B exp(δ)ᵀ is that
+of q <- q + δ × q:
 
     ∂S/∂δ = q × ∇F(q),    ∇F = -2πi/N F[x V],
 
-with x in voxels and q in cycles per N; three more slices, of x V, y V and z V, are all that it takes. The shift s is a phase.
+with x in voxels and q in cycles per N; three more slices, of x V, y V and z V, are all that it
+takes. The shift s is a phase.
 """
 
 import math
@@ -13,21 +16,23 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from instamap.fourier.central_slices import Spectrum
 from instamap.geometry import grids
-from instamap.geometry.central_slices import Spectrum
-from instamap.motion.coarse import Coarse
 from instamap.poses.correction import corrected, followed
-from instamap.poses.prior import Prior
+from instamap.poses.pose_prior import Prior
 from instamap.scene import Views
+from instamap.statistics.particle_statistics import Coarse
 
 POINTS = 1 << 19  # Fourier components whose derivatives are in memory at once
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """log p(z') ≈ value + gradient·(z' - z) - ½ (z' - z)·curvature (z' - z) for each of n images, in nats beyond an empty map.
+    """log p(z') ≈ value + gradient·(z' - z) - ½ (z' - z)·curvature (z' - z) for each of n images,
+    in nats beyond an empty map.
 
-    z "n 5", value "n", gradient "n 5", curvature "n 5 5", of which the last is Gauss-Newton's, all float64.
+    z "n 5", value "n", gradient "n 5", curvature "n 5 5", of which the last is Gauss-Newton's, all
+    float64.
     """
 
     z: Tensor
@@ -37,13 +42,20 @@ class Expansion:
 
     def or_else(self, other: "Expansion", here: Tensor) -> "Expansion":
         """Its rows where `here` "n", those of the other elsewhere."""
-        pick = lambda a, b: torch.where(here.view(-1, *[1] * (a.dim() - 1)), a, b)
-        return Expansion(*(pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+        def pick(a, b):
+            return torch.where(here.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+        return Expansion(
+            *(pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        )
 
     @staticmethod
     def joined(parts: list["Expansion"]) -> "Expansion":
         """Of all images of the parts."""
-        return Expansion(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Expansion)))
+        return Expansion(
+            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Expansion))
+        )
 
 
 class Reference:
@@ -53,30 +65,43 @@ class Reference:
         x = grids.axis(len(volume), 1.0).to(volume)
         self.box = len(volume)
         self.map = Spectrum(volume)
-        self.moments = [Spectrum(volume * x.view(shape)) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))]
+        self.moments = [
+            Spectrum(volume * x.view(shape)) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))
+        ]
 
     def slices(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
         """S "n P" and ∂S/∂δ "n 3 P" (complex) for frames "n 2 3"."""
         q = plane @ frames  # "n P 3"
-        slope = [moment.slices(frames, plane) * (-2j * math.pi / self.box) for moment in self.moments]
+        slope = [
+            moment.slices(frames, plane) * (-2j * math.pi / self.box) for moment in self.moments
+        ]
         turned = [q[..., i - 2] * slope[i - 1] - q[..., i - 1] * slope[i - 2] for i in range(3)]
         return self.map.slices(frames, plane), torch.stack(turned, 1)
 
 
 class Images:
-    """What some images at the given `views` say, up to the Fourier component `limit` (cycles per box)."""
+    """What some images at the given `views` say, up to the Fourier component `limit` (cycles per
+    box).
+    """
 
     def __init__(self, seen: Coarse, views: Views, limit: float):
         inside = (seen.plane.norm(dim=1) <= limit).nonzero()[:, 0]
-        self.views, self.plane = views, seen.plane[inside]
-        self.data, self.power = seen.data[:, inside], seen.power[:, inside]
-        self.wave = 2 * math.pi / (seen.box * seen.pixel_size) * self.plane  # "P 2": radians per Å of shift
+        self.views = views
+        self.plane = seen.plane[inside]
+        self.data = seen.data[:, inside]
+        self.power = seen.power[:, inside]
+        self.wave = (
+            2 * math.pi / (seen.box * seen.pixel_size) * self.plane
+        )  # "P 2": radians per Å of shift
 
     def expand(self, reference: Reference, z: Tensor) -> Expansion:
         """Around the corrections z "n 5"."""
         frames = corrected(self.views, z).rotation[:, :2].float()
         size = max(1, POINTS // max(1, len(self.plane)))
-        parts = [self._expand(reference, z[rows], frames[rows], rows) for rows in torch.arange(len(z)).split(size)]
+        parts = [
+            self._expand(reference, z[rows], frames[rows], rows)
+            for rows in torch.arange(len(z)).split(size)
+        ]
         return Expansion.joined(parts)
 
     def _expand(self, reference: Reference, z: Tensor, frames: Tensor, rows: Tensor) -> Expansion:
@@ -84,7 +109,9 @@ class Images:
         moved = 1j * self.wave.T * found[:, None]  # "n 2 P": by the predicted image's phase
         slopes = torch.view_as_real(torch.cat([turned, moved], 1)).flatten(2)  # "n 5 2P"
         phase = z[:, 3:].float() @ self.wave.T
-        data = self.data[rows] * torch.polar(torch.ones_like(phase), -phase)  # about where the particle now is
+        data = self.data[rows] * torch.polar(
+            torch.ones_like(phase), -phase
+        )  # about where the particle now is
         power = self.power[rows]
         rest = 2 * torch.view_as_real(data - power * found).flatten(1)
         twice = (2 * power)[..., None].expand(-1, -1, 2).flatten(1)
@@ -94,10 +121,15 @@ class Images:
 
 
 def refine(images: Images, reference: Reference, z: Tensor, prior: Prior, steps: int) -> Expansion:
-    """The expansion where log p + log prior is highest after so many steps from z "n 5"; a step that leads down is taken back, and the
-    next one from there is shorter (Levenberg, Marquardt)."""
-    precision, damping = prior.precision, torch.zeros(len(z), dtype=torch.float64)
-    height = lambda e: e.value - 0.5 * (e.z.square() * precision).sum(1)
+    """The expansion where log p + log prior is highest after so many steps from z "n 5"; a step
+    that leads down is taken back, and the next one from there is shorter (Levenberg, Marquardt).
+    """
+    precision = prior.precision
+    damping = torch.zeros(len(z), dtype=torch.float64)
+
+    def height(e):
+        return e.value - 0.5 * (e.z.square() * precision).sum(1)
+
     best = images.expand(reference, z)
     for _ in range(steps):
         whole = best.curvature + torch.diag(precision)

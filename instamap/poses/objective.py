@@ -1,15 +1,21 @@
-"""The engine of poses: normal equations of the map, with poses that are corrected in between (see `reconstruct`)."""
+"""The engine of poses: normal equations of the map, with poses that are corrected in between (see
+`reconstruct`).
+"""
 
 from dataclasses import dataclass
 
 from instamap.fit.normal import Normal
-from instamap.options import option
+from instamap.plugin.options import option
 
 
 class Poses(Normal):
-    """As `normal`, of particles whose poses are corrected in rounds: a Gauss-Newton step for each, then the map again."""
+    """As `normal`, of particles whose poses are corrected in rounds: a Gauss-Newton step for each,
+    then the map again.
+    """
 
     @dataclass(frozen=True)
     class Options(Normal.Options):
-        rounds: int = option(6, "times, at most, that poses are corrected and the map is made again", low=1)
+        rounds: int = option(
+            6, "times, at most, that poses are corrected and the map is made again", low=1
+        )
         newton: int = option(3, "Gauss-Newton steps for each particle in a round", low=1)

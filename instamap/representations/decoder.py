@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-CHUNK = 16384  # points at once: larger temporaries cost page faults on CPUs, two to five times the arithmetic
+# points at once: larger temporaries cost page faults on CPUs, two to five times the arithmetic
+CHUNK = 16384
 
 
 def decoder(inputs: int, width: int, depth: int) -> nn.Sequential:
-    """`depth` hidden layers of `width` units with SiLU, then one output; `depth` 0 is a linear map. The output is zero at birth."""
+    """`depth` hidden layers of `width` units with SiLU, then one output; `depth` 0 is a linear map.
+    The output is zero at birth.
+    """
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [nn.Linear(inputs if i == 0 else width, width), nn.SiLU()]

@@ -6,27 +6,37 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from instamap.options import RepresentationOptions, option
-from instamap.protocols import Representation
-from instamap.representations import encoding
+from instamap.parts import Representation
+from instamap.plugin.options import RepresentationOptions, option
 from instamap.representations.decoder import decoder, in_chunks
+from instamap.representations.encodings import grid
 from instamap.scene import Scene
 
 
 class HashGrid(Representation):
-    """ρ(x) = decoder(interpolated features of every level at x). Source: Müller et al. 2022; the paper's representation.
+    """ρ(x) = decoder(interpolated features of every level at x). Source: Müller et al. 2022; the
+    paper's representation.
 
-    A level is a dense lattice where that fits its table, and a spatial hash otherwise. The box is mapped to [0, 1]³.
+    A level is a dense lattice where that fits its table, and a spatial hash otherwise. The box is
+    mapped to [0, 1]³.
     """
 
     @dataclass(frozen=True)
     class Options(RepresentationOptions):
         levels: int = option(6, "lattices, from coarse to fine", low=1, high=32)
         features: int = option(2, "numbers kept at each lattice point", low=1, high=16)
-        table_size: int = option(18, "largest table of a level, as the power of two of its entries", low=4, high=26)
+        table_size: int = option(
+            18, "largest table of a level, as the power of two of its entries", low=4, high=26
+        )
         base: int = option(8, "cells along an edge of the coarsest level", low=1)
-        finest: int | None = option(None, "cells along an edge of the finest level; none means three for every two pixels", low=1)
-        interpolation: Literal["linear", "smoothstep"] = option("linear", "within a cell; smoothstep has no kinks")
+        finest: int | None = option(
+            None,
+            "cells along an edge of the finest level; none means three for every two pixels",
+            low=1,
+        )
+        interpolation: Literal["linear", "smoothstep"] = option(
+            "linear", "within a cell; smoothstep has no kinks"
+        )
         width: int = option(32, "units of a hidden layer of the decoder", low=1)
         depth: int = option(2, "hidden layers of the decoder, 0 makes it linear", low=0, high=8)
         learning_rate: float = option(3e-2, "step size of Adam for this part", low=0.0)
@@ -34,13 +44,20 @@ class HashGrid(Representation):
     def __init__(self, options: Options, scene: Scene):
         super().__init__(options, scene)
         finest = max(options.finest or scene.box * 3 // 2, options.base)
-        self.levels = encoding.levels(
-            options.levels, options.base, finest, options.features, options.table_size, options.interpolation == "smoothstep"
+        self.levels = grid.levels(
+            options.levels,
+            options.base,
+            finest,
+            options.features,
+            options.table_size,
+            options.interpolation == "smoothstep",
         )
-        self.table = nn.Parameter(torch.empty(self.levels.offsets[-1], options.features).uniform_(-1e-4, 1e-4))
+        self.table = nn.Parameter(
+            torch.empty(self.levels.offsets[-1], options.features).uniform_(-1e-4, 1e-4)
+        )
         self.decoder = decoder(options.levels * options.features, options.width, options.depth)
 
     def forward(self, x: Tensor) -> Tensor:
         unit = x.reshape(-1, 3) / (self.scene.box * self.scene.pixel_size) + 0.5
-        features = encoding.encode(unit, self.table, self.levels)
+        features = grid.encode(unit, self.table, self.levels)
         return in_chunks(self.decoder, features).reshape(x.shape[:-1])

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from instamap.options import RepresentationOptions, option
-from instamap.protocols import Representation
+from instamap.parts import Representation
+from instamap.plugin.options import RepresentationOptions, option
 from instamap.representations.decoder import CHUNK, decoder
 from instamap.scene import Scene
 
@@ -24,10 +24,12 @@ class NetworkOptions(RepresentationOptions):
 
 
 class Network(Representation):
-    """ρ(x) = MLP(encode(t) / c), t = x / half the box's edge in [-1, 1]³, with c the root mean square of the encoding in the unit ball.
+    """ρ(x) = MLP(encode(t) / c), t = x / half the box's edge in [-1, 1]³, with c the root mean
+    square of the encoding in the unit ball.
 
-    Hidden layers begin as He et al. (ICCV 2015) have it, which keeps the variance of what passes, of inputs of order one: hence c, without
-    which one-blob and spherical harmonics, most of whose features are small at most points, learn three times as slowly.
+    Hidden layers begin as He et al. (ICCV 2015) have it, which keeps the variance of what passes,
+    of inputs of order one: hence c, without which one-blob and spherical harmonics, most of whose
+    features are small at most points, learn three times as slowly.
     """
 
     Options = NetworkOptions
@@ -47,15 +49,24 @@ class Network(Representation):
 
     def forward(self, x: Tensor) -> Tensor:
         t = x.reshape(-1, 3) / (0.5 * self.scene.box * self.scene.pixel_size)
-        return torch.cat([self.network(self.unit * self.encode(part)) for part in t.split(CHUNK)]).reshape(x.shape[:-1])
+        return torch.cat(
+            [self.network(self.unit * self.encode(part)) for part in t.split(CHUNK)]
+        ).reshape(x.shape[:-1])
 
 
 class Frequency(Network):
-    """sin 2^j π t and cos 2^j π t of each axis for j = 0 .. n-1. Source: Mildenhall et al., ECCV 2020, eq. 4."""
+    """sin 2^j π t and cos 2^j π t of each axis for j = 0 .. n-1. Source: Mildenhall et al., ECCV
+    2020, eq. 4.
+    """
 
     @dataclass(frozen=True)
     class Options(NetworkOptions):
-        frequencies: int | None = option(None, "octaves of the encoding; none means up to the Nyquist frequency of the box", low=1, high=20)
+        frequencies: int | None = option(
+            None,
+            "octaves of the encoding; none means up to the Nyquist frequency of the box",
+            low=1,
+            high=20,
+        )
 
     def __init__(self, options: Options, scene: Scene):
         self.octaves = options.frequencies or octaves(scene)
@@ -67,14 +78,20 @@ class Frequency(Network):
 
 
 class TriangleWave(Network):
-    """Triangle waves of each axis: 4 |v - floor v - ½| - 1 with v = 2^j (t + 1) / 4 for j = 0 .. n-1, as tiny-cuda-nn documents them.
+    """Triangle waves of each axis: 4 |v - floor v - ½| - 1 with v = 2^j (t + 1) / 4 for j = 0 ..
+    n-1, as tiny-cuda-nn documents them.
 
     The first falls from 1 to -1 across the box; without it, t could not be told from -t.
     """
 
     @dataclass(frozen=True)
     class Options(NetworkOptions):
-        frequencies: int | None = option(None, "octaves of the encoding; none means up to the Nyquist frequency of the box", low=1, high=20)
+        frequencies: int | None = option(
+            None,
+            "octaves of the encoding; none means up to the Nyquist frequency of the box",
+            low=1,
+            high=20,
+        )
         learning_rate: float = option(1e-1, "step size of Adam for this part", low=0.0)
 
     def __init__(self, options: Options, scene: Scene):
@@ -87,10 +104,12 @@ class TriangleWave(Network):
 
 
 class OneBlob(Network):
-    """For each axis n bins of [0, 1], u = (t + 1) / 2: what a kernel about u has in each of them. In units v of a bin's width it is
+    """For each axis n bins of [0, 1], u = (t + 1) / 2: what a kernel about u has in each of them.
+    In units v of a bin's width it is
 
-    quartic     15/16 (1 - v²)² for |v| < 1, up to v it has ½ + (15 v - 10 v³ + 3 v⁵) / 16, as tiny-cuda-nn documents it
-    gaussian    the normal distribution with σ = 1, about three times as wide: Müller et al., ACM Trans. Graph. 38, 145 (2019), section 4.3
+    quartic 15/16 (1 - v²)² for |v| < 1, up to v it has ½ + (15 v - 10 v³ + 3 v⁵) / 16, as
+    tiny-cuda-nn documents it gaussian the normal distribution with σ = 1, about three times as
+    wide: Müller et al., ACM Trans. Graph. 38, 145 (2019), section 4.3
 
     What a kernel has beyond the box is lost; nothing comes back at the other end.
     """
@@ -98,7 +117,9 @@ class OneBlob(Network):
     @dataclass(frozen=True)
     class Options(NetworkOptions):
         bins: int | None = option(None, "of each axis; none means one a pixel", low=2, high=512)
-        kernel: Literal["quartic", "gaussian"] = option("quartic", "what is spread over the bins, with a bin's width as radius or as σ")
+        kernel: Literal["quartic", "gaussian"] = option(
+            "quartic", "what is spread over the bins, with a bin's width as radius or as σ"
+        )
 
     def __init__(self, options: Options, scene: Scene):
         self.bins = options.bins or scene.box
@@ -107,14 +128,20 @@ class OneBlob(Network):
     def encode(self, t: Tensor) -> Tensor:
         edges = torch.linspace(0, 1, self.bins + 1, dtype=t.dtype, device=t.device)
         v = (edges - 0.5 * (t[..., None] + 1)) * self.bins
-        return (_quartic(v) if self.options.kernel == "quartic" else 0.5 * torch.erf(v / math.sqrt(2))).diff(dim=-1).flatten(1)
+        return (
+            (_quartic(v) if self.options.kernel == "quartic" else 0.5 * torch.erf(v / math.sqrt(2)))
+            .diff(dim=-1)
+            .flatten(1)
+        )
 
 
 class SphericalHarmonics(Network):
-    """The real spherical harmonics Y_lm for l below the degree, written as polynomials in x, y, z and taken at t itself.
+    """The real spherical harmonics Y_lm for l below the degree, written as polynomials in x, y, z
+    and taken at t itself.
 
-    On the unit sphere they are the harmonics, without Condon and Shortley's sign; elsewhere in the box, where the paper uses them too,
-    they are just polynomials of that degree: smooth, and blind to details finer than the box over the degree.
+    On the unit sphere they are the harmonics, without Condon and Shortley's sign; elsewhere in the
+    box, where the paper uses them too, they are just polynomials of that degree: smooth, and blind
+    to details finer than the box over the degree.
     """
 
     @dataclass(frozen=True)
@@ -123,11 +150,21 @@ class SphericalHarmonics(Network):
 
     def encode(self, t: Tensor) -> Tensor:
         x, y, z = t.unbind(-1)
-        features, real, imaginary = [], torch.ones_like(x), torch.zeros_like(x)  # of (x + iy)^m
+        features = []
+        real = torch.ones_like(x)
+        imaginary = torch.zeros_like(x)  # of (x + iy)^m
         for m in range(self.options.degree):
             for level, legendre in enumerate(_legendre(z, m, self.options.degree), m):
-                size = math.sqrt((2 * level + 1) / (4 * math.pi) * math.factorial(level - m) / math.factorial(level + m) * (2 if m else 1))
-                features += [size * legendre * part for part in ((real, imaginary) if m else (real,))]
+                size = math.sqrt(
+                    (2 * level + 1)
+                    / (4 * math.pi)
+                    * math.factorial(level - m)
+                    / math.factorial(level + m)
+                    * (2 if m else 1)
+                )
+                features += [
+                    size * legendre * part for part in ((real, imaginary) if m else (real,))
+                ]
             real, imaginary = real * x - imaginary * y, imaginary * x + real * y
         return torch.stack(features, -1)
 
@@ -153,8 +190,10 @@ def octaves(scene: Scene) -> int:
 
 
 def _ball() -> Tensor:
-    """Points "n 3" of the unit ball, always the same, evenly spread and in no step with any feature: multiples of powers of 1/g modulo the
-    cube, with g⁴ = g + 1. Source: Roberts, The unreasonable effectiveness of quasirandom sequences (2018)."""
+    """Points "n 3" of the unit ball, always the same, evenly spread and in no step with any
+    feature: multiples of powers of 1/g modulo the cube, with g⁴ = g + 1. Source: Roberts, The
+    unreasonable effectiveness of quasirandom sequences (2018).
+    """
     powers = 1.2207440846057596 ** -torch.arange(1.0, 4.0, dtype=torch.float64)
     t = 2 * (torch.arange(1.0, 8193.0, dtype=torch.float64)[:, None] * powers % 1) - 1
     return t[t.norm(dim=1) <= 1].float()

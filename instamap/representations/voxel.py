@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from instamap.options import RepresentationOptions, option
-from instamap.protocols import Representation
+from instamap.parts import Representation
+from instamap.plugin.options import RepresentationOptions, option
 from instamap.scene import Scene
 
 
 class Voxel(Representation):
-    """ρ(x) = Σ over the eight voxels around x of weight times value; zero at birth and outside the box."""
+    """ρ(x) = Σ over the eight voxels around x of weight times value; zero at birth and outside the
+    box.
+    """
 
     @dataclass(frozen=True)
     class Options(RepresentationOptions):
@@ -25,7 +27,10 @@ class Voxel(Representation):
 
     def forward(self, x: Tensor) -> Tensor:
         spacing = self.scene.box * self.scene.pixel_size / self.size
-        # grid_sample's -1 and +1 are the outer faces of the first and last voxel; ours has its origin on voxel size // 2.
+        # grid_sample's -1 and +1 are the outer faces of the first and last voxel; ours has its
+        # origin on voxel size // 2.
         where = (2 * (x.reshape(1, 1, 1, -1, 3) / spacing + self.size // 2) + 1) / self.size - 1
-        values = nn.functional.grid_sample(self.values, where, align_corners=False, padding_mode="zeros")
+        values = nn.functional.grid_sample(
+            self.values, where, align_corners=False, padding_mode="zeros"
+        )
         return values.reshape(x.shape[:-1])

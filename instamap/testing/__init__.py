@@ -1,17 +1,24 @@
-"""The contract kit: the laws of each kind of part as test classes. Subclass one, name the part, and pytest runs them.
+"""The contract kit: the laws of each kind of part as test classes. Subclass one, name the part, and
+pytest runs them.
 
     from instamap.testing import RepresentationLaws
 
     class TestMine(RepresentationLaws):
         name = "my-part"
 
-docs/laws.md says what each law is for. Needs pytest and hypothesis: `pip install "instamap[testing]"`.
+docs/laws.md says what each law is for. Needs pytest and hypothesis: `pip install
+"instamap[testing]"`.
 """
 
 import pytest
 
 # Must come before the imports below: without it a failed law would not show the values it compared.
-pytest.register_assert_rewrite(*(f"{__name__}.{file}" for file in ("part", "representation", "deformation", "forward", "likelihood")))
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{file}"
+        for file in ("part", "representation", "deformation", "forward", "likelihood")
+    )
+)
 
 from instamap.testing.deformation import DeformationLaws, IsometryLaws  # noqa: E402
 from instamap.testing.forward import ForwardLaws  # noqa: E402

@@ -1,4 +1,6 @@
-"""The laws of deformations: at birth nothing moves, particles do not see each other, and poses play no part."""
+"""The laws of deformations: at birth nothing moves, particles do not see each other, and poses play
+no part.
+"""
 
 import dataclasses
 
@@ -6,8 +8,8 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import rotations
-from instamap.options import DeformationOptions
-from instamap.protocols import Deformation
+from instamap.parts import Deformation
+from instamap.plugin.options import DeformationOptions
 from instamap.testing import scenes
 from instamap.testing.part import SMALL, PartLaws, difference, gradient, law, stir
 
@@ -38,34 +40,44 @@ class DeformationLaws(PartLaws):
         part = self.born(scenes.Case(0, 12, 1.0, 2))
         assert isinstance(part, Deformation)
         if list(part.parameters()):
-            assert isinstance(part.options, DeformationOptions), "what learns needs the options of DeformationOptions (its step size)"
+            assert isinstance(part.options, DeformationOptions), (
+                "what learns needs the options of DeformationOptions (its step size)"
+            )
 
     @law(SMALL)
     def test_identity_at_birth(self, case):
         """A fit starts from the common density: nothing is deformed before there is evidence."""
-        part, g = self.born(case), case.generator()
+        part = self.born(case)
+        g = case.generator()
         views = scenes.views(part.scene, case.rows, g)
         x = scenes.in_ball(part.scene, (case.rows, 20), g)
         assert difference(part(x, part.latent(views)), x) < ROUNDING
 
     @law(SMALL)
     def test_latent_belongs_to_the_particle(self, case):
-        """z is "B L" and depends on the particle's index alone: not on the batch, its order, the pose or the shift."""
-        part, g = self.grown(case), case.generator()
+        """z is "B L" and depends on the particle's index alone: not on the batch, its order, the
+        pose or the shift.
+        """
+        part = self.grown(case)
+        g = case.generator()
         views = scenes.views(part.scene, case.rows, g, shift=1.0)
         z = part.latent(views)
         assert z.ndim == 2 and len(z) == case.rows, f"z has shape {tuple(z.shape)}"
         order = torch.randperm(case.rows, generator=g)
         assert torch.equal(part.latent(views[order]), z[order])
         assert torch.equal(part.latent(views[:1]), z[:1])
-        elsewhere = dataclasses.replace(views, rotation=rotations.random(case.rows, generator=g), origin=views.origin + 1.0)
+        elsewhere = dataclasses.replace(
+            views, rotation=rotations.random(case.rows, generator=g), origin=views.origin + 1.0
+        )
         assert torch.equal(part.latent(elsewhere), z), "z changes with the pose"
         if not part.per_particle:
             assert torch.equal(z, z[:1].expand_as(z)), "per_particle is False, yet particles differ"
 
     @law(SMALL)
     def test_at_is_the_deformation(self, case):
-        """at(z), which may compute once what depends on z alone, is x -> forward(x, z) for any points that it is given, in turn."""
+        """at(z), which may compute once what depends on z alone, is x -> forward(x, z) for any
+        points that it is given, in turn.
+        """
         part = self.grown(case)
         _, x, z = self._draw(case, part)
         there = part.at(z)
@@ -81,12 +93,15 @@ class DeformationLaws(PartLaws):
         assert before.shape == x.shape
         row = case.seed % case.rows
         others = torch.arange(case.rows) != row
-        z2, x2 = z.clone(), x.clone()
+        z2 = z.clone()
+        x2 = x.clone()
         z2[row] += 0.1
         x2[row] += 0.1 * case.pixel_size
         for after in (part(x, z2), part(x2, z)):
             assert difference(after[others], before[others]) < ROUNDING
-        assert difference(part(x[row : row + 1], z[row : row + 1]), before[row : row + 1]) < ROUNDING
+        assert (
+            difference(part(x[row : row + 1], z[row : row + 1]), before[row : row + 1]) < ROUNDING
+        )
 
     @law(SMALL)
     def test_points_do_not_see_each_other(self, case):
@@ -96,7 +111,12 @@ class DeformationLaws(PartLaws):
         whole = part(x, z)
         order = torch.randperm(x.shape[1], generator=case.generator())
         assert difference(part(x[:, order], z), whole[:, order]) < ROUNDING
-        assert difference(torch.cat([part(x[:, :3], z), part(x[:, 3:3], z), part(x[:, 3:], z)], 1), whole) < ROUNDING
+        assert (
+            difference(
+                torch.cat([part(x[:, :3], z), part(x[:, 3:3], z), part(x[:, 3:], z)], 1), whole
+            )
+            < ROUNDING
+        )
 
     @law(SMALL)
     def test_gradient_reaches_the_coordinates(self, case):
@@ -106,12 +126,16 @@ class DeformationLaws(PartLaws):
         z.requires_grad_()
         if not z.numel():
             return
-        slope = gradient(part(x, z) * torch.randn(x.shape, generator=case.generator(), dtype=x.dtype), z)
+        slope = gradient(
+            part(x, z) * torch.randn(x.shape, generator=case.generator(), dtype=x.dtype), z
+        )
         assert slope.isfinite().all() and (slope.abs().amax(1) > 0).all()
 
     @law(SMALL)
     def test_does_not_fold_space_near_birth(self, case):
-        """det ∂x'/∂x > 0 for parameters a thousandth away from birth, so no two points of the particle meet."""
+        """det ∂x'/∂x > 0 for parameters a thousandth away from birth, so no two points of the
+        particle meet.
+        """
         part = stir(self.born(case), case.generator(), 1e-3)
         views, x, _ = self._draw(case, part)
         jacobian = _jacobian(part, x, part.latent(views).detach())

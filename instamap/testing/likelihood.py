@@ -1,4 +1,6 @@
-"""The laws of likelihoods: log_prob and sample describe one distribution, rows are independent, invariances are kept."""
+"""The laws of likelihoods: log_prob and sample describe one distribution, rows are independent,
+invariances are kept.
+"""
 
 import math
 from typing import ClassVar
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import grids
-from instamap.protocols import Likelihood
+from instamap.parts import Likelihood
 from instamap.scene import Views
 from instamap.testing import scenes
 from instamap.testing.part import SMALL, PartLaws, difference, gradient, law
@@ -28,43 +30,62 @@ INVARIANCES = {
 class LikelihoodLaws(PartLaws):
     """Subclass with `name = "..."` of a registered likelihood, or override `make(scene)`.
 
-    invariances: changes of the prediction that log_prob does not see, out of "scale" (a positive factor) and "offset" (a constant).
-    Override `entropy` where it has a closed form (of `quadratic` likelihoods it is known).
+    invariances: changes of the prediction that log_prob does not see, out of "scale" (a positive
+    factor) and "offset" (a constant). Override `entropy` where it has a closed form (of `quadratic`
+    likelihoods it is known).
     """
 
     kind = "likelihood"
     invariances: ClassVar[tuple[str, ...]] = ()
 
     def entropy(self, part: Likelihood, views: Views) -> Tensor | None:
-        """-E[log p(y)] "B" in nats of an image of each view, if it is known and does not depend on the prediction."""
-        return 0.5 * torch.log(2 * math.pi * math.e * _components(part, views)).sum((1, 2)) if part.quadratic else None
+        """-E[log p(y)] "B" in nats of an image of each view, if it is known and does not depend on
+        the prediction.
+        """
+        return (
+            0.5 * torch.log(2 * math.pi * math.e * _components(part, views)).sum((1, 2))
+            if part.quadratic
+            else None
+        )
 
     def evaluate(self, part, case, dtype):
         predicted, observed, views = self._draw(case)
-        return part.log_prob(predicted.float().to(dtype), observed.float().to(dtype), views.to(dtype))
+        return part.log_prob(
+            predicted.float().to(dtype), observed.float().to(dtype), views.to(dtype)
+        )
 
     def _draw(self, case):
         """Predictions and unrelated observations "B D D" of order one, and their views."""
-        g, scene = case.generator(), case.scene()
+        g = case.generator()
+        scene = case.scene()
         images = torch.randn(2, case.rows, case.box, case.box, generator=g, dtype=torch.float64)
         return *images, scenes.views(scene, case.rows, g)
 
     def _samples(self, case, *, proper: bool = True):
-        """One prediction "1 D D", many samples of it "N D D", and the view of all of them; proper: of distributions alone."""
+        """One prediction "1 D D", many samples of it "N D D", and the view of all of them; proper:
+        of distributions alone.
+        """
         part, (predicted, _, views) = self.grown(case), self._draw(case)
         if proper and not part.proper:
             pytest.skip("the likelihood declares proper = False")
         many = views[torch.zeros(DRAWS, dtype=torch.long)]
         truth = predicted[:1]
         with torch.no_grad():
-            return part, truth, part.sample(truth.expand(DRAWS, -1, -1), many, generator=case.generator()), many
+            return (
+                part,
+                truth,
+                part.sample(truth.expand(DRAWS, -1, -1), many, generator=case.generator()),
+                many,
+            )
 
     def test_is_a_likelihood(self):
         assert isinstance(self.born(scenes.Case(0, 12, 1.0, 2)), Likelihood)
 
     @law(SMALL)
     def test_score_of_samples_has_mean_zero(self, case):
-        """E[∂ log p(y | μ)/∂μ] = 0 for y drawn at μ: of all images the prediction itself is right, in position, scale and offset."""
+        """E[∂ log p(y | μ)/∂μ] = 0 for y drawn at μ: of all images the prediction itself is right,
+        in position, scale and offset.
+        """
         part, truth, drawn, views = self._samples(case)
         score = _score(part, truth, drawn, views)
         directions = torch.cat([truth, torch.ones_like(truth), _directions(case, 3)])
@@ -73,16 +94,21 @@ class LikelihoodLaws(PartLaws):
 
     @law(SMALL)
     def test_samples_follow_log_prob(self, case):
-        """E[p(y | μ') / p(y | μ)] = 1 for y drawn at μ: the samples have the noise level that log_prob assumes.
+        """E[p(y | μ') / p(y | μ)] = 1 for y drawn at μ: the samples have the noise level that
+        log_prob assumes.
 
-        μ' is one standard deviation of the log-ratio away from μ, where a wrong variance shows most.
+        μ' is one standard deviation of the log-ratio away from μ, where a wrong variance shows
+        most.
         """
         part, truth, drawn, views = self._samples(case)
         directions = _directions(case, 8)
         spread = (_score(part, truth, drawn, views).flatten(1) @ directions.flatten(1).T).std(0)
         with torch.no_grad():
             base = part.log_prob(truth.expand_as(drawn), drawn, views)
-            other = [part.log_prob((truth + d / s).expand_as(drawn), drawn, views) for d, s in zip(directions, spread, strict=True)]
+            other = [
+                part.log_prob((truth + d / s).expand_as(drawn), drawn, views)
+                for d, s in zip(directions, spread, strict=True)
+            ]
         mean, error = _mean(torch.stack([(o - base).exp() for o in other], 1).mean(1, keepdim=True))
         assert abs(float(mean) - 1) <= ERRORS * float(error)
 
@@ -92,12 +118,16 @@ class LikelihoodLaws(PartLaws):
         part, truth, drawn, views = self._samples(case, proper=False)
         other = _directions(case, 1) * truth.norm()
         with torch.no_grad():
-            gain = part.log_prob(truth.expand_as(drawn), drawn, views) - part.log_prob(other.expand_as(drawn), drawn, views)
+            gain = part.log_prob(truth.expand_as(drawn), drawn, views) - part.log_prob(
+                other.expand_as(drawn), drawn, views
+            )
         assert gain.mean() > 0
 
     @law(SMALL)
     def test_entropy(self, case):
-        """E[-log p(sample)] is the entropy, which fixes the normalisation; where the class gives a closed form."""
+        """E[-log p(sample)] is the entropy, which fixes the normalisation; where the class gives a
+        closed form.
+        """
         part, truth, drawn, views = self._samples(case)
         entropy = self.entropy(part, views[:1])
         if entropy is None:
@@ -108,13 +138,17 @@ class LikelihoodLaws(PartLaws):
 
     @law(SMALL)
     def test_sample_is_random_only_through_the_generator(self, case):
-        """Samples have the prediction's shape and dtype; the same generator state gives the same sample."""
+        """Samples have the prediction's shape and dtype; the same generator state gives the same
+        sample.
+        """
         part, (predicted, _, views) = self.grown(case), self._draw(case)
         before = torch.random.get_rng_state()
         one, two = (part.sample(predicted, views, generator=case.generator()) for _ in range(2))
         assert one.shape == predicted.shape and one.dtype == predicted.dtype
         assert torch.equal(one, two)
-        assert torch.equal(before, torch.random.get_rng_state()), "random numbers are drawn from the global state"
+        assert torch.equal(before, torch.random.get_rng_state()), (
+            "random numbers are drawn from the global state"
+        )
 
     @law(SMALL)
     def test_rows_are_independent(self, case):
@@ -123,8 +157,14 @@ class LikelihoodLaws(PartLaws):
         value = part.log_prob(predicted, observed, views)
         assert value.shape == (case.rows,)
         order = torch.randperm(case.rows, generator=case.generator())
-        assert difference(part.log_prob(predicted[order], observed[order], views[order]), value[order]) < ROUNDING
-        alone = [part.log_prob(predicted[i : i + 1], observed[i : i + 1], views[i : i + 1]) for i in range(case.rows)]
+        assert (
+            difference(part.log_prob(predicted[order], observed[order], views[order]), value[order])
+            < ROUNDING
+        )
+        alone = [
+            part.log_prob(predicted[i : i + 1], observed[i : i + 1], views[i : i + 1])
+            for i in range(case.rows)
+        ]
         assert difference(torch.cat(alone), value) < ROUNDING
 
     @law(SMALL)
@@ -133,7 +173,10 @@ class LikelihoodLaws(PartLaws):
         part, (predicted, observed, views) = self.grown(case), self._draw(case)
         value = part.log_prob(predicted, observed, views)
         for name in self.invariances:
-            assert difference(part.log_prob(INVARIANCES[name](predicted), observed, views), value) < ROUNDING, f"not invariant to {name}"
+            assert (
+                difference(part.log_prob(INVARIANCES[name](predicted), observed, views), value)
+                < ROUNDING
+            ), f"not invariant to {name}"
 
     @law(SMALL)
     def test_finite_at_zero_images(self, case):
@@ -147,27 +190,37 @@ class LikelihoodLaws(PartLaws):
 
     @law(SMALL)
     def test_gradient_reaches_the_prediction(self, case):
-        """∂ log p/∂μ is the derivative of log p, in each row. Central differences of 1e-5: rounding 1e-9, truncation 1e-10."""
+        """∂ log p/∂μ is the derivative of log p, in each row. Central differences of 1e-5: rounding
+        1e-9, truncation 1e-10.
+        """
         part, (predicted, observed, views) = self.grown(case), self._draw(case)
-        along, step = _directions(case, case.rows), 1e-5
+        along = _directions(case, case.rows)
+        step = 1e-5
         p = predicted.clone().requires_grad_()
         found = gradient(part.log_prob(p, observed, views), p)
         up, down = (part.log_prob(predicted + s * along, observed, views) for s in (step, -step))
         slope = (up - down) / (2 * step)
         assert (found.flatten(1).abs().amax(1) > 0).all()
-        assert float(((found * along).sum((1, 2)) - slope).abs().max()) < 1e-6 * float(found.flatten(1).norm(dim=1).max())
+        assert float(((found * along).sum((1, 2)) - slope).abs().max()) < 1e-6 * float(
+            found.flatten(1).norm(dim=1).max()
+        )
 
     @law(SMALL)
     def test_quadratic_form(self, case):
-        """log p(y | μ) = -½ Σ_k |Y - M|² / (D² σ²(k)) + const with σ² from `noise_variance`, where the likelihood declares `quadratic`:
-        that is all the normal equations know of it."""
+        """log p(y | μ) = -½ Σ_k |Y - M|² / (D² σ²(k)) + const with σ² from `noise_variance`, where
+        the likelihood declares `quadratic`: that is all the normal equations know of it.
+        """
         part, (predicted, observed, views) = self.grown(case), self._draw(case)
         if not part.quadratic:
             pytest.skip("the likelihood declares quadratic = False")
         variance = _components(part, views)
 
         def expected(image: Tensor) -> Tensor:
-            return -0.5 * (torch.fft.fft2(observed - image).abs().square() / variance).sum((1, 2)) / case.box**2
+            return (
+                -0.5
+                * (torch.fft.fft2(observed - image).abs().square() / variance).sum((1, 2))
+                / case.box**2
+            )
 
         nothing = torch.zeros_like(predicted)
         gain = part.log_prob(predicted, observed, views) - part.log_prob(nothing, observed, views)
@@ -175,7 +228,9 @@ class LikelihoodLaws(PartLaws):
 
     @law(SMALL)
     def test_premultiplied_images(self, case):
-        """For y' = C y, log_prob_premultiplied and log p(y | C PV) differ by a constant of the data, so they have one gradient."""
+        """For y' = C y, log_prob_premultiplied and log p(y | C PV) differ by a constant of the
+        data, so they have one gradient.
+        """
         part, (projection, observed, views) = self.grown(case), self._draw(case)
         if not part.premultiplied:
             pytest.skip("the likelihood declares premultiplied = False")
@@ -184,7 +239,9 @@ class LikelihoodLaws(PartLaws):
 
         def both(p: Tensor) -> tuple[Tensor, Tensor]:
             predicted = _apply(c, p)
-            return part.log_prob(predicted, observed, views), part.log_prob_premultiplied(p, predicted, multiplied, views)
+            return part.log_prob(predicted, observed, views), part.log_prob_premultiplied(
+                p, predicted, multiplied, views
+            )
 
         p = projection.clone().requires_grad_()
         plain, special = both(p)
@@ -195,7 +252,9 @@ class LikelihoodLaws(PartLaws):
 
 
 def _components(part: Likelihood, views: Views) -> Tensor:
-    """σ² "B D D" of the components of torch.fft.fft2; the plane's corners, beyond the last shell, continue it."""
+    """σ² "B D D" of the components of torch.fft.fft2; the plane's corners, beyond the last shell,
+    continue it.
+    """
     box = part.scene.box
     return part.noise_variance(views)[:, grids.noise_shells(box)]
 
@@ -222,7 +281,9 @@ def _filter(box: int) -> Tensor:
     """A real, even, astigmatic filter "D D" of torch.fft.fft2, of either sign like a CTF."""
     k = torch.fft.fftfreq(box, dtype=torch.float64)
     c = torch.cos(20 * (k[:, None] ** 2 + 0.5 * k**2 + 0.4 * k[:, None] * k))
-    return 0.5 * (c + c.flip(0, 1).roll((1, 1), (0, 1)))  # even on the Nyquist lines of even boxes too
+    return 0.5 * (
+        c + c.flip(0, 1).roll((1, 1), (0, 1))
+    )  # even on the Nyquist lines of even boxes too
 
 
 def _apply(c: Tensor, images: Tensor) -> Tensor:

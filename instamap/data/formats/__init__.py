@@ -1,0 +1,1 @@
+"""Files of particles as programs write them; each becomes one particle table."""

@@ -1,0 +1,32 @@
+"""The hooks that a plugin can implement (entry-point group "instamap")."""
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("instamap")
+hookimpl = pluggy.HookimplMarker("instamap")
+
+
+@hookspec
+def instamap_components():
+    """Return a list of `instamap.plugin.component.Component`: the parts this plugin provides."""
+
+
+@hookspec
+def instamap_commands(app):
+    """Add commands to the command line: `app` is a Typer application of this plugin's own, whose
+    commands join the built-in ones.
+    """
+
+
+@hookspec
+def instamap_run_started(settings):
+    """A reconstruction is about to fit; `settings` is the dict that run.toml will hold."""
+
+
+@hookspec
+def instamap_step_finished(name, step, metrics):
+    """One look at the fit called `name` ("half1", "half1 bend", "half1 round 2"): the step number
+    and a dict of floats, as in log.jsonl.
+
+    It is called from the threads of the fits, one call at a time.
+    """

@@ -1,0 +1,1 @@
+"""Encodings of points by multiresolution grids, in torch and compiled."""

@@ -1,0 +1,1 @@
+"""Particle images with a known answer, from atomic models and density maps."""

@@ -1,0 +1,192 @@
+"""What Gaussian noise lets the images say of a density that all share: the statistics b and K of
+the normal equations.
+
+Image i, with its origin at pixel D // 2, has the discrete Fourier transform F_i(k), and a map V [z,
+y, x] of N = D voxels an edge predicts
+
+    P_i(k) = C_i(k) e^{2πi k·origin_i} Δ Σ_x V(x) e^{-2πi q·x},    q = A_iᵀ (k, 0),
+
+with Δ the pixel size in Å. Noise of variance σ²(shell) in the pixels of an unfiltered image has D²
+σ² in a Fourier component, so
+
+    -log p = Σ_i w_i ½ Σ_k |F_i(k) - P_i(k)|² / (D² σ²(k)) + const = ½ ⟨V, K∗V⟩ - ⟨b, V⟩ + ½ energy
+    + const.
+
+The sum is over the components with |k| < D/2 of the full plane: those inside the Nyquist circle,
+which leaves out that circle itself and so the row and the column -D/2 of an even box. A shell of
+infinite variance does not count.
+"""
+
+import zipfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instamap.errors import DataError
+from instamap.files import replacing
+
+VERSION = 1  # of the files
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that a set of images says of a map; sets that are disjoint add.
+
+    box: N. pixel_size: Å. b "N N N": Σ_i w_i A_iᴴ C_i y_i / σ², per unit of density. kernel "2N 2N
+    N+1": the Fourier transform (rfftn, real since K is real and even) of K on the periodic lattice
+    of 2N. count: images. weight: Σ w_i. energy: Σ_i w_i Σ_k |F_i|² / (D² σ²), nan if any image was
+    multiplied by its CTF, as what its zeros removed is not known.
+    """
+
+    box: int
+    pixel_size: float
+    b: Tensor
+    kernel: Tensor
+    count: int
+    weight: float
+    energy: float
+
+    @staticmethod
+    def empty(
+        box: int,
+        pixel_size: float,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "Statistics":
+        """Those of no image."""
+
+        def zeros(*shape):
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        return Statistics(
+            box, pixel_size, zeros(box, box, box), zeros(2 * box, 2 * box, box + 1), 0, 0.0, 0.0
+        )
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """Those of the union of two disjoint sets of images. Raises DataError if boxes or pixel
+        sizes differ.
+        """
+        if (
+            self.box != other.box
+            or abs(self.pixel_size - other.pixel_size) > 1e-4 * self.pixel_size
+        ):
+            raise DataError(
+                f"statistics of {self.box} voxels of {self.pixel_size:g} Å cannot be added to those"
+                f" of {other.box} voxels of {other.pixel_size:g} Å; scale the images to one box and"
+                " pixel size first"
+            )
+        sums = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("b", "kernel", "count", "weight", "energy")
+        }
+        return replace(self, **sums)
+
+    def scaled(self, factor: float) -> "Statistics":
+        """Those of the same images with their weights times a factor."""
+        return replace(
+            self,
+            b=factor * self.b,
+            kernel=factor * self.kernel,
+            weight=factor * self.weight,
+            energy=factor * self.energy,
+        )
+
+    def crop(self, low: int, high: int) -> "Statistics":
+        """Those of maps that are zero outside voxels low..high-1 of each axis, as maps of these
+        voxels: the same loss, smaller FFTs.
+        """
+        n = high - low
+        cut = slice(low, high)
+        if n == self.box:
+            return self
+        lattice = torch.fft.fftshift(torch.fft.irfftn(self.kernel, s=(2 * self.box,) * 3))
+        middle = slice(self.box - n, self.box + n)
+        kernel = torch.fft.rfftn(torch.fft.ifftshift(lattice[middle, middle, middle])).real
+        return replace(
+            self, box=n, b=self.b[cut, cut, cut].contiguous(), kernel=kernel.contiguous()
+        )
+
+    def to(self, *args) -> "Statistics":
+        """As Tensor.to for dtype and device."""
+        return replace(self, b=self.b.to(*args), kernel=self.kernel.to(*args))
+
+    def apply(self, volume: Tensor) -> Tensor:
+        """K∗V "N N N" of a map V "N N N": the Hessian of the loss times V, differentiable."""
+        n = self.box
+        m = 2 * self.box
+        spectrum = torch.fft.fft(
+            torch.fft.rfft2(volume, s=(m, m)), n=m, dim=0
+        )  # z apart: the planes of padding need no other axis
+        spectrum = torch.fft.ifft(spectrum * self.kernel, dim=0)[:n]
+        return torch.fft.irfft2(spectrum, s=(m, m))[:, :n, :n]
+
+    def loss(self, volume: Tensor) -> Tensor:
+        """½⟨V, K∗V⟩ - ⟨b, V⟩, a float64 scalar: -log p (nats, whole set) of a map "N N N" less that
+        of the empty map.
+
+        Its gradient K∗V - b comes from the same pair of FFTs.
+        """
+        return _Loss.apply(volume, self)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .npz file, whole or not at all. Raises OutputError where the file system
+        refuses.
+        """
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {
+            name: value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+            for name, value in plain.items()
+        }
+        with (
+            replacing(path) as sibling,
+            open(sibling, "wb") as file,
+        ):  # a file object: numpy would add .npz to the sibling's name
+            np.savez(file, version=np.array(VERSION), **arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> "Statistics":
+        """Read what `save` wrote. Raises DataError for a file that is missing, not of this kind or
+        of another version.
+        """
+        try:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+                found = dict(file)
+        except FileNotFoundError:
+            raise DataError(f"statistics '{path}' do not exist; check the path") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError):
+            raise DataError(f"'{path}' is not a whole file of statistics; write it again") from None
+        if (
+            set(found) != {"version", *(f.name for f in fields(Statistics))}
+            or int(found["version"]) != VERSION
+        ):
+            raise DataError(
+                f"'{path}' does not hold statistics of version {VERSION}; write it again with this"
+                " version of instamap"
+            )
+        return Statistics(
+            **{
+                name: torch.from_numpy(v) if v.ndim else v.item()
+                for name, v in found.items()
+                if name != "version"
+            }
+        )
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, volume: Tensor, statistics: Statistics) -> Tensor:
+        curved = statistics.apply(volume)
+        ctx.save_for_backward(curved - statistics.b)
+        return (volume * (0.5 * curved - statistics.b)).sum(
+            dtype=torch.float64
+        )  # float32 would not resolve a nat in a million
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream.to(gradient.dtype) * gradient, None

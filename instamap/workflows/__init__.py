@@ -1,0 +1,3 @@
+"""Whole procedures: from settings and files to a map, a motion or corrected poses, and their
+records.
+"""
