@@ -1,8 +1,11 @@
-"""Chosen parts and a scene become a model; what does not fit is refused, with both sides shown."""
+"""The model: chosen parts and a scene, composed; what does not fit is refused, with both sides
+shown.
+"""
 
+import dataclasses
 import math
 import threading
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,91 +13,74 @@ from torch import Tensor, nn
 from instamap.errors import CompositionError
 from instamap.fourier import ctf
 from instamap.geometry import grids
-from instamap.parts import DensityFn
-from instamap.plugin.options import Options, from_dict, parse, to_dict
-from instamap.plugin.registry import Registry, default
+from instamap.parts import (
+    Deformation,
+    DensityFn,
+    ForwardOperator,
+    Likelihood,
+    PremultipliedLikelihood,
+    Representation,
+    SharedDensity,
+    SharedDensityOperator,
+)
+from instamap.plugin.choice import PART_KINDS, Choice, Choices, load_class
+from instamap.plugin.registry import Registry
 from instamap.scene import Batch, Scene, Views
 
-DEFAULTS = {
-    "representation": "hash-grid",
-    "deformation": "identity",
-    "forward": "slice",
-    "likelihood": "gaussian",
-}
-CHUNK = (
-    1 << 19
-)  # points at once, which bounds memory; a field splits them further where that is faster
-_BIRTH = threading.Lock()  # of models: their initial values come from torch's global generator
+# Points at once, which bounds memory; a field splits them further where that is faster.
+POINTS_AT_ONCE = 1 << 19
+# Initial values come from torch's global generator: models are made one at a time.
+_GLOBAL_GENERATOR = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One part, by name, with its options."""
+def compose(
+    parts: Choices, scene: Scene, seed: int | None = None, registry: Registry | None = None
+) -> "Model":
+    """The model of all four parts.
 
-    name: str
-    options: Options
-
-
-def choose(
-    kind: str, name: str, items: list[str] | dict, registry: Registry | None = None
-) -> Choice:
-    """A part with options from ["key=value"] or a mapping. Raises PartError or OptionError."""
-    made = (registry or default()).get(kind, name).load().Options
-    return Choice(name, from_dict(made, items) if isinstance(items, dict) else parse(made, items))
-
-
-def defaults(deformation: str = DEFAULTS["deformation"]) -> dict[str, Choice]:
-    """The parts a reconstruction uses where nothing else is chosen, beside this deformation."""
-    names = {**DEFAULTS, "deformation": deformation, "forward": usual_forward(deformation)}
-    return {kind: choose(kind, name, []) for kind, name in names.items()}
-
-
-def usual_forward(deformation: str, registry: Registry | None = None) -> str:
-    """The forward operator that goes with a deformation where none is chosen: rays if particles
-    differ, for slices share one density.
+    seed: decides the initial values, and torch's global generator is left as it was; threads may
+    then call it at once. None draws them from that generator.
+    Raises CompositionError where two parts, or a part and the data, do not fit.
     """
-    return (
-        "ray"
-        if (registry or default()).get("deformation", deformation).load().per_particle
-        else DEFAULTS["forward"]
-    )
-
-
-def record(parts: dict[str, Choice]) -> dict:
-    """The choices as run.toml keeps them."""
-    return {kind: {"name": c.name, **to_dict(c.options)} for kind, c in parts.items()}
-
-
-def compose(parts: dict[str, Choice], scene: Scene, registry: Registry | None = None) -> "Model":
-    """The model of all four parts. Raises CompositionError where two of them, or a part and the
-    data, do not fit.
-    """
-    registry = registry or default()
-    classes = {kind: registry.get(kind, parts[kind].name).load() for kind in DEFAULTS}
-    _fit(classes, parts, scene)
-    made = {kind: cls(parts[kind].options, scene) for kind, cls in classes.items()}
-    return Model(
-        scene, made["representation"], made["deformation"], made["forward"], made["likelihood"]
-    )
-
-
-def born(parts: dict[str, Choice], scene: Scene, seed: int) -> "Model":
-    """As `compose`, with initial values that the seed decides; torch's global generator is left as
-    it was. Threads may call it at once.
-    """
-    with _BIRTH, torch.random.fork_rng(devices=[]):
+    if seed is None:
+        return _compose(parts, scene, registry)
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return compose(parts, scene)
+        return _compose(parts, scene, registry)
 
 
-def _fit(classes: dict, parts: dict[str, Choice], scene: Scene) -> None:
-    name = {kind: f"{kind} '{choice.name}'" for kind, choice in parts.items()}
-    if classes["deformation"].per_particle and not classes["forward"].deforms:
+def _compose(parts: Choices, scene: Scene, registry: Registry | None) -> "Model":
+    check_compatible(parts, scene.premultiplied, registry)
+    made = [make_part(kind, parts[kind], scene, registry) for kind in PART_KINDS]
+    return Model(scene, *made)
+
+
+def make_part(kind: str, choice: Choice, scene: Scene, registry: Registry | None = None) -> Any:
+    """One part alone, for the scene."""
+    return load_class(kind, choice.name, registry)(choice.options, scene)
+
+
+def part_classes(parts: Choices, registry: Registry | None = None) -> dict[str, Any]:
+    """The classes of chosen parts by kind."""
+    return {kind: load_class(kind, parts[kind].name, registry) for kind in PART_KINDS}
+
+
+def check_compatible(
+    parts: Choices, premultiplied: bool = False, registry: Registry | None = None
+) -> None:
+    """Raises CompositionError, with both sides, where parts do not fit each other or the images.
+
+    Nothing is built or read for it.
+    """
+    classes = part_classes(parts, registry)
+    name = {kind: f"{kind} '{parts[kind].name}'" for kind in PART_KINDS}
+    differ = not issubclass(classes["deformation"], SharedDensity)
+    if differ and issubclass(classes["forward"], SharedDensityOperator):
         raise CompositionError(
             f"{name['deformation']} gives every particle its own density, {name['forward']} needs"
             " one that all share; choose --deform identity or --forward ray"
         )
-    if scene.premultiplied and not classes["likelihood"].premultiplied:
+    if premultiplied and not issubclass(classes["likelihood"], PremultipliedLikelihood):
         raise CompositionError(
             "the images are premultiplied by their CTF (rlnCtfDataAreCtfPremultiplied),"
             f" {name['likelihood']} needs images that are not; choose --likelihood gaussian"
@@ -102,40 +88,44 @@ def _fit(classes: dict, parts: dict[str, Choice], scene: Scene) -> None:
 
 
 class Floor(nn.Module):
-    """A lower bound: softplus(f) - offset, with the offset, the solvent's level below the mean,
-    learned. Zero at f = 0 and birth.
+    """A lower bound of the density: softplus(f) - offset, zero at f = 0 and birth.
+
+    The offset, the solvent's level below the mean, is learned.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.offset = nn.Parameter(torch.tensor(math.log(2.0)))
 
     def forward(self, field: Tensor) -> Tensor:
+        """The bounded field "*n"."""
         return nn.functional.softplus(field) - self.offset
 
 
 class Window(nn.Module):
-    """Where density may be: the user's mask (trilinear), or the largest sphere with a soft edge of
-    two pixels.
+    """Where density may be: the user's mask (trilinear), or the largest sphere with a soft edge.
+
+    The edge is two pixels wide.
     """
 
-    def __init__(self, scene: Scene):
+    mask: Tensor | None
+
+    def __init__(self, scene: Scene) -> None:
         super().__init__()
         self.scene = scene
         self.register_buffer("mask", scene.mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Factor "*n" in 0..1 at points "*n 3"."""
+        """The factor "*n" in 0..1 at points "*n 3" (Å)."""
+        scene = self.scene
         if self.mask is None:
-            edge = 2 * self.scene.pixel_size
-            outward = ((x.norm(dim=-1) - self.scene.radius) / edge + 1).clamp(0, 1)
+            edge = 2 * scene.pixel_size
+            outward = ((x.norm(dim=-1) - scene.radius) / edge + 1).clamp(0, 1)
             return 0.5 + 0.5 * torch.cos(math.pi * outward)
-        where = (
-            2 * (x.reshape(1, 1, 1, -1, 3) / self.scene.pixel_size + self.scene.box // 2) + 1
-        ) / self.scene.box - 1
-        values = nn.functional.grid_sample(
-            self.mask.to(x.dtype)[None, None], where, align_corners=False
-        )
+        points = x.reshape(1, 1, 1, -1, 3)
+        where = (2 * (points / scene.pixel_size + scene.box // 2) + 1) / scene.box - 1
+        lattice = self.mask.to(x.dtype)[None, None]
+        values = nn.functional.grid_sample(lattice, where, align_corners=False)
         return values.reshape(x.shape[:-1])
 
 
@@ -146,7 +136,14 @@ class Model(nn.Module):
     floor or the identity.
     """
 
-    def __init__(self, scene: Scene, representation, deformation, forward_operator, likelihood):
+    def __init__(
+        self,
+        scene: Scene,
+        representation: Representation,
+        deformation: Deformation,
+        forward_operator: ForwardOperator,
+        likelihood: Likelihood,
+    ) -> None:
         super().__init__()
         self.scene = scene
         self.representation = representation
@@ -157,26 +154,25 @@ class Model(nn.Module):
         self.window = Window(scene)
 
     def field(self, z: Tensor | None = None) -> DensityFn:
-        """The density "B P" at "B P 3" in Å of particles with coordinates z "B L", or of the common
-        map (z None).
+        """The density "B P" at "B P 3" (Å) of particles with coordinates z "B L".
+
+        z None: the common map.
         """
-        there = self.deformation.at(z) if z is not None else lambda x: x
+        bind = _nowhere_else if z is None else self.deformation.bind(z)
 
-        def values(x):
-            return (
-                self.scene.density_scale
-                * self.window(x)
-                * self.bound(self.representation(there(x)))
-            )
+        def values(x: Tensor) -> Tensor:
+            window = self.window(x)
+            bounded = self.bound(self.representation(bind(x)))
+            return self.scene.density_scale * window * bounded
 
-        return lambda x: torch.cat(
-            [values(part) for part in x.split(max(1, CHUNK // max(1, len(x))), dim=1)], 1
-        )
+        def in_chunks(x: Tensor) -> Tensor:
+            size = max(1, POINTS_AT_ONCE // max(1, len(x)))
+            return torch.cat([values(chunk) for chunk in x.split(size, dim=1)], 1)
+
+        return in_chunks
 
     def density(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """Density "B P" at "B P 3" in Å, of particles with coordinates z "B L", or of the common
-        map (z None).
-        """
+        """The density "B P" at "B P 3" (Å), of particles at z "B L" or of the common map (None)."""
         return self.field(z)(x)
 
     def project(
@@ -191,63 +187,71 @@ class Model(nn.Module):
         images "B D D": what was observed, for deformations that infer their coordinates from it.
         """
         z = self.deformation.latent(views, images)
-        projection = self.forward_operator(self.field(z), views, generator=generator)
+        operator = self.forward_operator
+        projection = operator(self.field(z), views, generator=generator)
         if views.optics is None:
             return projection, projection
-        return projection, ctf.apply(
-            projection, views.optics, self.scene.pixel_size, padding=self.forward_operator.padding
-        )
+        pixel_size = self.scene.pixel_size
+        predicted = ctf.apply(projection, views.optics, pixel_size, padding=operator.padding)
+        return projection, predicted
 
     def log_prob(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """log p "B" of each image, in nats (premultiplied images: up to a constant of the data)."""
-        return self._judge(*self.project(batch.views, generator, images=batch.images), batch)
+        projection, predicted = self.project(batch.views, generator, images=batch.images)
+        return self._log_prob(projection, predicted, batch)
 
     def gain(self, batch: Batch) -> Tensor:
         """log p "B" of each image beyond that of an empty map, in nats."""
-        nothing = torch.zeros_like(batch.images)
-        return self.log_prob(batch) - self._judge(nothing, nothing, batch)
+        empty = torch.zeros_like(batch.images)
+        return self.log_prob(batch) - self._log_prob(empty, empty, batch)
 
-    def _judge(self, projection: Tensor, predicted: Tensor, batch: Batch) -> Tensor:
-        if self.scene.premultiplied:
-            return self.likelihood.log_prob_premultiplied(
-                projection, predicted, batch.images, batch.views
-            )
-        return self.likelihood.log_prob(predicted, batch.images, batch.views)
+    def _log_prob(self, projection: Tensor, predicted: Tensor, batch: Batch) -> Tensor:
+        likelihood = self.likelihood
+        if not self.scene.premultiplied:
+            return likelihood.log_prob(predicted, batch.images, batch.views)
+        assert isinstance(likelihood, PremultipliedLikelihood)  # or else it was not composed
+        return likelihood.log_prob_premultiplied(projection, predicted, batch.images, batch.views)
 
     @torch.no_grad()
     def raster(self, z: Tensor | None = None) -> Tensor:
-        """The common map "D D D" [z, y, x] at the voxel centres, or that of a particle with
-        coordinates z "1 L".
+        """The map "D D D" [z, y, x] at the voxel centres, of a particle at z "1 L" or the common
+        one.
         """
-        box = self.scene.box
+        scene = self.scene
         parameter = next(self.parameters())
-        x = grids.voxel_centres(box, self.scene.pixel_size, dtype=parameter.dtype).to(
-            parameter.device
-        )
+        x = grids.voxel_centres(scene.box, scene.pixel_size, dtype=parameter.dtype)
+        x = x.to(parameter.device)
         inside = self.window(x) > 0  # elsewhere the density is zero
-        return torch.zeros_like(x[..., 0]).masked_scatter(
-            inside, self.density(x[inside][None], z)[0]
-        )
+        values = self.density(x[inside][None], z)[0]
+        return torch.zeros_like(x[..., 0]).masked_scatter(inside, values)
 
-    def parameter_groups(self) -> list[dict]:
-        """For the optimiser: the parameters of each part that learns, with its kind ("part") and
-        learning rate.
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters of each part that learns, with its kind ("part") and learning rate.
+
+        Raises CompositionError for a part that learns and has no learning rate.
         """
+        parts = (self.representation, self.deformation, self.forward_operator, self.likelihood)
         groups = []
-        parts = zip(
-            DEFAULTS,
-            (self.representation, self.deformation, self.forward_operator, self.likelihood),
-            strict=True,
-        )
-        for kind, part in parts:
-            own = list(part.parameters()) + (
-                list(self.bound.parameters()) if part is self.representation else []
-            )
-            if own and not hasattr(part.options, "learning_rate"):
-                raise CompositionError(
-                    f"{type(part).__name__} learns but has no option learning_rate; give its"
-                    " Options that field"
-                )
+        for kind, part in zip(PART_KINDS, parts, strict=True):
+            own = list(part.parameters())
+            if kind == "representation":
+                own += list(self.bound.parameters())
             if own:
-                groups.append({"params": own, "lr": part.options.learning_rate, "part": kind})
+                groups.append({"params": own, "lr": _learning_rate(part), "part": kind})
         return groups
+
+
+def _nowhere_else(x: Tensor) -> Tensor:
+    """The points of the common map are its own."""
+    return x
+
+
+def _learning_rate(part: Any) -> float:
+    """The option learning_rate of a part."""
+    options = dataclasses.asdict(part.options)
+    if "learning_rate" not in options:
+        raise CompositionError(
+            f"{type(part).__name__} learns but has no option learning_rate; give its Options that"
+            " field"
+        )
+    return options["learning_rate"]

@@ -2,16 +2,15 @@
 
 from torch import Tensor
 
-from instamap.parts import Deformation
+from instamap.parts import SharedDensity
 from instamap.plugin.options import Options
 from instamap.scene import Views
 
 
-class Identity(Deformation):
+class Identity(SharedDensity):
     """x: every particle has the same density."""
 
     Options = Options
-    per_particle = False
 
     def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
         return views.rotation.new_zeros(len(views), 0)

@@ -1,23 +1,30 @@
-"""No deformation, but different states: for what comes and goes rather than bends."""
+"""Conformations with maps of their own: for what comes and goes rather than bends."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from instamap.deform.identity import Identity
+from torch import Tensor
+
+from instamap.parts import DiscreteDeformation, SharedDensity
 from instamap.plugin.options import Options, option
+from instamap.scene import Views
 
 
-class Subspace(Identity):
-    """x: coordinates order the particles, and each state has a map of its own, from the particles
-    near it (engine states).
+class Subspace(DiscreteDeformation, SharedDensity):
+    """x: coordinates order the particles, and each conformation has a map of its own.
 
-    They are found in the linear subspace of maps V₀ + Σ z_j V_j in which particles differ.
+    The map is made of the particles near the conformation (workflow motion). Coordinates are found
+    in the linear subspace of maps V₀ + Σ z_j V_j in which particles differ.
     """
-
-    states = "weigh"
 
     @dataclass(frozen=True)
     class Options(Options):
         latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(
             1, "coordinates per particle; auto: what held-out images favour"
         )
+
+    def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
+        return views.rotation.new_zeros(len(views), 0)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return x

@@ -8,7 +8,15 @@ from importlib import import_module
 
 from instamap.errors import PartError
 
-KINDS = ("representation", "deformation", "forward", "likelihood", "engine")
+KINDS = (
+    "representation",
+    "deformation",
+    "forward",
+    "likelihood",
+    "objective",
+    "workflow",
+    "format",
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""Progress: what a procedure tells of itself while it runs, and what it tells of a fit."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out likelihood of a fit at one of its steps.
+
+    loss: nats per fitted image. held_out: nats per held-out image beyond an empty map. best:
+    whether it is the highest so far. seconds: since the fit began. stage: of the fit, counted from
+    1.
+    """
+
+    step: int
+    loss: float
+    held_out: float
+    best: bool
+    seconds: float
+    stage: int = 1
+
+
+class Progress:
+    """A listener that does nothing; override what is to be shown.
+
+    Fits run in threads of their own: each method is called by one of them at a time.
+    """
+
+    def message(self, line: str) -> None:
+        """Tells one line for a person to read."""
+
+    def images_read(self, done: int, total: int) -> None:
+        """Tells how many of the images have been read."""
+
+    def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
+        """Tells of an evaluation of a fit of at most so many steps.
+
+        fit: its name; the first word is the set that is fitted: "half1", "half1 bend", "half1 round
+        2".
+        """
+
+    def counted(self, what: str, done: int, total: int) -> None:
+        """Tells how many of other things (maps, frames, simulated images) are done."""
+
+
+SILENT = Progress()
