@@ -15,17 +15,17 @@ from instamap.geometry import grids, rotations
 from instamap.maps import mrc
 
 WHY = "benchmarks are imported from the project's root: python -m pytest"
-cryodrgn = pytest.importorskip("benchmarks.cryodrgn", reason=WHY)
-curves = pytest.importorskip("benchmarks.curves", reason=WHY)
-masks = pytest.importorskip("benchmarks.masks", reason=WHY)
-motion = pytest.importorskip("benchmarks.motion", reason=WHY)
-programs = pytest.importorskip("benchmarks.programs", reason=WHY)
-report = pytest.importorskip("benchmarks.report", reason=WHY)
-runs = pytest.importorskip("benchmarks.runs", reason=WHY)
-sets = pytest.importorskip("benchmarks.sets", reason=WHY)
-still = pytest.importorskip("benchmarks.still", reason=WHY)
-swinging = pytest.importorskip("benchmarks.swinging", reason=WHY)
-two_motions = pytest.importorskip("benchmarks.two_motions", reason=WHY)
+cryodrgn = pytest.importorskip("benchmarks.peers.cryodrgn", reason=WHY)
+curves = pytest.importorskip("benchmarks.lib.curves", reason=WHY)
+masks = pytest.importorskip("benchmarks.accuracy.masks", reason=WHY)
+motion = pytest.importorskip("benchmarks.peers.motion", reason=WHY)
+programs = pytest.importorskip("benchmarks.lib.programs", reason=WHY)
+report = pytest.importorskip("benchmarks.lib.report", reason=WHY)
+runs = pytest.importorskip("benchmarks.lib.runs", reason=WHY)
+sets = pytest.importorskip("benchmarks.lib.sets", reason=WHY)
+still = pytest.importorskip("benchmarks.accuracy.still", reason=WHY)
+swinging = pytest.importorskip("benchmarks.lib.swinging", reason=WHY)
+two_motions = pytest.importorskip("benchmarks.accuracy.two_motions", reason=WHY)
 
 
 def _looks(*held_out):

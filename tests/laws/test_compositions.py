@@ -1,0 +1,238 @@
+"""Whatever can be composed learns, with its parts' own learning rates; what is refused names both
+sides and the remedy.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+
+from instamap.errors import CompositionError
+from instamap.fit import loop, normal
+from instamap.fit.images import Images
+from instamap.fit.objective import Evidence
+from instamap.fit.stages import Stage
+from instamap.maps import mrc
+from instamap.model import Model, compose
+from instamap.plugin.choice import DEFAULTS, choose, default_parts, usual_forward
+from instamap.plugin.options import describe
+from instamap.plugin.registry import default
+from instamap.scene import Batch
+from instamap.simulate import particle_set
+from instamap.workflows.map import Data, prepare
+from instamap.workflows.settings import Settings
+
+KINDS = tuple(DEFAULTS)
+NAMES = {kind: [part.name for part in default().parts(kind)] for kind in KINDS}
+LINEAR = ("representation", "forward", "likelihood")  # what goes with the normal equations
+SMALL = {
+    "levels": 4,
+    "table_size": 12,
+    "samples": 8,
+    "points": 6,
+}  # of any part that has such an option
+# of what the truth gains over an empty map, which a few steps must reach; spherical harmonics are
+# the slowest
+SHARE = 0.03
+NOTHING_IS_TOLD = (
+    1e-3  # nats a pixel: a likelihood whose truth gains less would make the test blind
+)
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """64 images of 16 pixels with contrast transfer and noise of half their variance, their truth,
+    and what a fit may see of them.
+    """
+
+    data: Data
+    folder: Path
+
+    @property
+    def evidence(self) -> Evidence:
+        return self.data.evidence["map"]
+
+    @functools.cached_property
+    def batch(self) -> Batch:
+        """The images on which likelihoods are compared: some of those that are fitted."""
+        return self.data.particles.batch(self.evidence.rows[:16])
+
+    @functools.cache  # noqa: B019 - as long as the module's fixture
+    def gain_of_truth(self, forward: str, likelihood: str, *options: tuple[str, str]) -> float:
+        """Mean gain of the map that the images were made of, in nats; options are the likelihood's."""
+        given = {"representation": {"floor": "none"}, "likelihood": dict(options)}
+        model = self.model(
+            representation="voxel", forward=forward, likelihood=likelihood, given=given
+        )
+        truth, _ = mrc.read(self.folder / "truth.mrc")
+        with torch.no_grad():
+            model.representation.values.copy_(truth[None, None] / model.scene.density_scale)
+        return gain(model, self.batch)
+
+    def model(self, *, given: dict | None = None, **names: str) -> Model:
+        """Of the usual parts but for these names; `given` has options by kind, beyond the small
+        ones.
+        """
+        chosen = {
+            kind: choose(kind, name, {**small(kind, name), **(given or {}).get(kind, {})})
+            for kind, name in names.items()
+        }
+        torch.manual_seed(0)
+        return compose({**default_parts(), **chosen}, self.data.scene)
+
+
+def small(kind: str, name: str) -> dict:
+    known = {spec.name for spec in describe(default().get(kind, name).load().Options)}
+    return {key: value for key, value in SMALL.items() if key in known}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    star = particle_set.demo(tmp_path_factory.mktemp("data"), count=64, box=16, snr=2.0)
+    return World(prepare(Settings(star, halves=False)), star.parent)
+
+
+@torch.no_grad()
+def gain(model: Model, batch: Batch) -> float:
+    """Mean log p beyond that of an empty map, in nats, without jitter: the same number whenever it
+    is asked.
+    """
+    model.eval()
+    return float(model.gain(batch).mean())
+
+
+def learn(world: World, model: Model, steps: int = 10) -> loop.Fit:
+    """A short fit of all parts at once, from mini-batches."""
+    objective = Images(Images.Options(look=steps, batch=8, average=0.5), model, world.evidence)
+    return loop.fit(
+        model, objective, (Stage(steps=steps),), generator=torch.Generator().manual_seed(0)
+    )
+
+
+def check_learns(
+    world: World, model: Model, names: dict[str, str], *options: tuple[str, str]
+) -> None:
+    """options: those of the likelihood."""
+    truth = world.gain_of_truth(usual_forward(names["deformation"]), names["likelihood"], *options)
+    assert truth > NOTHING_IS_TOLD * world.data.scene.box**2
+    before = gain(model, world.batch)
+    birth = [[p.detach().clone() for p in group["params"]] for group in model.parameter_groups()]
+    fit = learn(world, model)
+    after = gain(model, world.batch)
+    assert after > before and after > SHARE * truth, (before, after, truth)
+    assert fit.map.isfinite().all()
+    for group, first in zip(model.parameter_groups(), birth, strict=True):
+        assert any(not torch.equal(p, q) for p, q in zip(group["params"], first, strict=True)), (
+            f"the {group['part']} has not moved"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", list(itertools.product(*NAMES.values())), ids="-".join)
+def test_every_composition_learns_or_is_refused(world, names):
+    named = dict(zip(KINDS, names, strict=True))
+    try:
+        model = world.model(**named)
+    except CompositionError as refusal:
+        assert named["forward"] != usual_forward(named["deformation"]), (
+            "what is usual is never refused"
+        )
+        sides = [
+            f"{kind} '{name}'" for kind, name in named.items() if f"{kind} '{name}'" in str(refusal)
+        ]
+        assert len(sides) == 2 and "choose" in str(refusal), refusal
+        return
+    check_learns(world, model, named)
+
+
+def choices(kind: str, name: str) -> list[tuple[str, str]]:
+    """Options of a part that are words to choose from, with each word that is not the default."""
+    found = []
+    for spec in describe(default().get(kind, name).load().Options):
+        words = get_args(spec.type) if get_origin(spec.type) is Literal else ()
+        found += [
+            (spec.name, word) for word in words if isinstance(word, str) and word != spec.default
+        ]
+    return found
+
+
+CHOICES = [
+    (kind, name, *choice)
+    for kind in KINDS
+    for name in NAMES[kind]
+    for choice in choices(kind, name)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", CHOICES, ids="-".join)
+def test_every_choice_within_a_part_learns_or_is_refused(world, choice):
+    kind, name, option, word = choice
+    named = {**DEFAULTS, kind: name}
+    named["forward"] = name if kind == "forward" else usual_forward(named["deformation"])
+    try:
+        model = world.model(**named, given={kind: {option: word}})
+    except CompositionError as refusal:
+        assert f"{option}={word} is for" in str(refusal) and "give" in str(refusal), refusal
+        return
+    check_learns(world, model, named, *([(option, word)] if kind == "likelihood" else []))
+
+
+@pytest.mark.parametrize(
+    "names", list(itertools.product(*(NAMES[kind] for kind in LINEAR))), ids="-".join
+)
+def test_normal_equations_fit_what_they_describe(world, names):
+    """Their loss, at voxel centres that do not move, falls; a likelihood that is not Gaussian is
+    refused.
+    """
+    model = world.model(**dict(zip(LINEAR, names, strict=True)))
+    if not model.likelihood.quadratic:
+        refused(model, f"likelihood {type(model.likelihood).__name__}")
+        return
+    objective = normal.Normal(normal.Normal.Options(look=12, average=0.5), model, world.evidence)
+    before = still(objective, model)
+    fit = loop.fit(model, objective, (Stage(steps=12),), generator=torch.Generator().manual_seed(0))
+    after = still(objective, model)
+    truth = world.gain_of_truth("slice", "gaussian")  # the statistics are those of this noise
+    assert after < before and after < -SHARE * truth, (before, after, truth)
+    assert fit.signal and fit.map.isfinite().all()
+
+
+def refused(model: Model, other: str) -> None:
+    with pytest.raises(
+        CompositionError, match=rf"engine 'normal' needs .* but {other} .*choose --engine images"
+    ):
+        normal.check(model)
+
+
+@torch.no_grad()
+def still(objective: normal.Normal, model: Model) -> float:
+    """The loss in nats per image, 0 for an empty map, without jitter."""
+    objective.jitter = 0.0
+    return float(objective(model, torch.Generator()))
+
+
+@pytest.mark.parametrize("name", NAMES["deformation"])
+def test_normal_equations_describe_one_density(world, name):
+    model = world.model(deformation=name, forward=usual_forward(name))
+    if not model.deformation.per_particle:
+        normal.check(model)
+        return
+    refused(model, f"deformation {type(model.deformation).__name__}")
+
+
+@pytest.mark.parametrize("name", NAMES["likelihood"])
+def test_premultiplied_images_are_judged_or_refused(world, name):
+    scene = replace(world.data.scene, premultiplied=True)
+    chosen = {**default_parts(), "likelihood": choose("likelihood", name, [])}
+    if default().get("likelihood", name).load().premultiplied:
+        compose(chosen, scene)
+        return
+    with pytest.raises(
+        CompositionError, match=rf"premultiplied .* likelihood '{name}' needs .*choose --likelihood"
+    ):
+        compose(chosen, scene)

@@ -1,0 +1,84 @@
+"""Noise from residuals: right where corners are wrong, of plain and of premultiplied images."""
+
+from dataclasses import replace
+
+import mrcfile
+import pytest
+import starfile
+import torch
+
+from instamap.data.particles import Particles
+from instamap.fourier.ctf import ctf
+from instamap.model import compose
+from instamap.plugin.choice import choose, default_parts
+from instamap.scene import Scene
+from instamap.simulate import particle_set
+from instamap.statistics.noise_refinement import LEAST, refine
+from instamap.workflows.prepare import survey
+from instamap.workflows.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """600 images of 32 pixels with white noise of variance one."""
+    return Particles.open(particle_set.demo(tmp_path_factory.mktemp("plain")))
+
+
+@pytest.fixture(scope="module")
+def premultiplied(plain, tmp_path_factory):
+    """The same, multiplied by their CTF."""
+    out = tmp_path_factory.mktemp("premultiplied")
+    images = plain.images(torch.arange(plain.count)).double()
+    images = torch.fft.irfft2(
+        torch.fft.rfft2(images) * ctf(plain.views.optics, plain.box, plain.pixel_size),
+        s=(plain.box, plain.box),
+    )
+    with mrcfile.new(out / "particles.mrcs") as stack:
+        stack.set_data(images.float().numpy())
+    tables = starfile.read(plain.path, always_dict=True)
+    tables["optics"]["rlnCtfDataAreCtfPremultiplied"] = 1
+    starfile.write(tables, out / "particles.star")
+    return Particles.open(out / "particles.star")
+
+
+def _refined(particles, rows, said):
+    scene = Scene(
+        box=particles.box,
+        pixel_size=particles.pixel_size,
+        count=particles.count,
+        premultiplied=particles.premultiplied,
+        noise_variance=said,
+    )
+    likelihood = compose(
+        {**default_parts(), "likelihood": choose("likelihood", "coloured", [])}, scene
+    ).likelihood
+    return refine(particles, rows, likelihood, scene)
+
+
+@pytest.mark.parametrize("kind", ["plain", "premultiplied"])
+def test_the_spectrum_is_that_of_the_noise_whatever_was_said_before(kind, request):
+    """Shell k has 600 · 2πk components of noise; the signal that a first map misses at a variance
+    of 0.1 in all is what remains.
+    """
+    particles = request.getfixturevalue(kind)
+    said = torch.linspace(3.0, 0.5, 17)[None]  # as neighbours in the corners would make it
+    found = _refined(particles, torch.arange(particles.count), said)
+    assert found.shape == said.shape and found.dtype == said.dtype
+    assert float((found[0, 3:] - 1).abs().max()) < 0.05
+    assert float((found[0, :3] - 1).abs().max()) < 0.3
+
+
+def test_few_images_keep_what_was_said(plain):
+    said = torch.linspace(3.0, 0.5, 17)[None]
+    assert torch.equal(_refined(plain, torch.arange(2 * LEAST - 1), said), said)
+
+
+def test_it_is_an_option_of_the_likelihood(plain):
+    spectra = {}
+    for noise in ("residuals", "corners"):
+        parts = {**default_parts(), "likelihood": choose("likelihood", "coloured", [f"noise={noise}"])}
+        spectra[noise] = survey(Settings(plain.path, parts=parts)).scene.noise_variance
+    white = survey(replace(Settings(plain.path), parts=default_parts())).scene.noise_variance
+    assert torch.equal(spectra["corners"], white)
+    assert not torch.equal(spectra["residuals"], white)
+    assert float((spectra["residuals"] - 1).abs().mean()) < 0.05

@@ -1,0 +1,63 @@
+"""Sets of a molecule one lobe of which swings by an angle of each particle's own, or that is rigid."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from instamap.simulate import particle_set
+from instamap.simulate.beads import Beads, molecule
+from instamap.simulate.exposure import Exposure
+
+BOX = 24
+PIXEL = 5.0
+SMALL = slice(100, 140)  # beads of the small lobe
+
+
+class Swinging:
+    """A source of images (see `instamap.simulate.write_set`), in the particles' order, in which the
+    small lobe of the demo's molecule, twice as heavy, is turned about the x axis through the
+    molecule's centre by angle "n" (radians).
+    """
+
+    box = BOX
+    pixel_size = PIXEL
+
+    def __init__(self, angle: Tensor):
+        self.angle = angle
+        self.next = 0
+
+    def beads(self, angle: Tensor) -> Beads:
+        """Of particles with angles "B"."""
+        place, mass = molecule()
+        c = angle.cos()
+        s = angle.sin()
+        one = torch.ones_like(angle)
+        nought = torch.zeros_like(angle)
+        turn = torch.stack([one, nought, nought, nought, c, -s, nought, s, c], -1).view(-1, 3, 3)
+        moved = place.expand(len(angle), -1, -1).clone()
+        moved[:, SMALL] = moved[:, SMALL] @ turn.mT
+        mass[SMALL] *= 2
+        return Beads(moved * BOX * PIXEL, mass, BOX, PIXEL)
+
+    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
+        angle = self.angle[self.next : self.next + len(rotation)]
+        self.next += len(rotation)
+        return self.beads(angle).project(rotation, origin)
+
+    def density(self, angle: float = 0.0) -> Tensor:
+        one = self.beads(torch.tensor([angle], dtype=torch.float64))
+        return Beads(one.position[0], one.mass, BOX, PIXEL).density()
+
+
+def write(folder: Path, count: int, degrees: float, snr: float, seed: int = 3) -> Tensor:
+    """Write particles.star, particles.mrcs and truth.mrc (of the middle state) to `folder`; the
+    particles' angles "n" (radians).
+    """
+    drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    angle = (2 * drawn - 1) * math.radians(degrees)
+    particle_set.simulate(
+        folder, Swinging(angle), particle_set.Plan(count), Exposure(snr), seed=seed
+    )
+    return angle
