@@ -1,22 +1,25 @@
-"""numba, where it is: compilation also where nothing can be cached, whether there is any, and what
-to say where there is none.
-"""
+"""Compilation by numba where it is installed, and what to say where it is not."""
 
 import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable)
 
 
-def jit(**flags) -> Callable[[Callable], Callable]:
+def jit(**flags: Any) -> Callable[[Function], Function]:
     """`numba.njit` with these flags, without Python's lock; kept on disk for the next run where
     some folder can be written.
     """
-    import numba  # not for who has none
+    import numba  # here, since it may be missing
 
-    def decorate(function: Callable) -> Callable:
+    always = {"nogil": True, "error_model": "numpy", **flags}
+
+    def decorate(function: Function) -> Function:
         try:
-            return numba.njit(cache=True, nogil=True, error_model="numpy", **flags)(function)
+            return numba.njit(cache=True, **always)(function)
         except RuntimeError:  # a read-only installation without a home folder
-            return numba.njit(nogil=True, error_model="numpy", **flags)(function)
+            return numba.njit(**always)(function)
 
     return decorate
 
@@ -27,9 +30,7 @@ def usable() -> bool:
 
 
 def note() -> str | None:
-    """What a person should know of kernels that are missing, in one line; None where they are
-    there.
-    """
+    """One line for people where compiled kernels are missing, None where they are there."""
     fault = _fault()
     if fault is None:
         return None
@@ -46,13 +47,12 @@ def _fault() -> str | None:
         import numba.extending  # noqa: F401
         from llvmlite import ir  # noqa: F401
     except ModuleNotFoundError as error:
-        return (
-            "is not installed"
-            if error.name in ("numba", "llvmlite")
-            else f"cannot be imported ({error})"
-        )
-    except (
-        Exception
-    ) as error:  # one that does not fit this numpy or this machine may fail in any way
-        return f"cannot be imported ({' '.join(str(error).split()) or type(error).__name__})"
+        if error.name in ("numba", "llvmlite"):
+            return "is not installed"
+        return f"cannot be imported ({error})"
+    except Exception as error:  # a numba that does not fit this numpy or machine fails in any way
+        reason = " ".join(str(error).split())
+        if not reason:
+            reason = type(error).__name__
+        return f"cannot be imported ({reason})"
     return None

@@ -1,4 +1,4 @@
-"""Point groups: the rotations that leave a symmetric particle as it is, in RELION's orientations."""
+"""Point groups: the rotations that leave a symmetric particle as it is, as RELION orients them."""
 
 import math
 import re
@@ -10,16 +10,42 @@ from instamap.errors import OptionError
 from instamap.geometry import rotations
 
 ALLOWED = "Cn or Dn with n from 1 to 999, T, O, I (which is I2), I1, I2, I3 or I4"
-_GOLDEN = (1 + math.sqrt(5)) / 2
-_Z = (0.0, 0.0, 1.0)
-# of two rotations that generate the group, each with its order; their directions are RELION's
-_AXES = {
-    "T": ((_Z, 3), ((0.0, math.sqrt(2), 1.0), 2)),
-    "O": ((_Z, 4), ((1.0, 1.0, 1.0), 3)),
-    "I1": ((_Z, 2), ((-_GOLDEN, 0.0, 1.0), 5)),
-    "I2": ((_Z, 2), ((1.0, 0.0, _GOLDEN), 5)),
-    "I3": ((_Z, 5), ((-1.0, 0.0, _GOLDEN), 2)),
-    "I4": ((_Z, 5), ((1.0, 0.0, _GOLDEN), 2)),
+
+Direction = tuple[float, float, float]
+
+# norm of a difference of rotations below which they are the same: those of a group differ by far
+# more
+MAX_ROUNDING = 0.1
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+_X: Direction = (1.0, 0.0, 0.0)
+_Z: Direction = (0.0, 0.0, 1.0)
+
+# Two rotations that generate each group, each with its order; their directions are RELION's.
+_GENERATORS: dict[str, list[tuple[Direction, int]]] = {
+    "T": [
+        (_Z, 3),
+        ((0.0, math.sqrt(2), 1.0), 2),
+    ],
+    "O": [
+        (_Z, 4),
+        ((1.0, 1.0, 1.0), 3),
+    ],
+    "I1": [
+        (_Z, 2),
+        ((-GOLDEN_RATIO, 0.0, 1.0), 5),
+    ],
+    "I2": [
+        (_Z, 2),
+        ((1.0, 0.0, GOLDEN_RATIO), 5),
+    ],
+    "I3": [
+        (_Z, 5),
+        ((-1.0, 0.0, GOLDEN_RATIO), 2),
+    ],
+    "I4": [
+        (_Z, 5),
+        ((1.0, 0.0, GOLDEN_RATIO), 2),
+    ],
 }
 
 
@@ -28,11 +54,14 @@ def canonical(name: str) -> str:
     with what is allowed.
     """
     word = name.strip().upper()
-    word = "I2" if word == "I" else word
+    if word == "I":
+        return "I2"
+    if word in _GENERATORS:
+        return word
     numbered = re.fullmatch(r"([CD])0*([1-9][0-9]{0,2})", word)
-    if word not in _AXES and not numbered:
+    if numbered is None:
         raise OptionError(f"symmetry '{name}' is unknown; choose {ALLOWED}")
-    return numbered[1] + numbered[2] if numbered else word
+    return numbered[1] + numbered[2]
 
 
 def point_group(name: str) -> Tensor:
@@ -45,34 +74,37 @@ def point_group(name: str) -> Tensor:
     image. Raises OptionError for an unknown name.
     """
     word = canonical(name)
-    if word[0] in "CD":
-        order = int(word[1:])
-        turns = _turn(_Z, order, torch.arange(order))
-        return (
-            turns
-            if word[0] == "C"
-            else torch.cat([turns, turns @ _turn((1.0, 0.0, 0.0), 2, torch.tensor(1))])
-        )
-    return _closure(
-        torch.stack([_turn(axis, order, torch.tensor(1)) for axis, order in _AXES[word]])
-    )
+    if word in _GENERATORS:
+        once = torch.tensor(1)
+        generators = [_turn(axis, order, once) for axis, order in _GENERATORS[word]]
+        return _closure(torch.stack(generators))
+    family = word[0]
+    order = int(word[1:])
+    cyclic = _turn(_Z, order, torch.arange(order))
+    if family == "C":
+        return cyclic
+    half_turn = _turn(_X, 2, torch.tensor(1))
+    return torch.cat([cyclic, cyclic @ half_turn])
 
 
-def _turn(axis: tuple[float, float, float], order: int, times: Tensor) -> Tensor:
+def _turn(axis: Direction, order: int, times: Tensor) -> Tensor:
     """Rotations "*n 3 3" about an axis by `times` "*n" 1/order of a full turn."""
-    direction = torch.nn.functional.normalize(torch.tensor(axis, dtype=torch.float64), dim=0)
-    return rotations.from_rotvec(2 * math.pi / order * times.double()[..., None] * direction)
+    along = torch.tensor(axis, dtype=torch.float64)
+    direction = torch.nn.functional.normalize(along, dim=0)
+    angle = 2 * math.pi / order * times.double()
+    return rotations.from_rotvec(angle[..., None] * direction)
 
 
 def _closure(generators: Tensor) -> Tensor:
-    """All products of the generators "G 3 3"; different rotations of these groups differ by far
-    more than rounding.
-    """
+    """All products of the generators "G 3 3", each once."""
     group = torch.eye(3, dtype=generators.dtype)[None]
     while True:
-        products = torch.cat([group, (group[:, None] @ generators).flatten(0, 1)])
-        distance = (products[:, None] - products).flatten(2).norm(dim=-1)
-        known = (distance < 0.1).tril(-1).any(1)
-        if int((~known).sum()) == len(group):
+        longer = (group[:, None] @ generators).flatten(0, 1)
+        products = torch.cat([group, longer])
+        difference = products[:, None] - products
+        distance = difference.flatten(2).norm(dim=-1)
+        repeats = (distance < MAX_ROUNDING).tril(-1).any(1)
+        distinct = products[~repeats]
+        if len(distinct) == len(group):
             return group
-        group = products[~known]
+        group = distinct
