@@ -1,31 +1,48 @@
 # Everything a fresh machine needs: Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that spin while they wait ruin a shared machine.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-.PHONY: demo test fast lint clean
+.PHONY: help demo test fast docs lint types format clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready  ## simulate a small molecule and reconstruct it
 	$(BIN)/instamap demo -o demo-out --force
 
-test: .venv/dev lint  ## all that continuous integration runs
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --durations=15
+test: .venv/dev lint  ## all that continuous integration runs: lint and every test
+	$(PYTEST) --durations=15
 
 fast: .venv/dev  ## the tests that take seconds
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-lint: .venv/dev
+docs: .venv/dev  ## run what the pages show, and look for the files, tests and words that they name
+	$(PYTEST) tests/test_docs.py tests/test_conventions.py tests/test_glossary.py
+
+lint: .venv/dev types  ## style, format, spelling and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: .venv/dev  ## mypy alone
+	$(BIN)/mypy
+
+format: .venv/dev  ## mend what can be mended without thinking
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # torch 2.13.0 has CPU wheels under its plain name; other releases bring gigabytes of CUDA.
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[cpu]'
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 .venv/dev: .venv/ready
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-clean:
-	rm -rf .venv demo-out build *.egg-info
+clean:  ## remove the environment and what demo made
+	rm -rf .venv demo-out build *.egg-info .mypy_cache .ruff_cache
