@@ -11,17 +11,21 @@ from torch import Tensor, nn
 
 from instamap.deform.encoder import Encoder
 from instamap.errors import CompositionError
-from instamap.parts import Deformation
+from instamap.parts import ContinuousDeformation, PerParticleTable
 from instamap.plugin.options import DeformationOptions, option
 from instamap.scene import Scene, Views
 
-# samples of the spline per control interval, between which displacements are interpolated linearly
-FINE = 2
-WIDTH = 64
-DEPTH = 2  # of the decoder
+# Samples of the spline per control interval, between which displacements are interpolated linearly.
+SAMPLES_PER_INTERVAL = 2
+DECODER_WIDTH = 64  # units of a hidden layer
+DECODER_DEPTH = 2  # hidden layers
+# Standard deviation of the table's entries at birth.
+INITIAL_SPREAD = 0.1
+# Share of half the box that an output of one of the decoder stands for: a 64th of the box.
+DISPLACEMENT_UNIT = 1 / 32
 
 
-class BendingField(Deformation):
+class BendingField(ContinuousDeformation, PerParticleTable):
     """x + u(x; z), u a cubic B-spline on a lattice of control points c(z), c a small network that
     is zero at birth.
 
@@ -33,7 +37,8 @@ class BendingField(Deformation):
     its plane into the particle's frame, and not the pose.
     """
 
-    states = "bend"
+    table: nn.Parameter
+    spline: Tensor
 
     @dataclass(frozen=True)
     class Options(DeformationOptions):
@@ -49,28 +54,34 @@ class BendingField(Deformation):
         points: int = option(16, "control points along an edge of the box", low=5, high=48)
         learning_rate: float = option(3e-3, "step size of Adam for this part", low=0.0)
 
-    def __init__(self, options: Options, scene: Scene):
+    @classmethod
+    def uses_table(cls, options: Options) -> bool:
+        """Whether coordinates come from the table; if not, a network reads them off the image."""
+        return options.source == "table"
+
+    def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
         if options.latent == "auto":
             raise CompositionError(
                 "latent=auto is for engine 'states', which can tell; give a number from 1 to 10"
             )
-        if options.source == "table":
-            self.table = nn.Parameter(0.1 * torch.randn(scene.count, options.latent))
+        if self.uses_table(options):
+            start = torch.randn(scene.count, options.latent)
+            self.table = nn.Parameter(INITIAL_SPREAD * start)
         else:
             self.encoder = Encoder(options.latent, pose=False)
-        n = options.points
-        self.half = 0.5 * scene.box * scene.pixel_size
-        layers: list[nn.Module] = []
-        for before in [options.latent] + [WIDTH] * (DEPTH - 1):
-            layers += [nn.Linear(before, WIDTH), nn.SiLU()]
-        self.decoder = nn.Sequential(*layers, nn.Linear(WIDTH, 3 * n**3))
-        nn.init.zeros_(self.decoder[-1].weight)
-        nn.init.zeros_(self.decoder[-1].bias)
-        self.register_buffer("spline", _spline(n), persistent=False)
+        self.half_edge = 0.5 * scene.box * scene.pixel_size
+        self.decoder = _decoder(options.latent, 3 * options.points**3)
+        spline = _spline_weights(options.points)
+        self.register_buffer("spline", spline, persistent=False)
 
-    def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
-        if self.options.source == "table":
+    def latent(
+        self,
+        views: Views,
+        images: Tensor | None = None,
+    ) -> Tensor:
+        """Coordinates "B L": rows of the table, or what the network reads off the images."""
+        if self.uses_table(self.options):
             return self.table[views.index]
         if images is None:
             raise ValueError(
@@ -79,15 +90,22 @@ class BendingField(Deformation):
         return self.encoder(images, views, self.scene.pixel_size)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.at(z)(x)
+        """Points x + u(x; z) "B P 3"."""
+        return self.bind(z)(x)
 
-    def at(self, z: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind(self, z: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function x -> x + u(x; z): the lattice of displacements is made once for all x."""
         lattice = self.lattice(z)
 
         def moved(x: Tensor) -> Tensor:
-            where = (x / self.half)[:, :, None, None]  # "B P 1 1 3", from -1 to 1 over the box
-            u = nn.functional.grid_sample(lattice, where, padding_mode="border", align_corners=True)
-            return x + u[..., 0, 0].mT
+            normalised = x / self.half_edge  # from -1 to 1 over the box
+            displacements = nn.functional.grid_sample(
+                lattice,
+                normalised[:, :, None, None],
+                padding_mode="border",
+                align_corners=True,
+            )
+            return x + displacements[..., 0, 0].mT
 
         return moved
 
@@ -95,24 +113,48 @@ class BendingField(Deformation):
         """Displacements "B 3 M M M" (x, y, z in Å; [z, y, x]) for coordinates z "B L", on a lattice
         whose ends are the box's.
         """
-        n = self.options.points
-        control = self.decoder(z).view(len(z), 3, n, n, n) * (
-            self.half / 32
-        )  # one for a displacement by a 64th of the box
+        points = self.options.points
+        outputs = self.decoder(z)
+        control = outputs.view(
+            len(z),
+            3,
+            points,
+            points,
+            points,
+        )
+        sampled = control * (self.half_edge * DISPLACEMENT_UNIT)
+        weights = self.spline.to(sampled).mT
         for axis in (2, 3, 4):
-            control = torch.movedim(
-                torch.movedim(control, axis, -1) @ self.spline.to(control).mT, -1, axis
-            )
-        return control
+            last = torch.movedim(sampled, axis, -1)
+            sampled = torch.movedim(last @ weights, -1, axis)
+        return sampled
 
 
-def _spline(points: int) -> Tensor:
+def _decoder(inputs: int, outputs: int) -> nn.Sequential:
+    """The network from coordinates to control points, which are zero at birth."""
+    layers: list[nn.Module] = []
+    width = inputs
+    for _ in range(DECODER_DEPTH):
+        layers.append(nn.Linear(width, DECODER_WIDTH))
+        layers.append(nn.SiLU())
+        width = DECODER_WIDTH
+    last = nn.Linear(width, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
+
+
+def _spline_weights(points: int) -> Tensor:
     """Weights "M points" (float64) of control points, the outermost of which are one interval
     outside the box, at samples over the box.
     """
     intervals = points - 3
-    at = torch.arange(FINE * intervals + 1, dtype=torch.float64) / FINE + 1
-    d = (at[:, None] - torch.arange(points)).abs()
-    near = 2 / 3 - d**2 + d**3 / 2
-    far = (2 - d).clamp(min=0) ** 3 / 6
-    return torch.where(d < 1, near, far)
+    samples = SAMPLES_PER_INTERVAL * intervals + 1
+    index = torch.arange(samples, dtype=torch.float64)
+    position = index / SAMPLES_PER_INTERVAL + 1
+    difference = position[:, None] - torch.arange(points)
+    distance = difference.abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    beyond = (2 - distance).clamp(min=0)
+    far = beyond**3 / 6
+    return torch.where(distance < 1, near, far)

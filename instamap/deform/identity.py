@@ -12,8 +12,14 @@ class Identity(SharedDensity):
 
     Options = Options
 
-    def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
+    def latent(
+        self,
+        views: Views,
+        images: Tensor | None = None,
+    ) -> Tensor:
+        """No coordinates: "B 0"."""
         return views.rotation.new_zeros(len(views), 0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """The points themselves, "B P 3"."""
         return x

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from instamap.deform.encoder import Encoder
 from instamap.errors import CompositionError
 from instamap.geometry import grids, rotations
-from instamap.parts import Deformation
+from instamap.geometry.sampling import sample_volumes
+from instamap.parts import HasBodies, PerParticleTable, RigidCorrection
 from instamap.plugin.options import DeformationOptions, option
 from instamap.scene import Scene, Views
 
 
-class Rigid(Deformation):
+class Rigid(RigidCorrection, PerParticleTable, HasBodies):
     """exp(ω) x + t with z = (ω, t) of each particle, zero at birth.
 
     From a table, with a row for each particle of the STAR file, or from the image by a network that
@@ -29,6 +30,9 @@ class Rigid(Deformation):
     sum where masks overlap. What masks leave of one goes to the nearest bodies, so that the place
     that a body has left is looked up outside of it. Masks should cover all of the density.
     """
+
+    table: nn.Parameter
+    unit: Tensor
 
     @dataclass(frozen=True)
     class Options(DeformationOptions):
@@ -50,34 +54,56 @@ class Rigid(Deformation):
             " one for all",
         )
 
-    def __init__(self, options: Options, scene: Scene):
+    @classmethod
+    def uses_table(cls, options: Options) -> bool:
+        """Whether coordinates come from the table; if not, a network reads them off the image."""
+        return options.source == "table"
+
+    @classmethod
+    def body_files(cls, options: Options) -> list[str]:
+        """The files of the bodies' masks; none where the particle moves as a whole."""
+        return options.bodies.split(",") if options.bodies else []
+
+    def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
         self.bodies = _Bodies(options.bodies, scene) if options.bodies else None
         count = self.bodies.count if self.bodies else 1
-        if options.source == "table":
+        if self.uses_table(options):
             self.table = nn.Parameter(torch.zeros(scene.count, 6 * count))
         else:
             self.encoder = Encoder(6 * count)
-        unit = torch.tensor(([options.angle * torch.pi / 180] * 3 + [options.shift] * 3) * count)
+        radians = options.angle * torch.pi / 180
+        of_one_body = [radians] * 3 + [options.shift] * 3
+        unit = torch.tensor(of_one_body * count)
         self.register_buffer("unit", unit, persistent=False)
 
-    def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
-        if self.options.source == "table":
+    def latent(
+        self,
+        views: Views,
+        images: Tensor | None = None,
+    ) -> Tensor:
+        """Rotation vectors and shifts "B 6M" (radians, Å): rows of the table, or what the network
+        reads off the images.
+        """
+        if self.uses_table(self.options):
             return self.table[views.index] * self.unit
         if images is None:
             raise ValueError(
                 "rigid with from=image reads its coordinates off the images; give them"
             )
-        seen = self.encoder(images, views, self.scene.pixel_size) * self.unit
-        return (seen.unflatten(1, (-1, 3)) @ views.rotation).flatten(
-            1
-        )  # row vectors times A: Aᵀ ω', Aᵀ t'
+        outputs = self.encoder(images, views, self.scene.pixel_size)
+        in_image_frame = (outputs * self.unit).unflatten(1, (-1, 3))
+        in_particle_frame = in_image_frame @ views.rotation  # rows times A: Aᵀ ω', Aᵀ t'
+        return in_particle_frame.flatten(1)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        z = z.unflatten(1, (-1, 6))
-        turn = rotations.from_rotvec(z[..., :3])
-        shift = z[..., 3:]
-        return self.bodies(x, turn, shift) if self.bodies else x @ turn[:, 0].mT + shift[:, :1]
+        """Points "B P 3", moved with the particle or with its bodies."""
+        of_bodies = z.unflatten(1, (-1, 6))
+        turn = rotations.from_rotvec(of_bodies[..., :3])
+        shift = of_bodies[..., 3:]
+        if self.bodies:
+            return self.bodies(x, turn, shift)
+        return x @ turn[:, 0].mT + shift[:, :1]
 
 
 class _Bodies(nn.Module):
@@ -85,9 +111,15 @@ class _Bodies(nn.Module):
     "M" (Å).
     """
 
-    FALL = 8  # power of the distance with which bodies lose what is in no mask
+    FALL_OFF = 8  # power of the distance with which bodies lose what is in no mask
+    MIN_SQUARED_RADIUS = 1e-6  # Å²
+    MIN_RELATIVE_DISTANCE = 1e-6  # in radii of gyration
 
-    def __init__(self, files: str, scene: Scene):
+    mask: Tensor
+    centre: Tensor
+    radius: Tensor
+
+    def __init__(self, files: str, scene: Scene) -> None:
         super().__init__()
         if scene.bodies is None:
             raise CompositionError(
@@ -95,39 +127,56 @@ class _Bodies(nn.Module):
                 " read them into its bodies"
             )
         self.count = len(scene.bodies)
-        self.box = scene.box
         self.pixel_size = scene.pixel_size
-        place = grids.voxel_centres(scene.box, scene.pixel_size).to(scene.bodies)
-        mass = scene.bodies.flatten(1).sum(1)
-        centre = torch.einsum("mzyx,zyxc->mc", scene.bodies, place) / mass[:, None]
-        square = torch.einsum(
-            "mzyx,zyx->m", scene.bodies, place.square().sum(-1)
-        ) / mass - centre.square().sum(1)
-        for name, value in (
-            ("mask", scene.bodies),
-            ("centre", centre),
-            ("radius", square.clamp(min=1e-6).sqrt()),
-        ):
-            self.register_buffer(name, value, persistent=False)
+        mask = scene.bodies
+        voxels = grids.voxel_centres(scene.box, scene.pixel_size).to(mask)
+        squares = voxels.square().sum(-1)
+        mass = mask.flatten(1).sum(1)
+        first_moment = torch.einsum("mzyx,zyxc->mc", mask, voxels)
+        second_moment = torch.einsum("mzyx,zyx->m", mask, squares)
+        centre = first_moment / mass[:, None]
+        squared_radius = second_moment / mass - centre.square().sum(1)
+        radius = squared_radius.clamp(min=self.MIN_SQUARED_RADIUS).sqrt()
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("centre", centre, persistent=False)
+        self.register_buffer("radius", radius, persistent=False)
 
-    def forward(self, x: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        turn: Tensor,
+        shift: Tensor,
+    ) -> Tensor:
         """Where points "B P 3" are looked up; turn "B M 3 3", shift "B M 3"."""
-        from_centre = (x[:, None] - self.centre[:, None]) @ turn.mT + shift[:, :, None]  # "B M P 3"
-        there = from_centre + self.centre[:, None]
+        centre = self.centre[:, None]
+        relative = x[:, None] - centre
+        from_centre = relative @ turn.mT + shift[:, :, None]  # "B M P 3"
+        there = from_centre + centre
         inside = self._inside(there)
         covered = inside.sum(1, keepdim=True)
-        near = torch.softmax(
-            -self.FALL * torch.log(from_centre.norm(dim=-1) / self.radius[:, None] + 1e-6), 1
-        )
-        weight = inside / covered.clamp(min=1) + (1 - covered).clamp(min=0) * near
-        return x + (weight[..., None] * (there - x[:, None])).sum(
-            1
-        )  # of x itself, so that nothing is rounded where nothing moves
+        near = self._nearness(from_centre)
+        share = inside / covered.clamp(min=1)
+        uncovered = (1 - covered).clamp(min=0)
+        weight = share + uncovered * near
+        # Displacements of x itself are summed: nothing is rounded where nothing moves.
+        displacement = weight[..., None] * (there - x[:, None])
+        return x + displacement.sum(1)
+
+    def _nearness(self, from_centre: Tensor) -> Tensor:
+        """How much of what is in no mask goes to each body, "B M P", at positions "B M P 3" from
+        the bodies' centres.
+        """
+        relative = from_centre.norm(dim=-1) / self.radius[:, None]
+        logarithm = torch.log(relative + self.MIN_RELATIVE_DISTANCE)
+        return torch.softmax(-self.FALL_OFF * logarithm, 1)
 
     def _inside(self, there: Tensor) -> Tensor:
         """The masks "B M P", trilinear, each at its points "B M P 3"."""
-        at = ((2 * (there / self.pixel_size + self.box // 2) + 1) / self.box - 1).transpose(0, 1)
-        values = nn.functional.grid_sample(
-            self.mask[:, None].to(there.dtype), at.flatten(1, 2)[:, None, None], align_corners=False
+        particles, _, points, _ = there.shape
+        values = sample_volumes(
+            self.mask.to(there.dtype),
+            there.transpose(0, 1).flatten(1, 2),
+            self.pixel_size,
         )
-        return values.view(self.count, *there.shape[:1], there.shape[2]).transpose(0, 1)
+        by_body = values.view(self.count, particles, points)
+        return by_body.transpose(0, 1)

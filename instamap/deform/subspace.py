@@ -6,7 +6,8 @@ from typing import Literal
 from torch import Tensor
 
 from instamap.parts import DiscreteDeformation, SharedDensity
-from instamap.plugin.options import Options, option
+from instamap.plugin.options import Options as PartOptions
+from instamap.plugin.options import option
 from instamap.scene import Views
 
 
@@ -18,13 +19,19 @@ class Subspace(DiscreteDeformation, SharedDensity):
     """
 
     @dataclass(frozen=True)
-    class Options(Options):
+    class Options(PartOptions):
         latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(
             1, "coordinates per particle; auto: what held-out images favour"
         )
 
-    def latent(self, views: Views, images: Tensor | None = None) -> Tensor:
+    def latent(
+        self,
+        views: Views,
+        images: Tensor | None = None,
+    ) -> Tensor:
+        """No coordinates: "B 0"."""
         return views.rotation.new_zeros(len(views), 0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """The points themselves, "B P 3"."""
         return x

@@ -69,14 +69,14 @@ def from_rotvec(vector: Tensor) -> Tensor:
         [z, o, -x],
         [-y, x, o],
     )
-    square = cross @ cross
     angle = vector.norm(dim=-1)
     turns = angle[..., None, None] / torch.pi
     identity = torch.eye(3).to(cross)
-    first = torch.sinc(turns)
+    linear = torch.sinc(turns) * cross
     half = torch.sinc(turns / 2)
-    second = 0.5 * half**2
-    return identity + first * cross + second * square
+    weight = 0.5 * half**2
+    quadratic = weight * (cross @ cross)
+    return identity + linear + quadratic
 
 
 def to_euler(rotation: Tensor) -> Tensor:

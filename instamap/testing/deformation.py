@@ -74,13 +74,13 @@ class DeformationLaws(PartLaws):
             assert torch.equal(z, z[:1].expand_as(z)), "per_particle is False, yet particles differ"
 
     @law(SMALL)
-    def test_at_is_the_deformation(self, case):
-        """at(z), which may compute once what depends on z alone, is x -> forward(x, z) for any
+    def test_bind_is_the_deformation(self, case):
+        """bind(z), which may compute once what depends on z alone, is x -> forward(x, z) for any
         points that it is given, in turn.
         """
         part = self.grown(case)
         _, x, z = self._draw(case, part)
-        there = part.at(z)
+        there = part.bind(z)
         for some in (x, 0.5 * x[:, :1], x):
             assert difference(there(some), part(some, z)) < ROUNDING
 

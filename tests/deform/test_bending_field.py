@@ -148,7 +148,7 @@ def test_displacements_turn_with_the_frame(seed, turn):
     part = stir(field(2), g, 0.3)
     z = torch.randn(ROWS, 2, generator=g, dtype=torch.float64)
     x = (
-        (torch.rand(ROWS, 30, 3, generator=g, dtype=torch.float64) - 0.5) * 2.4 * part.half
+        (torch.rand(ROWS, 30, 3, generator=g, dtype=torch.float64) - 0.5) * 2.4 * part.half_edge
     )  # beyond the box too
     moved = part(x, z) - x
     found = turned(part, turn)(x @ turn.T, z) - x @ turn.T
@@ -207,7 +207,7 @@ def exact(control: Tensor, part: BendingField, x: Tensor) -> tuple[Tensor, list[
     and z, times the interval's square.
     """
     n = part.options.points
-    at = (x / part.half + 1) / 2 * (n - 3) + 1
+    at = (x / part.half_edge + 1) / 2 * (n - 3) + 1
     basis = BSpline.basis_element([-2, -1, 0, 1, 2], extrapolate=False)
 
     def value(spline, axis):
@@ -243,12 +243,12 @@ def test_the_spline_errs_by_as_much_as_is_said(sigma, said):
         )
         control = torch.einsum("azyx,iz,jy,kx->aijk", control, blur, blur, blur)
     with torch.no_grad():
-        part.decoder[-1].bias.copy_((control * 32 / part.half).flatten())
+        part.decoder[-1].bias.copy_((control * 32 / part.half_edge).flatten())
         found = (
-            part(x[None] * 2 * part.half, torch.zeros(1, 1, dtype=torch.float64))
-            - x * 2 * part.half
+            part(x[None] * 2 * part.half_edge, torch.zeros(1, 1, dtype=torch.float64))
+            - x * 2 * part.half_edge
         )[0]
-    wanted, bend = exact(control, part, x * 2 * part.half)
+    wanted, bend = exact(control, part, x * 2 * part.half_edge)
     error = (found - wanted).abs()
     assert error.amax() <= sum(b.abs().amax() for b in bend) / 32
     assert float(error.square().mean().sqrt() / wanted.square().mean().sqrt()) == pytest.approx(
@@ -259,9 +259,9 @@ def test_the_spline_errs_by_as_much_as_is_said(sigma, said):
 def test_beyond_the_box_the_field_goes_on_as_at_its_surface():
     part = stir(field(), torch.Generator().manual_seed(0))
     z = torch.ones(1, 1, dtype=torch.float64)
-    x = torch.tensor([[[0.3, -0.2, 0.4]]], dtype=torch.float64) * part.half
+    x = torch.tensor([[[0.3, -0.2, 0.4]]], dtype=torch.float64) * part.half_edge
     for far in (1.0, 1.5, 9.0):
-        x[..., 2] = far * part.half
+        x[..., 2] = far * part.half_edge
         u = part(x, z) - x
         if far == 1.0:
             surface = u
