@@ -1,1 +1,1 @@
-"""Fitting: objectives, the loop that follows them, and a whole reconstruction."""
+"""Fitting: objectives, and the loop that lowers them until held-out images are most likely."""

@@ -1,20 +1,48 @@
-"""The objective of states: normal equations of particles that are alike, each for the common
-density bent into their state.
+"""The objective of conformations: normal equations of particles that are alike, each for the common
+density bent into their conformation.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from instamap.fit import draws
 from instamap.fit.lattice import Lattice
-from instamap.fit.objective import Averaged, EngineOptions, Evidence
+from instamap.fit.objective import FitData, ModelAverage, ObjectiveOptions
 from instamap.model import Model
+from instamap.parts import ContinuousDeformation, GaussianLikelihood
 from instamap.plugin.options import option
 from instamap.statistics.statistics import Statistics
 
+LEAST_WEIGHT = 1e-9  # of held-out particles, by which a sum is divided
 
-class States(Averaged):
+
+@dataclass(frozen=True)
+class ConformationData(FitData):
+    """The statistics of each of K conformations, from particles that are fitted and from held-out
+    ones, and the conformations' coordinates z "K L".
+    """
+
+    fitted: list[Statistics]
+    held_out: list[Statistics]
+    z: Tensor
+
+    @property
+    def count(self) -> int:
+        return sum(statistics.count for statistics in self.fitted)
+
+    @property
+    def held_out_count(self) -> int:
+        return sum(statistics.count for statistics in self.held_out)
+
+    @property
+    def held_out_weight(self) -> float:
+        return sum(statistics.weight for statistics in self.held_out)
+
+
+class Conformations(ModelAverage):
     """Σ_k ½⟨V_k, K_k∗V_k⟩ - ⟨b_k, V_k⟩ per image, V_k the density ρ(x + u(x; z_k)) and K_k, b_k the
     statistics of the particles at node k.
 
@@ -23,20 +51,15 @@ class States(Averaged):
     number of images.
     """
 
+    needs: ClassVar[Literal["conformations"]] = "conformations"
+
     @dataclass(frozen=True)
-    class Options(EngineOptions):
+    class Options(ObjectiveOptions):
         steps: int = option(150, "steps at most, of each stage", low=1)
-        look: int = option(10, "steps between looks at the held-out likelihood", low=1)
-        batch: int = option(4, "states in each step", low=1)
-        nodes: int = option(
-            16,
-            "states that stand for the motion, per coordinate (fewer where particles are few)",
-            low=3,
+        evaluate_every: int = option(
+            10, "steps between evaluations of the held-out likelihood", low=1
         )
-        coarse: float = option(
-            10.0, "pixel in which coordinates are found and bending begins", unit="Å", low=0.1
-        )
-        dimensions: int = option(4, "dimensions of the linear subspace at most", low=1, high=8)
+        batch: int = option(4, "conformations in each step", low=1)
         jitter: float = option(
             1.0,
             "scale of the random displacement of voxel centres in each step, 0 for none",
@@ -44,47 +67,56 @@ class States(Averaged):
             low=0.0,
         )
 
-    def __init__(
-        self,
-        options: Options,
-        model: Model,
-        fitted: list[Statistics],
-        judge: list[Statistics],
-        z: Tensor,
-    ):
-        """z "K L": coordinates of the states that have the statistics `fitted` and, of held-out
-        particles, `judge`.
-        """
+    @classmethod
+    def reason_against(cls, parts: dict[str, type]) -> str | None:
+        deformation = parts["deformation"]
+        likelihood = parts["likelihood"]
+        if not issubclass(deformation, ContinuousDeformation):
+            return (
+                f"deformation {deformation.__name__} does not bend one density into conformations"
+            )
+        if not issubclass(likelihood, GaussianLikelihood):
+            return f"likelihood {likelihood.__name__} is not Gaussian"
+        return None
 
-        def whole(some):
-            return sum(some[1:], start=some[0])
-
-        super().__init__(
-            options, model, Evidence(statistics=whole(fitted), held_out_statistics=whole(judge))
-        )
+    def __init__(self, options: Options, model: Model, data: ConformationData) -> None:
+        super().__init__(options, model, data)
         self.lattice = Lattice(model)
-        self.z = z
         self.cell = model.scene.pixel_size * options.jitter
-        cut = (self.lattice.low, self.lattice.high)
-        self.data = [s.crop(*cut) for s in fitted]
-        self.judge = [s.crop(*cut) for s in judge]
+        self.z = data.z.to(self.device)
+        self.fitted_statistics = [self._cropped(statistics) for statistics in data.fitted]
+        self.held_out_statistics = [self._cropped(statistics) for statistics in data.held_out]
+
+    def _cropped(self, statistics: Statistics) -> Statistics:
+        return statistics.crop(self.lattice.low, self.lattice.high).to(self.device)
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
-        some = torch.randperm(len(self.z), generator=generator)[: self.options.batch].tolist()
-        loss = 0.0
-        for k in some:
+        order = draws.permutation(len(self.z), generator)
+        chosen = order[: self.options.batch].tolist()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        weight = 0.0
+        for k in chosen:
             volume = self.lattice.raster(
                 model, self.z[k : k + 1], cell=self.cell * self.jitter, generator=generator
             )
-            loss = loss + self.data[k].loss(volume)
-        return loss / sum(self.data[k].weight for k in some) + self.prior(
-            model, self.z[some], generator
-        )
+            loss = loss + self.fitted_statistics[k].loss(volume)
+            weight += self.fitted_statistics[k].weight
+        return loss / weight + self.regulariser(model, self.z[chosen], generator)
 
     @torch.no_grad()
     def held_out(self) -> float:
-        gain = sum(
-            -float(some.loss(self.lattice.raster(self.average, z[None])))
-            for some, z in zip(self.judge, self.z, strict=True)
-        )
-        return gain / max(sum(some.weight for some in self.judge), 1e-9)
+        gain = 0.0
+        weight = 0.0
+        for statistics, z in zip(self.held_out_statistics, self.z, strict=True):
+            volume = self.lattice.raster(self.average, z[None])
+            gain -= float(statistics.loss(volume))
+            weight += statistics.weight
+        return gain / max(weight, LEAST_WEIGHT)
+
+    def to(self, device: torch.device | str) -> Self:
+        super().to(device)
+        self.lattice.to(device)
+        self.z = self.z.to(device)
+        self.fitted_statistics = [each.to(device) for each in self.fitted_statistics]
+        self.held_out_statistics = [each.to(device) for each in self.held_out_statistics]
+        return self

@@ -3,35 +3,41 @@ cube that holds them.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from instamap.fit import draws
 from instamap.fourier.kaiser_bessel import grid_size
 from instamap.geometry import grids
+from instamap.geometry.sampling import dilate
 from instamap.model import Model
 
 
-class Lattice:
-    """Voxels inside the mask of a model's scene, and those next to them, for jitter may step back
-    in. low, high: the cube's limits.
+class Lattice(nn.Module):
+    """The voxels inside the mask of a model's scene, and those next to them, for jitter may step
+    back in.
+
+    low, high: the limits of the cube that holds them. reached "n n n": which of its voxels they
+    are. centres "P 3": their positions in Å.
     """
 
-    def __init__(self, model: Model):
+    reached: Tensor
+    centres: Tensor
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
         scene = model.scene
-        centres = grids.voxel_centres(scene.box, scene.pixel_size)
+        device = next(model.parameters()).device
+        centres = grids.voxel_centres(scene.box, scene.pixel_size).to(device)
         with torch.no_grad():
-            near = (
-                torch.nn.functional.max_pool3d((model.window(centres) > 0).float()[None], 3, 1, 1)[
-                    0
-                ]
-                > 0
-            )
-        self.low, self.high = _transformed_fast(
-            int(near.nonzero().min()), int(near.nonzero().max()) + 1, scene.box
-        )
-        self.cut = (slice(self.low, self.high),) * 3
+            reached = dilate(model.window(centres))
+        occupied = reached.nonzero()
+        first = int(occupied.min())
+        last = int(occupied.max())
+        self.low, self.high = _transformed_fast(first, last + 1, scene.box)
         self.box = scene.box
-        self.near = near[self.cut]
-        self.centres = centres[self.cut][self.near]
+        self.cube = (slice(self.low, self.high),) * 3
+        self.register_buffer("reached", reached[self.cube], persistent=False)
+        self.register_buffer("centres", centres[self.cube][self.reached], persistent=False)
 
     def raster(
         self,
@@ -48,27 +54,38 @@ class Lattice:
         points: along each axis of the cell, which is then a lattice of so many smaller ones with a
         point in each; a voxel has their mean.
         """
-        if not cell:
-            values = model.density(self.centres[None], z)[0]
+        if cell:
+            x = self._jittered(cell, points, generator)
+            values = model.density(x.view(1, -1, 3), z)[0]
+            values = values.view(len(x), -1).mean(1)
         else:
-            at = ((torch.arange(points) + 0.5) / points - 0.5) * cell  # centres of the small cells
-            places = torch.stack(torch.meshgrid(at, at, at, indexing="ij"), -1).view(-1, 3)
-            x = self.centres[:, None] + places
-            x = x + (torch.rand(x.shape, generator=generator) - 0.5) * (cell / points)
-            values = model.density(x.view(1, -1, 3), z)[0].view(len(x), -1).mean(1)
-        return torch.zeros(self.near.shape).masked_scatter(self.near, values)
+            values = model.density(self.centres[None], z)[0]
+        empty = torch.zeros(self.reached.shape, device=self.reached.device)
+        return empty.masked_scatter(self.reached, values)
+
+    def _jittered(self, cell: float, points: int, generator: torch.Generator | None) -> Tensor:
+        """A random point "P points³ 3" in each of the small cells around each voxel's centre."""
+        device = self.centres.device
+        steps = torch.arange(points, device=device)
+        along = ((steps + 0.5) / points - 0.5) * cell
+        places = torch.stack(torch.meshgrid(along, along, along, indexing="ij"), -1)
+        x = self.centres[:, None] + places.view(-1, 3)
+        moved = draws.uniform(x.shape, generator, device) - 0.5
+        return x + moved * (cell / points)
 
     def whole(self, cube: Tensor) -> Tensor:
-        """The map "D D D" of which the rest is empty."""
-        out = torch.zeros(self.box, self.box, self.box)
-        out[self.cut] = cube
-        return out
+        """The map "D D D" that has these values "n n n" in the cube and is empty elsewhere."""
+        volume = torch.zeros(self.box, self.box, self.box, device=cube.device)
+        volume[self.cube] = cube
+        return volume
 
 
 def _transformed_fast(low: int, high: int, box: int) -> tuple[int, int]:
     """Limits of the least cube around low..high-1 whose doubled edge has no prime factor above 5,
     which halves the time of its FFTs.
     """
-    edge = min(grid_size(high - low, 2.0) // 2, box)
-    low = max(0, min(low - (edge - (high - low)) // 2, box - edge))
+    size = high - low
+    edge = min(grid_size(size, 2.0) // 2, box)
+    low = min(low - (edge - size) // 2, box - edge)
+    low = max(0, low)
     return low, low + edge

@@ -1,160 +1,243 @@
-"""The fit: Adam on an objective, a running average, stopped where held-out images are most likely."""
+"""The loop of a fit: Adam on an objective, stopped where held-out images are most likely."""
 
 import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from instamap.fit.objective import EngineOptions, Objective
-from instamap.fit.stages import Stage, usual
+from instamap.fit.checkpoint import Checkpoint, Checkpoints, Fitted, Position
+from instamap.fit.objective import Objective, ObjectiveOptions
+from instamap.fit.stage import Stage
+from instamap.fit.stages import usual
 from instamap.model import Model
+from instamap.progress import SILENT, Evaluation, Progress
 
-CHANCE = 0.01  # probability, at most, that a map of pure noise is taken for a signal
-
-
-@dataclass(frozen=True)
-class Look:
-    """The state of a fit at one step: `held_out` is in nats per image beyond an empty map, `best`
-    whether it is the best so far.
-
-    stage: counted from 1.
-    """
-
-    step: int
-    loss: float
-    held_out: float
-    best: bool
-    seconds: float
-    stage: int = 1
+FALSE_POSITIVE_RATE = 0.01  # probability, at most, that noise alone is taken for a signal
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The average map "D D D" at the best look, all looks, and whether a signal was found; if not
-    the map is empty.
+class FitResult:
+    """The average map "D D D" at the best evaluation, all evaluations, and whether a signal was
+    found; if not the map is empty.
     """
 
     map: Tensor
-    looks: list[Look]
+    evaluations: list[Evaluation]
     signal: bool
 
     @property
-    def best(self) -> Look:
-        return max(self.looks, key=lambda look: look.held_out)
+    def best(self) -> Evaluation:
+        """The evaluation at which held-out images were most likely."""
+        return most_likely(self.evaluations)
 
 
-def stalled(looks: list[Look], options: EngineOptions) -> bool:
-    """Whether the last `patience` looks have gained at most the share `tolerance` of what the best
-    one before had over an empty map.
+def most_likely(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The first of those evaluations at which held-out images were most likely."""
+    return max(evaluations, key=lambda evaluation: evaluation.held_out)
+
+
+def stalled(evaluations: Sequence[Evaluation], options: ObjectiveOptions) -> bool:
+    """Whether the last `patience` evaluations have gained at most the share `tolerance` of what the
+    best one before had over an empty map.
     """
-    if len(looks) <= options.patience:
+    if len(evaluations) <= options.patience:
         return False
-    before = max(look.held_out for look in looks[: -options.patience])
-    return max(look.held_out for look in looks) - before <= options.tolerance * abs(before)
+    before = most_likely(evaluations[: -options.patience]).held_out
+    now = most_likely(evaluations).held_out
+    return now - before <= options.tolerance * abs(before)
 
 
-def fit(
+def optimise(
     model: Model,
     objective: Objective,
     stages: tuple[Stage, ...] | None = None,
     *,
     generator: torch.Generator,
-    watch: Callable[[Look], None] = lambda look: None,
-) -> Fit:
-    """Lower the objective step by step until looks at the held-out images stop improving; the map
-    and model are those of the best look.
+    progress: Progress = SILENT,
+    name: str = "map",
+    resume: Checkpoint | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> FitResult:
+    """Lower the objective step by step until evaluations on held-out images stop improving; the map
+    and model are those of the best evaluation.
 
-    stages: None means the usual ones. The fit starts from the empty map and goes back to it unless
-    all held-out images together are likelier, at the best look, by more than chance allows: under
-    pure noise exp(gain) has mean 1, so the best of n looks gains x nats with probability n e^-x at
-    most.
+    stages: None means the usual ones. name: what progress and checkpoints call the fit. resume:
+    where to go on from; model and objective are then of the same making as the ones that were
+    stopped, and the outcome is the same to the last bit. checkpoints: keeps one after each
+    evaluation.
+
+    The fit starts from the empty map and goes back to it unless all held-out images together are
+    likelier, at the best evaluation, by more than chance allows: under pure noise exp(gain) has
+    mean 1, so the best of n evaluations gains x nats with probability n e^-x at most.
     """
-    run = _Run(model, objective, generator, watch)
-    for number, stage in enumerate(stages or usual(model), 1):
-        run.carry_out(stage, number)
+    fit = _Fit(model, objective, stages or usual(model), generator)
+    if resume is not None:
+        fit.resume(resume)
+    model.train()
+    while not fit.finished:
+        if not fit.advance():
+            continue
+        progress.evaluated(name, fit.evaluations[-1], fit.steps_at_most)
+        fit.react()
+        if checkpoints is not None:
+            checkpoints.save(name, fit.checkpoint())
     model.eval()
-    gain = max(look.held_out for look in run.looks) * objective.evidence.held_out_weight
-    signal = gain > math.log(len(run.looks) / CHANCE)
-    map = objective.map()
-    return Fit(map if signal else torch.zeros_like(map), run.looks, signal)
+    return fit.result()
 
 
-class _Run:
-    """A fit that is under way: its looks, and the best one's model, optimiser and average."""
+class _Fit:
+    """A fit that is under way: its place, its evaluations, and what it goes back to."""
 
     def __init__(
         self,
         model: Model,
         objective: Objective,
+        stages: tuple[Stage, ...],
         generator: torch.Generator,
-        watch: Callable[[Look], None],
-    ):
+    ) -> None:
         self.model = model
         self.objective = objective
+        self.stages = stages
         self.generator = generator
-        self.watch = watch
         self.optimiser = torch.optim.Adam(model.parameter_groups(), fused=True)
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
-        self.looks = []
-        self.step = 0
-        self.start = time.monotonic()
-        self.kept = None
+        self.evaluations: list[Evaluation] = []
+        self.position = Position()
+        self.best: Fitted | None = None
+        self._start = time.monotonic()
 
-    def carry_out(self, stage: Stage, number: int) -> None:
-        """Its steps, as long as looks improve; then back to the best look of all."""
-        options = self.objective.options
-        since = 0  # since: looks after the stage began or went on from the best one
-        steps = stage.steps or options.steps
-        self.model.train()
-        for step in range(1, steps + 1):
-            loss = self._step(stage, step, steps)
-            if step % options.look and step != steps:
-                continue
-            self._look(number, loss)
-            since += 1
-            if since < options.patience or not stalled(self.looks, options):
-                continue
-            turned = not self.looks[
-                -1
-            ].best  # if not, nothing has been overfitted: more steps would only cost time
-            self._go_back()
-            if not turned or not self.objective.retry():
-                return
-            since = 0
-        self._go_back()
+    @property
+    def finished(self) -> bool:
+        """Whether all stages have ended."""
+        return self.position.stage > len(self.stages)
 
-    def _step(self, stage: Stage, step: int, steps: int) -> float:
+    @property
+    def steps_at_most(self) -> int:
+        """The number of steps of all stages, if none of them ends early."""
+        return sum(self._steps(stage) for stage in self.stages)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that is under way."""
+        return self.stages[self.position.stage - 1]
+
+    def _steps(self, stage: Stage) -> int:
+        return stage.steps or self.objective.options.steps
+
+    @property
+    def _at_last_step(self) -> bool:
+        return self.position.stage_step == self._steps(self.stage)
+
+    def advance(self) -> bool:
+        """Takes one step; says whether it was followed by an evaluation."""
+        position = self.position
+        self.position = replace(
+            position, step=position.step + 1, stage_step=position.stage_step + 1
+        )
+        loss = self._step()
+        due = self.position.stage_step % self.objective.options.evaluate_every == 0
+        if not due and not self._at_last_step:
+            return False
+        self._evaluate(loss)
+        return True
+
+    def _step(self) -> float:
+        stage = self.stage
+        step = self.position.stage_step
+        steps = self._steps(stage)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * stage.rate(group["part"], step, steps)
+            part = group["part"]
+            group["lr"] = rate * stage.rate(part, step, steps)
             for parameter in group["params"]:
-                parameter.requires_grad_(getattr(stage, group["part"]) > 0)
+                parameter.requires_grad_(stage.factor(part) > 0)
         self.objective.jitter = stage.jitter_at(step, steps)
         loss = self.objective(self.model, self.generator)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        self.step += 1
-        self.objective.follow(self.model, min(self.objective.options.average, 1 - 1 / self.step))
+        decay = min(self.objective.options.average, 1 - 1 / self.position.step)
+        self.objective.follow(self.model, decay)
         return float(loss.detach())
 
-    def _look(self, stage: int, loss: float) -> None:
+    def _evaluate(self, loss: float) -> None:
         held_out = self.objective.held_out()
-        best = not self.looks or held_out > max(look.held_out for look in self.looks)
+        best = not self.evaluations or held_out > most_likely(self.evaluations).held_out
         if best:
-            self.kept = copy.deepcopy(
-                (self.model.state_dict(), self.optimiser.state_dict(), self.objective.state())
-            )
-        self.looks.append(
-            Look(self.step, loss, held_out, best, time.monotonic() - self.start, stage)
+            self.best = copy.deepcopy(self._present())
+        seconds = time.monotonic() - self._start
+        position = self.position
+        self.evaluations.append(
+            Evaluation(position.step, loss, held_out, best, seconds, position.stage)
         )
-        self.watch(self.looks[-1])
+        self.position = replace(position, since=position.since + 1)
+
+    def _present(self) -> Fitted:
+        return Fitted(
+            self.model.state_dict(), self.optimiser.state_dict(), self.objective.average_state()
+        )
+
+    def react(self) -> None:
+        """Goes on, goes back to the best evaluation, or ends the stage there."""
+        last = self._at_last_step
+        options = self.objective.options
+        if self.position.since >= options.patience and stalled(self.evaluations, options):
+            # If the last one is the best, nothing is overfitted: more steps would only cost time.
+            turned = not self.evaluations[-1].best
+            self._go_back()
+            if not turned or not self.objective.retry():
+                self._end_stage()
+                return
+            self.position = replace(self.position, since=0)
+        if last:
+            self._go_back()
+            self._end_stage()
 
     def _go_back(self) -> None:
-        model, optimiser, average = copy.deepcopy(self.kept)
-        self.model.load_state_dict(model)
-        self.optimiser.load_state_dict(optimiser)
-        self.objective.restore(average)
+        assert self.best is not None, "a fit goes back only after an evaluation"
+        best = copy.deepcopy(self.best)
+        self.model.load_state_dict(best.model)
+        self.optimiser.load_state_dict(best.optimiser)
+        self.objective.load_average(best.average)
+
+    def _end_stage(self) -> None:
+        position = self.position
+        self.position = replace(position, stage=position.stage + 1, stage_step=0, since=0)
+
+    def result(self) -> FitResult:
+        """What was found, once all stages have ended."""
+        best = most_likely(self.evaluations)
+        gain = best.held_out * self.objective.data.held_out_weight
+        signal = gain > math.log(len(self.evaluations) / FALSE_POSITIVE_RATE)
+        volume = self.objective.map()
+        if not signal:
+            volume = torch.zeros_like(volume)
+        return FitResult(volume, self.evaluations, signal)
+
+    def checkpoint(self) -> Checkpoint:
+        """A copy of the whole state, taken after an evaluation."""
+        assert self.best is not None, "a checkpoint is taken only after an evaluation"
+        seconds = time.monotonic() - self._start
+        return Checkpoint(
+            position=replace(self.position, seconds=seconds),
+            evaluations=list(self.evaluations),
+            model=copy.deepcopy(self.model.state_dict()),
+            optimiser=copy.deepcopy(self.optimiser.state_dict()),
+            objective=self.objective.state_dict(),
+            generator=self.generator.get_state(),
+            best=self.best,
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on from where another fit of the same making was."""
+        self.position = checkpoint.position
+        self.evaluations = list(checkpoint.evaluations)
+        self.best = checkpoint.best
+        self.model.load_state_dict(checkpoint.model)
+        self.optimiser.load_state_dict(copy.deepcopy(checkpoint.optimiser))
+        self.objective.load_state_dict(checkpoint.objective)
+        self.generator.set_state(checkpoint.generator)
+        self._start = time.monotonic() - checkpoint.position.seconds

@@ -3,18 +3,19 @@ there are.
 """
 
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from instamap.errors import CompositionError
 from instamap.fit.lattice import Lattice
-from instamap.fit.objective import EngineOptions, Evidence, Objective
+from instamap.fit.objective import Objective, ObjectiveOptions, StatisticsData
 from instamap.model import Model
+from instamap.parts import GaussianLikelihood, SharedDensity
 from instamap.plugin.options import option
 
 
-class Normal(Objective):
+class NormalEquations(Objective):
     """½⟨V, K∗V⟩ - ⟨b, V⟩ per image, with V the field rasterised where the mask allows, at voxel
     centres moved by up to ±½ voxel · jitter.
 
@@ -23,8 +24,10 @@ class Normal(Objective):
     held-out images tell: the fit tries a wider one before it stops.
     """
 
+    needs: ClassVar[Literal["statistics"]] = "statistics"
+
     @dataclass(frozen=True)
-    class Options(EngineOptions):
+    class Options(ObjectiveOptions):
         jitter: float = option(
             1.0,
             "scale of the random displacement of voxel centres in each step, 0 for none",
@@ -39,36 +42,50 @@ class Normal(Objective):
         )
         widen: float = option(
             1.5,
-            "factor by which the jitter grows, once, where looks stop improving; 1 stops there",
+            "factor by which the jitter grows, once, where evaluations stop improving; 1 stops"
+            " there",
             low=1.0,
         )
 
-    def __init__(self, options: Options, model: Model, evidence: Evidence):
-        super().__init__(options, model, evidence)
+    @classmethod
+    def reason_against(cls, parts: dict[str, type]) -> str | None:
+        deformation = parts["deformation"]
+        likelihood = parts["likelihood"]
+        if not issubclass(deformation, SharedDensity):
+            return f"deformation {deformation.__name__} gives every particle its own density"
+        if not issubclass(likelihood, GaussianLikelihood):
+            return f"likelihood {likelihood.__name__} is not Gaussian"
+        return None
+
+    def __init__(self, options: Options, model: Model, data: StatisticsData) -> None:
+        super().__init__(options, model, data)
         self.lattice = Lattice(model)
         self.cell = model.scene.pixel_size * options.jitter
         self.widened = False
         low = self.lattice.low
         high = self.lattice.high
-        self.data = evidence.statistics.crop(low, high)
-        self.judge = evidence.held_out_statistics.crop(low, high)
-        self.now, self.average = None, torch.zeros(self.lattice.near.shape)
+        self.fitted_statistics = data.fitted.crop(low, high).to(self.device)
+        self.held_out_statistics = data.held_out.crop(low, high).to(self.device)
+        self.average = torch.zeros(self.lattice.reached.shape, device=self.device)
+        self._now = self.average
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
-        options = {
-            "cell": self.cell * self.jitter,
-            "points": self.options.oversampling,
-            "generator": generator,
-        }
-        volume = self.lattice.raster(model, **options)
-        self.now = volume.detach()
-        return self.data.loss(volume) / self.data.weight + self.prior(model, None, generator)
+        volume = self.lattice.raster(
+            model,
+            cell=self.cell * self.jitter,
+            points=self.options.oversampling,
+            generator=generator,
+        )
+        self._now = volume.detach()
+        loss = self.fitted_statistics.loss(volume) / self.fitted_statistics.weight
+        return loss + self.regulariser(model, None, generator)
 
     def follow(self, model: Model, decay: float) -> None:
-        self.average.lerp_(self.now, 1 - decay)
+        self.average.lerp_(self._now, 1 - decay)
 
     def held_out(self) -> float:
-        return -float(self.judge.loss(self.average)) / self.judge.weight
+        loss = self.held_out_statistics.loss(self.average)
+        return -float(loss) / self.held_out_statistics.weight
 
     def retry(self) -> bool:
         if self.widened or self.options.widen == 1:
@@ -77,34 +94,28 @@ class Normal(Objective):
         self.cell = self.cell * self.options.widen
         return True
 
-    def state(self) -> Tensor:
-        return self.average
-
-    def restore(self, state: Tensor) -> None:
-        self.average = state
-
     def map(self) -> Tensor:
         return self.lattice.whole(self.average)
 
+    def average_state(self) -> Tensor:
+        return self.average.clone()
 
-def fits(model: Model) -> str | None:
-    """Why the normal equations cannot describe this composition, or None if they can."""
-    if model.deformation.per_particle:
-        return (
-            f"deformation {type(model.deformation).__name__} gives every particle its own density"
-        )
-    if not model.likelihood.quadratic:
-        return f"likelihood {type(model.likelihood).__name__} is not Gaussian"
-    return None
+    def load_average(self, state: Tensor) -> None:
+        self.average = state.to(self.device, copy=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "cell": self.cell, "widened": self.widened}
 
-def check(model: Model) -> None:
-    """Raises CompositionError, with both sides, if the normal equations cannot describe this
-    composition.
-    """
-    reason = fits(model)
-    if reason:
-        raise CompositionError(
-            f"engine 'normal' needs one density for all particles and Gaussian noise, but {reason};"
-            " choose --engine images"
-        )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.cell = state["cell"]
+        self.widened = state["widened"]
+
+    def to(self, device: torch.device | str) -> Self:
+        super().to(device)
+        self.lattice.to(device)
+        self.fitted_statistics = self.fitted_statistics.to(device)
+        self.held_out_statistics = self.held_out_statistics.to(device)
+        self.average = self.average.to(device)
+        self._now = self._now.to(device)
+        return self

@@ -3,15 +3,17 @@ in each step.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from instamap.fit import draws
 from instamap.geometry import grids, strain
 from instamap.model import Model
 
-POINTS = 2048  # for the density; the displacements of a batch share as many
+POINTS = 2048  # at which the density is looked up; the displacements of a batch share as many
+SMOOTH = 1e-12  # under the root of the gradient's square: smooth at zero, where u begins
 
 
-class Prior:
+class Regulariser(nn.Module):
     """Σ weight · mean over points x, drawn evenly within the mask's voxels, of
 
     density, with ρ in units of the scene's density scale: total_variation |ρ(x + Δe) - ρ(x)|, e a
@@ -22,53 +24,82 @@ class Prior:
     The weights are options of the two parts. Gradients of u are differences over half a voxel.
     """
 
-    def __init__(self, model: Model):
+    centres: Tensor
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
         density = model.representation.options
         displacement = model.deformation.options
-        self.density = {name: getattr(density, name) for name in ("total_variation", "positivity")}
-        self.displacement = {
-            name: getattr(displacement, name, 0.0)
-            for name in ("magnitude", "total_variation", "strain")
+        self.density_weights = {
+            "total_variation": density.total_variation,
+            "positivity": density.positivity,
         }
-        self.bends = any(self.displacement.values())
+        self.displacement_weights = {
+            "magnitude": displacement.magnitude,
+            "total_variation": displacement.total_variation,
+            "strain": displacement.strain,
+        }
         self.cell = model.scene.pixel_size
-        centres = grids.voxel_centres(model.scene.box, self.cell).reshape(-1, 3)
+        device = next(model.parameters()).device
+        centres = grids.voxel_centres(model.scene.box, self.cell).to(device)
+        centres = centres.reshape(-1, 3)
         with torch.no_grad():
-            self.centres = centres[model.window(centres) > 0]
+            inside = model.window(centres) > 0
+        self.register_buffer("centres", centres[inside], persistent=False)
 
-    def __call__(self, model: Model, z: Tensor | None, generator: torch.Generator) -> Tensor:
+    @property
+    def displaces(self) -> bool:
+        """Whether any regulariser of the displacement has a weight."""
+        return any(self.displacement_weights.values())
+
+    def forward(self, model: Model, z: Tensor | None, generator: torch.Generator) -> Tensor:
         """The cost (scalar) for particles with coordinates z "B L"; of the density alone where z is
         None.
         """
-        cost = torch.zeros(())
-        if any(self.density.values()):
-            cost = cost + self._density(model, self._points(1, POINTS, generator), generator)
-        if z is not None and self.bends:
-            cost = cost + self._displacement(
-                model, self._points(len(z), -(-POINTS // len(z)), generator), z
-            )
+        cost = torch.zeros((), device=self.centres.device)
+        if any(self.density_weights.values()):
+            x = self._points(1, POINTS, generator)
+            cost = cost + self._density_cost(model, x, generator)
+        if z is not None and self.displaces:
+            each = -(-POINTS // len(z))
+            x = self._points(len(z), each, generator)
+            cost = cost + self._displacement_cost(model, x, z)
         return cost
 
     def _points(self, rows: int, count: int, generator: torch.Generator) -> Tensor:
-        """Points "rows count 3" in Å."""
-        at = torch.randint(len(self.centres), (rows, count), generator=generator)
-        return (
-            self.centres[at] + (torch.rand(rows, count, 3, generator=generator) - 0.5) * self.cell
-        )
+        """Random points "rows count 3" in Å."""
+        device = self.centres.device
+        voxel = draws.whole(len(self.centres), (rows, count), generator, device)
+        within = draws.uniform((rows, count, 3), generator, device) - 0.5
+        return self.centres[voxel] + within * self.cell
 
-    def _density(self, model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
-        along = torch.eye(3)[torch.randint(3, x.shape[:-1], generator=generator)] * self.cell
-        here, there = (model.density(at) / model.scene.density_scale for at in (x, x + along))
+    def _density_cost(self, model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+        axes = torch.eye(3, device=x.device)
+        axis = draws.whole(3, tuple(x.shape[:-1]), generator, x.device)
+        neighbour = x + axes[axis] * self.cell
+        scale = model.scene.density_scale
+        here = model.density(x) / scale
+        there = model.density(neighbour) / scale
         change = (there - here).abs().mean()
         below = (-here).clamp(min=0).mean()
-        return self.density["total_variation"] * change + self.density["positivity"] * below
+        weights = self.density_weights
+        return weights["total_variation"] * change + weights["positivity"] * below
 
-    def _displacement(self, model: Model, x: Tensor, z: Tensor) -> Tensor:
-        there = model.deformation(x, z)
-        jacobian = strain.jacobian(lambda at: model.deformation(at, z), x, there, 0.5 * self.cell)
-        terms = {"magnitude": (there - x).square().sum(-1)}
-        terms["total_variation"] = (
-            (jacobian - torch.eye(3)).square().sum((-1, -2)) + 1e-12
-        ).sqrt()  # smooth at zero, where u is born
-        terms["strain"] = strain.green_lagrange(jacobian).square().sum((-1, -2))
-        return sum(weight * terms[name].mean() for name, weight in self.displacement.items())
+    def _displacement_cost(self, model: Model, x: Tensor, z: Tensor) -> Tensor:
+        def moved(x: Tensor) -> Tensor:
+            return model.deformation(x, z)
+
+        there = moved(x)
+        jacobian = strain.jacobian(moved, x, there, 0.5 * self.cell)
+        unit = torch.eye(3, device=x.device)
+        gradient = (jacobian - unit).square().sum((-1, -2))
+        squared_strain = strain.green_lagrange(jacobian).square().sum((-1, -2))
+        terms = {
+            "magnitude": (there - x).square().sum(-1),
+            "total_variation": (gradient + SMOOTH).sqrt(),
+            "strain": squared_strain,
+        }
+        cost = torch.zeros((), device=x.device)
+        for name, weight in self.displacement_weights.items():
+            cost = cost + weight * terms[name].mean()
+        return cost

@@ -1,0 +1,147 @@
+"""Checkpoints: the whole state of a fit that is under way, from which it goes on as if it had not
+been stopped.
+"""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instamap.errors import DataError
+from instamap.files import replacing
+from instamap.progress import Evaluation
+
+VERSION = 1  # of the files
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a fit is: `step` of all, `stage` from 1 and `stage_step`, its steps within it.
+
+    since: evaluations after the stage began or went on from the best one. seconds: since the fit
+    began, without those between a stop and its resumption.
+    """
+
+    step: int = 0
+    stage: int = 1
+    stage_step: int = 0
+    since: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model, its optimiser and the objective's running average at one step, in plain tensors and
+    numbers.
+    """
+
+    model: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    average: Any
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a fit needs to go on: its own state and that of model, optimiser, objective and
+    generator, at present and at the best evaluation so far.
+    """
+
+    position: Position
+    evaluations: list[Evaluation]
+    model: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    objective: dict[str, Any]
+    generator: Tensor
+    best: Fitted
+
+    def save(self, path: str | Path) -> None:
+        """Write to a file of plain arrays (.npz), whole or not at all. Raises OutputError where the
+        file system refuses.
+        """
+        arrays: list[Tensor] = []
+        plain = {
+            "position": vars(self.position),
+            "evaluations": [vars(evaluation) for evaluation in self.evaluations],
+            "model": self.model,
+            "optimiser": self.optimiser,
+            "objective": self.objective,
+            "generator": self.generator,
+            "best": vars(self.best),
+        }
+        text = json.dumps(_flatten(plain, arrays))
+        named: dict[str, Any] = {f"array{i}": array.cpu().numpy() for i, array in enumerate(arrays)}
+        # A file object: numpy would add .npz to the name of the temporary sibling.
+        with replacing(path) as sibling, sibling.open("wb") as file:
+            np.savez(file, version=np.array(VERSION), structure=np.array(text), **named)
+
+    @staticmethod
+    def load(path: str | Path) -> "Checkpoint":
+        """Read what `save` wrote, onto the CPU. Raises DataError for a file that is missing, not of
+        this kind or of another version.
+        """
+        arrays = _read(path)
+        if "structure" not in arrays or int(arrays.get("version", 0)) != VERSION:
+            raise DataError(
+                f"'{path}' does not hold a checkpoint of version {VERSION}; begin the fit anew"
+            )
+        tree = json.loads(str(arrays["structure"]))
+        plain = _restore(tree, arrays)
+        evaluations = [Evaluation(**values) for values in plain.pop("evaluations")]
+        position = Position(**plain.pop("position"))
+        best = Fitted(**plain.pop("best"))
+        return Checkpoint(position, evaluations, best=best, **plain)
+
+
+class Checkpoints(Protocol):
+    """A place where the latest checkpoint of each fit is kept."""
+
+    def save(self, name: str, checkpoint: Checkpoint) -> None:
+        """Keeps the checkpoint of the fit called `name`, in the place of its last one."""
+
+
+def _read(path: str | Path) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise DataError(f"checkpoint '{path}' does not exist; check the path") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError):
+        raise DataError(f"'{path}' is not a whole checkpoint; begin the fit anew") from None
+
+
+def _flatten(value: Any, arrays: list[Tensor]) -> Any:
+    """A value as JSON can hold it; tensors are put into `arrays`, and their numbers in it take
+    their place.
+    """
+    if isinstance(value, Tensor):
+        arrays.append(value)
+        return {"array": len(arrays) - 1}
+    if isinstance(value, dict):
+        pairs = [[key, _flatten(item, arrays)] for key, item in value.items()]
+        return {"dict": pairs}
+    if isinstance(value, list | tuple):
+        items = [_flatten(item, arrays) for item in value]
+        return {type(value).__name__: items}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"the state of a fit holds a {type(value).__name__}; keep plain tensors and numbers in it"
+    )
+
+
+def _restore(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The value that `_flatten` made a tree of."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "array":
+        return torch.from_numpy(arrays[f"array{content}"])
+    if kind == "dict":
+        return {key: _restore(item, arrays) for key, item in content}
+    items = [_restore(item, arrays) for item in content]
+    return tuple(items) if kind == "tuple" else items
