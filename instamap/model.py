@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from instamap.errors import CompositionError
 from instamap.fourier import ctf
 from instamap.geometry import grids
+from instamap.geometry.sampling import sample_volume
 from instamap.parts import (
     Deformation,
     DensityFn,
@@ -122,11 +123,7 @@ class Window(nn.Module):
             edge = 2 * scene.pixel_size
             outward = ((x.norm(dim=-1) - scene.radius) / edge + 1).clamp(0, 1)
             return 0.5 + 0.5 * torch.cos(math.pi * outward)
-        points = x.reshape(1, 1, 1, -1, 3)
-        where = (2 * (points / scene.pixel_size + scene.box // 2) + 1) / scene.box - 1
-        lattice = self.mask.to(x.dtype)[None, None]
-        values = nn.functional.grid_sample(lattice, where, align_corners=False)
-        return values.reshape(x.shape[:-1])
+        return sample_volume(self.mask.to(x.dtype), x, scene.pixel_size)
 
 
 class Model(nn.Module):

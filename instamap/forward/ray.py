@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import grids
+from instamap.geometry.sampling import dilate
 from instamap.parts import DensityFn, ForwardOperator
-from instamap.plugin.options import Options, option
+from instamap.plugin.options import Options as PartOptions
+from instamap.plugin.options import option
 from instamap.scene import Scene, Views
 
 
@@ -21,7 +23,7 @@ class Ray(ForwardOperator):
     """
 
     @dataclass(frozen=True)
-    class Options(Options):
+    class Options(PartOptions):
         samples: int | None = option(None, "depths across the box; none means one per pixel", low=2)
         jitter: float = option(
             1.0,
@@ -33,61 +35,90 @@ class Ray(ForwardOperator):
             2.0, "frame in which the CTF is applied, relative to the box", low=1.0, high=4.0
         )
 
-    def __init__(self, options: Options, scene: Scene):
+    frame: Tensor
+    support: Tensor | None
+
+    def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
         self.padding = options.padding
-        depth = options.samples or scene.box
-        self.spacing = scene.box * scene.pixel_size / depth
-        plane = grids.pixel_centres(scene.box, scene.pixel_size, dtype=torch.float64)
-        along = (torch.arange(depth, dtype=torch.float64) - (depth - 1) / 2) * self.spacing
-        u = plane[:, :, None, :].expand(-1, -1, depth, -1)
-        w = along[None, None, :, None].expand(scene.box, scene.box, -1, -1)
-        self.register_buffer(
-            "frame", torch.cat([u, w], -1).reshape(-1, 3), persistent=False
-        )  # "D·D·depth 3"
-        support = (
-            None
-            if scene.mask is None
-            else torch.nn.functional.max_pool3d((scene.mask > 0).float()[None], 3, 1, 1)[0] > 0
-        )
-        self.register_buffer(
-            "support", support, persistent=False
-        )  # a voxel wider than the mask: jitter may step back in
+        depths = options.samples or scene.box
+        self.spacing = scene.box * scene.pixel_size / depths
+        frame = _frame(scene, depths, self.spacing)
+        # A voxel wider than the mask: jitter may step back in.
+        support = None if scene.mask is None else dilate(scene.mask)
+        self.register_buffer("frame", frame, persistent=False)
+        self.register_buffer("support", support, persistent=False)
 
     def forward(
-        self, density: DensityFn, views: Views, *, generator: torch.Generator | None = None
+        self,
+        density: DensityFn,
+        views: Views,
+        *,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
+        """Projections "B D D": sums over the samples of each pixel's ray."""
+        box = self.scene.box
         shift = torch.nn.functional.pad(views.origin, (0, 1))
-        with torch.no_grad():
-            inside = torch.stack(
-                [self._inside(s, a) for s, a in zip(shift, views.rotation, strict=True)]
-            )
-            at, used = _columns(inside)
-        x = self.frame.to(views.rotation.dtype)[at] + shift[:, None]
-        jitter = self.options.jitter * self.jitter
-        if self.training and jitter:
-            cell = (
-                x.new_tensor([self.scene.pixel_size, self.scene.pixel_size, self.spacing]) * jitter
-            )
-            x = (
-                x
-                + (torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 0.5)
-                * cell
-            )
+        index, used = self._samples_inside(shift, views.rotation)
+        frame = self.frame.to(views.rotation.dtype)
+        x = frame[index] + shift[:, None]
+        x = self._jittered(x, generator)
         values = density(x @ views.rotation) * used  # row vectors times A: Aᵀ x
-        pixels = values.new_zeros(len(views), self.scene.box**2)
-        pixels = pixels.scatter_add(1, at // (len(self.frame) // self.scene.box**2), values)
-        return pixels.unflatten(1, (self.scene.box, self.scene.box)) * self.spacing
+        depths = len(self.frame) // box**2
+        empty = values.new_zeros(len(views), box**2)
+        pixels = empty.scatter_add(1, index // depths, values)
+        return pixels.unflatten(1, (box, box)) * self.spacing
+
+    @torch.no_grad()
+    def _samples_inside(self, shift: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices "B P" of the samples in each particle's support, and which are not padding."""
+        poses = zip(shift, rotation, strict=True)
+        rows = [self._inside(moved, turn) for moved, turn in poses]
+        return _columns(torch.stack(rows))
+
+    def _jittered(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Samples "B P 3" (image frame), each moved within its cell in training."""
+        jitter = self.options.jitter * self.jitter
+        if not self.training or not jitter:
+            return x
+        pixel_size = self.scene.pixel_size
+        edges = x.new_tensor([pixel_size, pixel_size, self.spacing])
+        cell = edges * jitter
+        uniform = torch.rand(
+            x.shape,
+            generator=generator,
+            dtype=x.dtype,
+            device=x.device,
+        )
+        return x + (uniform - 0.5) * cell
 
     def _inside(self, shift: Tensor, rotation: Tensor) -> Tensor:
         """Which points of the frame, "P", fall into the support of one particle."""
+        scene = self.scene
         x = self.frame.to(rotation.dtype) + shift
         if self.support is None:
-            return (x**2).sum(-1) <= (self.scene.radius + 0.5 * self.scene.pixel_size) ** 2
-        voxel = (x @ rotation / self.scene.pixel_size).round().long() + self.scene.box // 2
-        valid = ((voxel >= 0) & (voxel < self.scene.box)).all(-1)
-        i, j, k = voxel.clamp(0, self.scene.box - 1).unbind(-1)
-        return self.support[k, j, i] & valid
+            reach = scene.radius + 0.5 * scene.pixel_size
+            return (x**2).sum(-1) <= reach**2
+        position = x @ rotation / scene.pixel_size
+        voxel = position.round().long() + scene.box // 2
+        in_box = (voxel >= 0) & (voxel < scene.box)
+        i, j, k = voxel.clamp(0, scene.box - 1).unbind(-1)
+        return self.support[k, j, i] & in_box.all(-1)
+
+
+def _frame(scene: Scene, depths: int, spacing: float) -> Tensor:
+    """Samples "D·D·depths 3" (float64; x, y, z in Å, image frame), along each pixel's ray in turn."""
+    plane = grids.pixel_centres(
+        scene.box,
+        scene.pixel_size,
+        dtype=torch.float64,
+    )
+    index = torch.arange(depths, dtype=torch.float64)
+    depth = (index - (depths - 1) / 2) * spacing
+    across = plane[:, :, None, :].expand(-1, -1, depths, -1)
+    along = depth[None, None, :, None].expand(scene.box, scene.box, -1, -1)
+    samples = torch.cat([across, along], -1)
+    return samples.reshape(-1, 3)
 
 
 def _columns(inside: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +126,13 @@ def _columns(inside: Tensor) -> tuple[Tensor, Tensor]:
     which are not padding.
     """
     counts = inside.sum(1)
-    used = torch.arange(max(counts.tolist(), default=0), device=inside.device) < counts[:, None]
-    at = torch.zeros(used.shape, dtype=torch.long, device=inside.device)
-    at[used] = inside.nonzero()[:, 1]
-    return at, used
+    longest = max(counts.tolist(), default=0)
+    position = torch.arange(longest, device=inside.device)
+    used = position < counts[:, None]
+    index = torch.zeros(
+        used.shape,
+        dtype=torch.long,
+        device=inside.device,
+    )
+    index[used] = inside.nonzero()[:, 1]
+    return index, used

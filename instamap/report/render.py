@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from instamap.geometry.sampling import sample_volume
 from instamap.statistics.particle_statistics import rescaled
 
 AZIMUTH = math.radians(-55)
@@ -118,16 +119,11 @@ def surface(map: Tensor, pixel_size: float, camera: Camera) -> Tensor:
 def _sampled(map: Tensor, pixel_size: float, camera: Camera) -> Tensor:
     """The map at "S S S" points of the camera's cube: away from the viewer, down, to the right."""
     along = torch.linspace(-1, 1, camera.size) * camera.reach
-    box = len(map)
     away, down, right = torch.meshgrid(along, along, along, indexing="ij")
     where = torch.stack([right, -down, away], -1) @ axes()
-    where = (2 * (where / pixel_size + box // 2) + 1) / box - 1
     # Beyond the box is solvent: sampled relative to it, padding is right.
     rest = map.float() - camera.solvent
-    return (
-        torch.nn.functional.grid_sample(rest[None, None], where[None], align_corners=False)[0, 0]
-        + camera.solvent
-    )
+    return sample_volume(rest, where, pixel_size) + camera.solvent
 
 
 def _lit(outward: Tensor, depth: Tensor, cover: Tensor) -> Tensor:
