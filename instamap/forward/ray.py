@@ -107,7 +107,7 @@ class Ray(ForwardOperator):
 
 
 def _frame(scene: Scene, depths: int, spacing: float) -> Tensor:
-    """Samples "D·D·depths 3" (float64; x, y, z in Å, image frame), along each pixel's ray in turn."""
+    """Samples "D·D·depths 3" (float64; x, y, z in Å, image frame), one ray after the other."""
     plane = grids.pixel_centres(
         scene.box,
         scene.pixel_size,

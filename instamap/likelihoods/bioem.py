@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from instamap.errors import OptionError
-from instamap.likelihoods.disc import Disc, DiscOptions, level
+from instamap.likelihoods.disc import Disc, DiscOptions
+from instamap.likelihoods.white_noise import pixel_deviation, standard_normal
 from instamap.parts import Likelihood
 from instamap.plugin.options import option
 from instamap.scene import Scene, Views
 
-# of the noise's standard deviation: predictions of less contrast count as flat, so that a fit can
-# begin with an empty map
-TINY = 1e-4
+# In standard deviations of the noise: predictions of less contrast count as flat, so that a fit can
+# begin with an empty map.
+MIN_CONTRAST = 1e-4
 
 
 class Bioem(Likelihood):
@@ -46,7 +47,7 @@ class Bioem(Likelihood):
             1.0, "standard deviation of the scale about 1, in form n-mu-prior", low=1e-3, high=1e3
         )
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             super().__post_init__()
             if self.form == "n-mu-prior" and self.scale == "any":
                 raise OptionError(
@@ -60,61 +61,91 @@ class Bioem(Likelihood):
                     " form=n-mu-prior"
                 )
 
-    def __init__(self, options: Options, scene: Scene):
+    sigma: Tensor
+
+    def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
         self.disc = Disc(options.radius, scene)
         self.proper = options.form == "n-mu-prior"
-        self.register_buffer("sigma", level(scene, "bioem"), persistent=False)
+        sigma = pixel_deviation(scene, "bioem")
+        self.register_buffer("sigma", sigma, persistent=False)
 
-    def log_prob(self, predicted: Tensor, observed: Tensor, views: Views) -> Tensor:
+    def log_prob(
+        self,
+        predicted: Tensor,
+        observed: Tensor,
+        views: Views,
+    ) -> Tensor:
+        """log p "B", with scale and offset integrated out."""
         n = self.disc.count
         sigma = self.sigma[views.group]
-        p = self.disc.centred(predicted)
-        o = self.disc.centred(observed)
-        s = p.square().sum(1)
-        y = o.square().sum(1)
-        c = (p * o).sum(1)
+        prediction = self.disc.centred(predicted)
+        observation = self.disc.centred(observed)
+        s = prediction.square().sum(1)
+        y = observation.square().sum(1)
+        c = (prediction * observation).sum(1)
         if self.options.form == "n-mu-prior":
             return _with_prior(n, s, y, c, sigma, self.options.spread)
-        s = s + n * (TINY * sigma) ** 2
-        y = y + n * (TINY * sigma) ** 2
-        rest = y - c**2 / s
+        flat = n * (MIN_CONTRAST * sigma) ** 2
+        s = s + flat
+        y = y + flat
+        residual = y - c**2 / s
         if self.options.form == "saddle":
-            sigma = (rest / (n - 2)).sqrt()
-            value = -0.5 * (n - 2) * (torch.log(2 * math.pi * sigma**2) + 1) + 0.5 * torch.log(
-                math.pi * sigma**2 / (n - 2)
-            )
+            sigma = (residual / (n - 2)).sqrt()
+            value = _at_saddle_point(n, sigma)
         else:
-            value = -0.5 * (n - 2) * torch.log(2 * math.pi * sigma**2) - 0.5 * rest / sigma**2
-        sign = (
-            torch.special.log_ndtr(c / (sigma * s.sqrt()))
-            if self.options.scale == "positive"
-            else 0.0
-        )
-        return value - 0.5 * torch.log(n * s) + sign
+            value = _with_known_noise(n, residual, sigma)
+        if self.options.scale == "any":
+            return value - 0.5 * torch.log(n * s)
+        positive = torch.special.log_ndtr(c / (sigma * s.sqrt()))
+        return value - 0.5 * torch.log(n * s) + positive
 
     def sample(
-        self, predicted: Tensor, views: Views, *, generator: torch.Generator | None = None
+        self,
+        predicted: Tensor,
+        views: Views,
+        *,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        def normal(*shape):
-            return torch.randn(
-                *shape, generator=generator, dtype=predicted.dtype, device=predicted.device
-            )
-
+        """The prediction, scaled where scales have a prior, and white noise, "B D D"."""
         if self.options.form == "n-mu-prior":
-            predicted = predicted * (1 + self.options.spread * normal(len(predicted), 1, 1))
-        return predicted + normal(*predicted.shape) * self.sigma[views.group][:, None, None].to(
-            predicted
-        )
+            each = (len(predicted), 1, 1)
+            normal = standard_normal(each, predicted, generator)
+            scale = 1 + self.options.spread * normal
+            predicted = predicted * scale
+        white = standard_normal(predicted.shape, predicted, generator)
+        sigma = self.sigma[views.group][:, None, None]
+        return predicted + white * sigma.to(predicted)
 
 
-def _with_prior(n: int, s: Tensor, y: Tensor, c: Tensor, sigma: Tensor, spread: float) -> Tensor:
-    a = s / sigma**2 + spread**-2
-    b = c / sigma**2 + spread**-2
-    fixed = (
-        -0.5 * (n - 1) * torch.log(2 * math.pi * sigma**2)
-        - 0.5 * math.log(n)
-        - 0.5 * y / sigma**2
-        - 0.5 * spread**-2
-    )
+def _at_saddle_point(n: int, sigma: Tensor) -> Tensor:
+    """Logarithm of the density with the noise integrated out, by its saddle point σ "B"."""
+    exponent = -0.5 * (n - 2) * (torch.log(2 * math.pi * sigma**2) + 1)
+    width = math.pi * sigma**2 / (n - 2)
+    return exponent + 0.5 * torch.log(width)
+
+
+def _with_known_noise(n: int, residual: Tensor, sigma: Tensor) -> Tensor:
+    """Logarithm of the density of residuals R "B" of noise σ "B"."""
+    variance = sigma**2
+    normaliser = -0.5 * (n - 2) * torch.log(2 * math.pi * variance)
+    return normaliser - 0.5 * residual / variance
+
+
+def _with_prior(
+    n: int,
+    s: Tensor,
+    y: Tensor,
+    c: Tensor,
+    sigma: Tensor,
+    spread: float,
+) -> Tensor:
+    """log p "B" of form n-mu-prior, from the sums S, Y and C of `Bioem`."""
+    variance = sigma**2
+    precision = spread**-2
+    a = s / variance + precision
+    b = c / variance + precision
+    normaliser = -0.5 * (n - 1) * torch.log(2 * math.pi * variance)
+    without_scale = normaliser - 0.5 * math.log(n) - 0.5 * y / variance
+    fixed = without_scale - 0.5 * precision
     return fixed - 0.5 * torch.log(spread**2 * a) + 0.5 * b**2 / a

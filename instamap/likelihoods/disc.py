@@ -10,14 +10,13 @@ from instamap.geometry import grids
 from instamap.plugin.options import Options, option
 from instamap.scene import Scene
 
-LEAST = (
-    8  # pixels, fewer of which say nothing after offset, scale and noise have been taken from them
-)
+# Fewer pixels say nothing after offset, scale and noise have been taken from them.
+MIN_PIXELS = 8
 
 
 @dataclass(frozen=True)
 class DiscOptions(Options):
-    """What likelihoods offer that look at part of the image."""
+    """Options of likelihoods that look at part of the image."""
 
     radius: float | None = option(
         None,
@@ -30,24 +29,30 @@ class DiscOptions(Options):
 class Disc(nn.Module):
     """Pixels within `radius` of the origin, N of them (`count`), all of them without a radius."""
 
-    def __init__(self, radius: float | None, scene: Scene):
+    inside: Tensor
+
+    def __init__(self, radius: float | None, scene: Scene) -> None:
         super().__init__()
-        distance = grids.pixel_centres(scene.box, scene.pixel_size, dtype=torch.float64).norm(
-            dim=-1
+        pixels = grids.pixel_centres(
+            scene.box,
+            scene.pixel_size,
+            dtype=torch.float64,
         )
-        inside = (
-            torch.ones_like(distance, dtype=torch.bool) if radius is None else distance <= radius
-        )
+        distance = pixels.norm(dim=-1)
+        if radius is None:
+            inside = torch.ones_like(distance, dtype=torch.bool)
+        else:
+            inside = distance <= radius
         self.count = int(inside.sum())
-        if self.count < LEAST:
-            least = f"give at least {2 * scene.pixel_size:g} Å"
+        if self.count < MIN_PIXELS:
+            enough = f"give at least {2 * scene.pixel_size:g} Å"
             raise CompositionError(
-                f"radius {radius:g} Å leaves {self.count} of {inside.numel()} pixels; {least}"
+                f"radius {radius:g} Å leaves {self.count} of {inside.numel()} pixels; {enough}"
             )
         self.register_buffer("inside", inside, persistent=False)
 
     def centred(self, images: Tensor) -> Tensor:
-        """Their values "B N" in images "B D D", less their mean."""
+        """Values "B N" of the pixels in images "B D D", less their mean."""
         values = images[:, self.inside]
         return values - values.mean(1, keepdim=True)
 
@@ -58,15 +63,3 @@ class Disc(nn.Module):
         images = elsewhere.clone()
         images[:, self.inside] = values
         return images
-
-
-def level(scene: Scene, name: str) -> Tensor:
-    """Standard deviation "G" of a pixel's noise in each optics group. Raises CompositionError where
-    the data told none.
-    """
-    if scene.noise_variance is None:
-        raise CompositionError(
-            f"likelihood '{name}' knows no noise level: the data gave none; choose --likelihood"
-            " gaussian"
-        )
-    return scene.noise_variance[:, grids.noise_shells(scene.box).flatten()].mean(1).sqrt()

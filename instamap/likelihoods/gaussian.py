@@ -7,74 +7,92 @@ import torch
 from torch import Tensor
 
 from instamap.errors import CompositionError
-from instamap.geometry import grids
-from instamap.parts import Likelihood
-from instamap.plugin.options import Options, option
+from instamap.likelihoods.white_noise import pixel_variance, standard_normal
+from instamap.parts import GaussianLikelihood
+from instamap.plugin.options import Options as PartOptions
+from instamap.plugin.options import option
 from instamap.scene import Scene, Views
 
 
-class Gaussian(Likelihood):
+class Gaussian(GaussianLikelihood):
     """log p(y | μ) = -½ Σ (y - μ)²/σ² - ½ D² log 2πσ², with one σ² for each optics group.
 
     Images y' = C y that were multiplied by their CTF need no division: up to a constant of the
     data, log p = Re⟨y', PV⟩/σ² - ½ |C PV|²/σ².
     """
 
-    premultiplied = True
-    quadratic = True
-
     @dataclass(frozen=True)
-    class Options(Options):
+    class Options(PartOptions):
         variance: float | None = option(
             None,
             "noise variance of a pixel; none means the estimate from the images' corners",
             low=1e-30,
         )
 
-    def __init__(self, options: Options, scene: Scene):
+    variance: Tensor
+
+    def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        if options.variance is None and scene.noise_variance is None:
-            raise CompositionError(
-                "likelihood 'gaussian' knows no noise level: the data gave none; set variance (-L"
-                " variance=...)"
-            )
-        groups = 1 if scene.noise_variance is None else len(scene.noise_variance)
-        variance = (
-            torch.full((groups,), options.variance)
-            if options.variance
-            else _mean_over_components(scene.noise_variance, scene.box)
-        )
-        self.register_buffer("variance", variance)
+        self.register_buffer("variance", _variance(options.variance, scene))
 
-    def _variance(self, views: Views) -> Tensor:
-        return self.variance[views.group.clamp(max=len(self.variance) - 1)]
+    def _variance_of(self, views: Views) -> Tensor:
+        """σ² "B" of the pixels of each image."""
+        last = len(self.variance) - 1
+        return self.variance[views.group.clamp(max=last)]
 
-    def log_prob(self, predicted: Tensor, observed: Tensor, views: Views) -> Tensor:
-        variance = self._variance(views)
+    def log_prob(
+        self,
+        predicted: Tensor,
+        observed: Tensor,
+        views: Views,
+    ) -> Tensor:
+        """log p "B": what the residuals leave."""
+        variance = self._variance_of(views)
         square = (observed - predicted).square().flatten(1)
-        return -0.5 * square.sum(1) / variance - 0.5 * square.shape[1] * torch.log(
-            2 * math.pi * variance
-        )
+        pixels = square.shape[1]
+        misfit = -0.5 * square.sum(1) / variance
+        return misfit - 0.5 * pixels * torch.log(2 * math.pi * variance)
 
     def log_prob_premultiplied(
-        self, projection: Tensor, predicted: Tensor, observed: Tensor, views: Views
+        self,
+        projection: Tensor,
+        predicted: Tensor,
+        observed: Tensor,
+        views: Views,
     ) -> Tensor:
+        """log p "B" of CTF-multiplied `observed`, up to a constant of the data."""
         cross = (observed * projection).flatten(1).sum(1)
         norm = predicted.square().flatten(1).sum(1)
-        return (cross - 0.5 * norm) / self._variance(views)
+        return (cross - 0.5 * norm) / self._variance_of(views)
 
     def noise_variance(self, views: Views) -> Tensor:
-        return self._variance(views)[:, None].expand(-1, self.scene.box // 2 + 1)
+        """σ² "B D//2+1", the same on every shell."""
+        shells = self.scene.box // 2 + 1
+        variance = self._variance_of(views)
+        return variance[:, None].expand(-1, shells)
 
     def sample(
-        self, predicted: Tensor, views: Views, *, generator: torch.Generator | None = None
+        self,
+        predicted: Tensor,
+        views: Views,
+        *,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        noise = torch.randn(
-            predicted.shape, generator=generator, dtype=predicted.dtype, device=predicted.device
+        """The prediction and white noise, "B D D"."""
+        noise = standard_normal(predicted.shape, predicted, generator)
+        deviation = self._variance_of(views).sqrt()
+        return predicted + noise * deviation[:, None, None]
+
+
+def _variance(chosen: float | None, scene: Scene) -> Tensor:
+    """Variance of a pixel "G" in each optics group: chosen, or the spectrum's mean."""
+    spectrum = scene.noise_variance
+    if chosen:
+        groups = 1 if spectrum is None else len(spectrum)
+        return torch.full((groups,), chosen)
+    if spectrum is None:
+        raise CompositionError(
+            "likelihood 'gaussian' knows no noise level: the data gave none; set variance (-L"
+            " variance=...)"
         )
-        return predicted + noise * self._variance(views).sqrt()[:, None, None]
-
-
-def _mean_over_components(spectrum: Tensor, box: int) -> Tensor:
-    """Variance of a pixel "G" for a spectrum "G D//2+1" per shell."""
-    return spectrum[:, grids.noise_shells(box).flatten()].mean(1)
+    return pixel_variance(spectrum, scene.box)
