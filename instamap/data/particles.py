@@ -1,5 +1,6 @@
 """Particles: the images of a STAR file with their poses and optics, read when asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,11 @@ class Particles:
 
     def __len__(self) -> int:
         return self.count
+
+    def with_box(self, box: int) -> "Particles":
+        """The same particles, as the STAR file has them, scaled to images of `box` pixels an edge."""
+        steps = replace(self.preprocessor.steps, box=box)
+        return Particles(self.table, self.stacks, steps)
 
     def images(self, rows: Tensor) -> Tensor:
         """Images "B D D" [y, x] of `rows` "B", float32, preprocessed. Raises DataError for pixels
