@@ -1,1 +1,1 @@
-"""What images say of a density: the statistics of the normal equations, gathered, kept and solved."""
+"""Statistics of the normal equations, which images say of a density: gathered, kept and solved."""

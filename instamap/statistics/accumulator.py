@@ -3,24 +3,74 @@ not depend on their number.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from instamap.errors import DataError, OptionError
 from instamap.fourier.gridding import Grid
-from instamap.geometry import compiled, grids
+from instamap.geometry import compiled
 from instamap.scene import Views
+from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.statistics import Statistics
 
-POINTS = (
-    1 << 20
-    # Fourier components at once: enough of them fall into one tile of the grid, and they take 100 MB at
-    # most
-)
-# slices after which the grid is emptied: sums of more than 1e5 float32 numbers of one sign drift by
-# over 1e-5
+# Fourier components at once: enough of them fall into one tile of the grid, and they take 100 MB at
+# most.
+POINTS = 1 << 20
+# Slices after which the grid is emptied: sums of more than 1e5 float32 numbers of one sign drift by
+# over 1e-5.
 FLUSH = 16384
+ROTATION_TOLERANCE = 1e-3  # of each element of R Rᵀ, which is to be the identity
+
+
+@dataclass(frozen=True)
+class WeightedSlices:
+    """Images as they enter the statistics: slices of `data` "B P" (complex) and `power` "B P".
+
+    energy "B": Σ_k |F|² / (D² σ²) of the full plane, times the image's weight.
+    """
+
+    data: Tensor
+    power: Tensor
+    energy: Tensor
+
+    def check(self) -> None:
+        """Raises DataError where an image is not finite."""
+        finite = (self.energy + self.power.sum(1)).isfinite()
+        if finite.all():
+            return
+        first = int((~finite).nonzero()[0, 0])
+        raise DataError(
+            f"image {first} of a batch, its origin, CTF or weight is not finite; leave it out"
+        )
+
+
+def weigh(
+    plane: FourierPlane,
+    images: Tensor,
+    origin: Tensor,
+    variance: Tensor,
+    ctf: Tensor | None,
+    weights: Tensor,
+    *,
+    pixel_size: float,
+    premultiplied: bool = False,
+    copies: int = 1,
+) -> WeightedSlices:
+    """The slices of images "B D D" at `origin` "B 2" (Å), in noise of `variance` "B D//2+1".
+
+    weights "B": of the images' log p. copies: how many times each slice is spread, a share each.
+    """
+    spectrum = plane.transform(images, origin / pixel_size)
+    precision = weights[:, None] / plane.variance(variance)
+    square = spectrum.abs().double() ** 2
+    energy = (precision.double() * square * plane.share.double()).sum(1) * 2
+    transfer = plane.transfer(ctf, pixel_size)
+    precision = precision * plane.share / copies
+    data = spectrum * (precision * (pixel_size if premultiplied else transfer))
+    power = precision * transfer**2
+    return WeightedSlices(data, power, energy)
 
 
 class Accumulator:
@@ -45,24 +95,27 @@ class Accumulator:
         device: torch.device | str = "cpu",
         backend: str = "auto",
         start: Statistics | None = None,
-    ):
+    ) -> None:
         self.box = box
         self.pixel_size = pixel_size
         self.premultiplied = premultiplied
         self.dtype = dtype
         self.device = torch.device(device)
-        self.symmetry = (torch.eye(3)[None] if symmetry is None else symmetry).to(
-            self.device, dtype
-        )
-        self.backend = _backend(backend, dtype, self.device)
+        self.backend = choose_backend(backend, dtype, self.device)
+        rotations = torch.eye(3)[None] if symmetry is None else symmetry
+        self.symmetry = rotations.to(self.device, dtype)
+        self._plane = FourierPlane(box, dtype).to(self.device)
+        self._batch = max(1, POINTS // len(self._plane))
         self._grid = Grid(box, dtype, self.device)
         self._flushed = start or Statistics.empty(box, pixel_size, dtype=dtype, device=device)
+        self._empty()
+
+    def _empty(self) -> None:
+        """Nothing has been added since the grid was emptied."""
         self._count = 0
         self._slices = 0
         self._weight = 0.0
         self._energy = 0.0
-        self._components = Components(box, dtype, self.device)
-        self._batch = max(1, POINTS // len(self._components.share))
 
     def add(
         self,
@@ -80,35 +133,38 @@ class Accumulator:
         factors of the images' log p; None means 1. Raises DataError for images that are not finite,
         variances that are not positive and matrices that are not rotations.
         """
-        n = len(images)
-        if images.shape != (n, self.box, self.box) or len(views) != n:
-            found = tuple(images.shape)
-            wanted = f"{self.box} x {self.box}"
-            raise DataError(
-                f"images of shape {found} with {len(views)} views; needed are {wanted} images with"
-                " a view each"
-            )
-        variance = noise_variance.expand(n, self.box // 2 + 1)
-        weights = torch.ones(n) if weights is None else weights
-        for start in range(0, n, self._batch):
-
-            def move(t, rows=slice(start, start + self._batch)):
-                return t[rows].to(self.device, self.dtype)
-
-            transfer = None if ctf is None else move(ctf)
+        count = len(images)
+        self._check_shape(images, views)
+        variance = noise_variance.expand(count, self.box // 2 + 1)
+        if weights is None:
+            weights = torch.ones(count)
+        for start in range(0, count, self._batch):
+            rows = slice(start, start + self._batch)
             self._add(
-                move(images),
-                move(views.rotation),
-                move(views.origin),
-                move(variance),
-                transfer,
-                move(weights),
+                self._moved(images[rows]),
+                self._moved(views.rotation[rows]),
+                self._moved(views.origin[rows]),
+                self._moved(variance[rows]),
+                None if ctf is None else self._moved(ctf[rows]),
+                self._moved(weights[rows]),
             )
 
     def finish(self) -> Statistics:
         """The statistics of all images so far; more may be added."""
         self._flush()
         return self._flushed
+
+    def _check_shape(self, images: Tensor, views: Views) -> None:
+        count = len(images)
+        if images.shape == (count, self.box, self.box) and len(views) == count:
+            return
+        raise DataError(
+            f"images of shape {tuple(images.shape)} with {len(views)} views; needed are"
+            f" {self.box} x {self.box} images with a view each"
+        )
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype)
 
     def _add(
         self,
@@ -119,128 +175,86 @@ class Accumulator:
         ctf: Tensor | None,
         weights: Tensor,
     ) -> None:
-        _check(rotation, variance)
-        part = self._components
-        spectrum = part.of(images, origin / self.pixel_size)
-        precision = weights[:, None] / (self.box**2 * variance)[:, part.shell]
-        energy = (precision.double() * spectrum.abs().double() ** 2 * part.share.double()).sum(
-            1
-        ) * 2
-        transfer = self.pixel_size * (
-            part.gather(ctf) if ctf is not None else torch.ones_like(precision)
+        """Add one batch that is of the accumulator's type and on its device."""
+        _check_rotations(rotation)
+        _check_variances(variance)
+        slices = weigh(
+            self._plane,
+            images,
+            origin,
+            variance,
+            ctf,
+            weights,
+            pixel_size=self.pixel_size,
+            premultiplied=self.premultiplied,
+            copies=len(self.symmetry),
         )
-        precision = precision * part.share / len(self.symmetry)
-        data = spectrum * (precision * (self.pixel_size if self.premultiplied else transfer))
-        power = precision * transfer**2
-        finite = (energy + power.sum(1)).isfinite()
-        if not finite.all():
-            raise DataError(
-                f"image {int((~finite).nonzero()[0, 0])} of a batch, its origin, CTF or weight is"
-                " not finite; leave it out"
-            )
+        slices.check()
         for turn in self.symmetry:
-            spread(self._grid, (rotation @ turn)[:, :2], part.plane, data, power, self.backend)
-        self._count, self._weight = (
-            self._count + len(images),
-            self._weight + float(weights.double().sum()),
-        )
-        self._energy += math.nan if self.premultiplied else float(energy.sum())
+            frames = (rotation @ turn)[:, :2]
+            spread(self._grid, frames, self._plane.points, slices.data, slices.power, self.backend)
+        self._count += len(images)
         self._slices += len(images) * len(self.symmetry)
+        self._weight += float(weights.double().sum())
+        self._energy += math.nan if self.premultiplied else float(slices.energy.sum())
         if self._slices >= FLUSH:
             self._flush()
 
     def _flush(self) -> None:
         if not self._count:
             return
-        kernel = torch.fft.rfftn(torch.fft.ifftshift(self._grid.power_lattice())).real
-        part = Statistics(
-            self.box,
-            self.pixel_size,
-            self._grid.data_lattice(),
-            kernel,
-            self._count,
-            self._weight,
-            self._energy,
+        added = Statistics.from_grid(
+            self._grid, self.pixel_size, self._count, self._weight, self._energy
         )
-        self._flushed = self._flushed + part
-        self._count = 0
-        self._slices = 0
-        self._weight = 0.0
-        self._energy = 0.0
+        self._flushed = self._flushed + added
         self._grid.clear()
+        self._empty()
 
 
 def spread(
-    grid: Grid, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor, backend: str = "auto"
+    grid: Grid, frames: Tensor, points: Tensor, data: Tensor, power: Tensor, backend: str = "auto"
 ) -> None:
-    """As `Grid.spread`, by the backend ("auto", "numba" or "torch") that is asked for."""
-    if _backend(backend, grid.cells.dtype, grid.cells.device) == "numba":
+    """Add complex `data` "V P" and real `power` "V P" at the frequencies points @ frames, by the
+    backend ("auto", "numba" or "torch") that is asked for: see `Grid.spread`.
+    """
+    chosen = choose_backend(backend, grid.cells.dtype, grid.cells.device)
+    if chosen == "numba":
         from instamap.fourier import gridding_numba  # here, so that numba is needed by nobody else
 
-        gridding_numba.spread(grid, frames, plane, data, power)
+        gridding_numba.spread(grid, frames, points, data, power)
     else:
-        grid.spread(frames, plane, data, power)
+        grid.spread(frames, points, data, power)
 
 
-class Components:
-    """The components 0 < |k| < D/2 of half the Fourier plane of an image and the one at 0, "P" in
-    all.
+def choose_backend(name: str, dtype: torch.dtype, device: torch.device) -> str:
+    """The backend "numba" or "torch" for numbers of this type on this device.
 
-    plane "P 2": (kx, ky), whole numbers. shell "P": rounded |k|. share "P": what to take of each
-    when -k is added after: 1, at 0 one half.
+    Raises OptionError for an unknown name, and for numba where it cannot be used.
     """
-
-    def __init__(self, box: int, dtype: torch.dtype, device: torch.device):
-        k = grids.frequencies(box, 1 / box, dtype=torch.float64)
-        radius = k.norm(dim=-1)
-        half = (k[..., 0] > 0) | (k[..., 1] >= 0)
-        self._chosen = ((radius < box / 2 - 1e-6) & half).flatten().nonzero()[:, 0].to(device)
-        self.plane = k.flatten(0, 1).to(device, dtype)[self._chosen]
-        self.shell = radius.round().long().flatten().to(device)[self._chosen]
-        self.share = torch.where(self.shell == 0, 0.5, 1.0).to(self.plane)
-        self._box = box
-        self._axes = (k[0, :, 0].to(device), k[:, 0, 1].to(device))
-
-    def gather(self, values: Tensor) -> Tensor:
-        """The components "B P" of "B D D//2+1" in rfft2 layout."""
-        return values.flatten(1)[:, self._chosen]
-
-    def of(self, images: Tensor, origin: Tensor) -> Tensor:
-        """Fourier components "B P" about the place where the particle's centre is: -`origin` "B 2"
-        (x, y in pixels) from pixel D // 2.
-        """
-        centre = 2 * math.pi / self._box * (self._box // 2 - origin.double())
-        spectrum = torch.fft.rfft2(images)
-        for axis, k in enumerate(
-            self._axes
-        ):  # phases reach hundreds of turns: too many for float32
-            phase = centre[:, axis, None] * k
-            spectrum *= (
-                torch.polar(torch.ones_like(phase), phase).to(spectrum.dtype).unsqueeze(1 + axis)
-            )
-        return self.gather(spectrum)
-
-
-def _backend(name: str, dtype: torch.dtype, device: torch.device) -> str:
-    able = dtype == torch.float32 and device.type == "cpu" and compiled.usable()
+    usable = dtype == torch.float32 and device.type == "cpu" and compiled.usable()
     if name == "auto":
-        return "numba" if able else "torch"
+        return "numba" if usable else "torch"
     if name not in ("numba", "torch"):
         raise OptionError(f"backend '{name}' is unknown; choose auto, numba or torch")
-    if name == "numba" and not able:
+    if name == "numba" and not usable:
         raise OptionError(
             "backend 'numba' needs the package numba, float32 and a CPU; choose torch"
         )
     return name
 
 
-def _check(rotation: Tensor, variance: Tensor) -> None:
-    """Refuse what would write outside the grid or divide by zero."""
-    error = (rotation @ rotation.mT - torch.eye(3).to(rotation)).abs().amax((1, 2))
-    if not (error < 1e-3).all():
-        raise DataError(
-            f"view {int((~(error < 1e-3)).nonzero()[0, 0])} of a batch has a matrix that is not a"
-            " rotation; mend its angles"
-        )
+def _check_rotations(rotation: Tensor) -> None:
+    """Refuse what would write outside the grid."""
+    identity = torch.eye(3).to(rotation)
+    error = (rotation @ rotation.mT - identity).abs().amax((1, 2))
+    right = error < ROTATION_TOLERANCE
+    if right.all():
+        return
+    first = int((~right).nonzero()[0, 0])
+    raise DataError(f"view {first} of a batch has a matrix that is not a rotation; mend its angles")
+
+
+def _check_variances(variance: Tensor) -> None:
+    """Refuse what would divide by zero."""
     if not (variance > 0).all():
         raise DataError("noise variances must be positive; infinite ones leave a shell out")

@@ -10,72 +10,90 @@ from instamap.fourier import ctf
 from instamap.fourier.projector import Projector
 from instamap.geometry import grids
 from instamap.maps import mask
-from instamap.parts import Likelihood
+from instamap.parts import GaussianLikelihood
 from instamap.scene import Batch, Scene
-from instamap.statistics.initial_map import least_squares
-from instamap.statistics.streaming import gather, read_ahead
+from instamap.statistics import initial_map
+from instamap.statistics.streaming import accumulate, read_ahead
 
-LIMIT = 2000  # images
-# images of each of the two maps, fewer of which tell more about themselves than about the noise
-LEAST = 100
+MAX_IMAGES = 2000  # of which residuals are made
+MIN_HALF_IMAGES = 100  # fewer tell more about their own map than about the noise
+LEAST_SUM = 1e-30  # by which a sum is divided
 
 
 def refine(
     particles: Particles,
     rows: Tensor,
-    likelihood: Likelihood,
+    likelihood: GaussianLikelihood,
     scene: Scene,
     *,
     symmetry: Tensor | None = None,
 ) -> Tensor:
     """Variance "G D//2+1" of the noise per optics group and Fourier shell, from residuals of at
-    most LIMIT of `rows`.
+    most MAX_IMAGES of `rows`.
 
     Two maps are made of half of these images each, with the noise that `likelihood` knows. A map
     has fitted some of the noise of its own images, so that their residuals are too small, by the
     same amount, to first order, as those of the other half's are too large: their mean is taken. A
-    group without images, and a set of fewer than 2 LEAST, keeps the scene's variance.
+    group without images, and a set of fewer than 2 MIN_HALF_IMAGES, keeps the scene's variance.
     """
-    rows = rows[:: max(1, -(-len(rows) // LIMIT))]
-    before = scene.noise_variance
-    if len(rows) < 2 * LEAST:
+    before = _known_variance(scene)
+    step = max(1, -(-len(rows) // MAX_IMAGES))
+    rows = rows[::step]
+    if len(rows) < 2 * MIN_HALF_IMAGES:
         return before
-    second = (
-        torch.unique(particles.units()[rows], return_inverse=True)[1] % 2 == 1
-    )  # copies of an image have the same noise
-    halves = {"one": rows[~second], "two": rows[second]}
-    if min(map(len, halves.values())) < LEAST:
+    halves = _halves(particles, rows)
+    if min(len(half) for half in halves.values()) < MIN_HALF_IMAGES:
         return before  # most are copies of few
-    statistics = gather(particles, halves, likelihood, symmetry=symmetry)
-    sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
-    volumes = [
-        least_squares(some, sphere if scene.mask is None else scene.mask)
-        for some in statistics.values()
-    ]
+    statistics = accumulate(particles, halves, likelihood, symmetry=symmetry)
+    window = scene.mask
+    if window is None:
+        window = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
+    volumes = [initial_map.solve(half, window) for half in statistics.values()]
     projector = Projector(scene.box, scene.pixel_size)
     sums = torch.zeros(2, *before.shape, dtype=torch.float64)
-    for some in halves.values():
-        for batch in read_ahead(particles, some):
+    for half in halves.values():
+        for batch in read_ahead(particles, half):
             for volume in volumes:
-                _add(sums, _residuals(projector, volume, batch, scene), batch, scene)
-    spectrum = sums[0] / sums[1].clamp(min=1e-30)
+                residuals = _residuals(projector, volume, batch, scene)
+                _add(sums, residuals, batch, scene)
+    power, expected = sums
+    measured = expected[:, 1:2] > 0
+    spectrum = _smoothed(power / expected.clamp(min=LEAST_SUM), scene.box)
+    return torch.where(measured, spectrum, before.double()).to(before.dtype)
+
+
+def _known_variance(scene: Scene) -> Tensor:
+    """The noise that is to be refined."""
+    assert scene.noise_variance is not None, "noise is refined only where a first guess is known"
+    return scene.noise_variance
+
+
+def _halves(particles: Particles, rows: Tensor) -> dict[str, Tensor]:
+    """The rows in two halves, with copies of an image, which have the same noise, in one."""
+    image = particles.units()[rows]
+    _, number = torch.unique(image, return_inverse=True)
+    second = number % 2 == 1
+    return {"one": rows[~second], "two": rows[second]}
+
+
+def _smoothed(spectrum: Tensor, box: int) -> Tensor:
+    """A spectrum "G D//2+1" averaged over neighbouring shells, after mending those at its ends."""
     spectrum[:, 0] = spectrum[:, 1]  # images have means of their own
-    if scene.box % 2 == 0:
+    if box % 2 == 0:
         spectrum[:, -1] = spectrum[:, -2]  # of which slices have nothing
-    near = (
-        torch.nn.functional.pad(spectrum[:, None], (1, 1), mode="replicate")[:, 0]
-        .unfold(1, 3, 1)
-        .mean(-1)
-    )
-    return torch.where(sums[1, :, 1:2] > 0, near, before.double()).to(before.dtype)
+    padded = torch.nn.functional.pad(spectrum[:, None], (1, 1), mode="replicate")[:, 0]
+    return padded.unfold(1, 3, 1).mean(-1)
 
 
 def _residuals(projector: Projector, volume: Tensor, batch: Batch, scene: Scene) -> Tensor:
+    """Images less the map's projections, after as much contrast transfer as they have seen."""
     views = batch.views
     predicted = projector(volume, views.rotation, views.origin)
-    optics = views.optics
-    for _ in range(0 if optics is None else 2 if scene.premultiplied else 1):
-        predicted = ctf.apply(predicted, optics, scene.pixel_size)
+    if views.optics is None:
+        return batch.images - predicted
+    times = 2 if scene.premultiplied else 1
+    for _ in range(times):
+        predicted = ctf.apply(predicted, views.optics, scene.pixel_size)
     return batch.images - predicted
 
 
@@ -84,17 +102,15 @@ def _add(sums: Tensor, residuals: Tensor, batch: Batch, scene: Scene) -> None:
     would have there.
     """
     box = scene.box
+    views = batch.views
     power = torch.fft.rfft2(residuals).abs().square().double() / box**2
-    square = (
-        ctf.ctf(batch.views.optics, box, scene.pixel_size).square()
-        if scene.premultiplied
-        else torch.ones_like(power)
-    )
+    expected = torch.ones_like(power)
+    if scene.premultiplied and views.optics is not None:
+        expected = ctf.ctf(views.optics, box, scene.pixel_size).square().double()
     shell = grids.shells(box, 2)[:, : box // 2 + 1].flatten()
     inside = shell < box // 2 + (box % 2)  # the circle that slices reach
     shell = shell.clamp(max=box // 2)[inside]
-    for i, values in enumerate((power, square.double())):
-        each = torch.zeros(len(residuals), box // 2 + 1, dtype=torch.float64).index_add_(
-            1, shell, values.flatten(1)[:, inside]
-        )
-        sums[i].index_add_(0, batch.views.group, each)
+    for total, values in zip(sums, (power, expected), strict=True):
+        each = torch.zeros(len(residuals), box // 2 + 1, dtype=torch.float64)
+        each.index_add_(1, shell, values.flatten(1)[:, inside])
+        total.index_add_(0, views.group, each)

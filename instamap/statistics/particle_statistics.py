@@ -1,5 +1,5 @@
-"""Images as motion is looked for in them: the low Fourier components, against which many maps are
-held at once.
+"""Statistics of single particles: their Fourier components, against which many maps are held at
+once.
 """
 
 from dataclasses import dataclass, replace
@@ -11,25 +11,26 @@ from instamap.data.particles import Particles
 from instamap.fourier.central_slices import central_slices
 from instamap.fourier.ctf import ctf
 from instamap.fourier.gridding import Grid
+from instamap.scene import Batch
 from instamap.statistics import accumulator
+from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import read_ahead
-from instamap.workflows.settings import Settings
 
-CHUNK = 2048  # images at once
-LEAST = 24  # pixels of a coarse image, if the images have as many
-RANK = 10  # maps that stand for more of them: images are held against a basis
-CUT = 0.02  # of a particle's largest share: below, it is left out of a state
+IMAGES_AT_ONCE = 2048
+MIN_PIXELS = 24  # of an image with fewer pixels, if the images have as many
+BASIS_MAPS = 10  # that stand for more of them: images are held against a basis
+MIN_RELATIVE_SHARE = 0.02  # of a particle's largest share: below, it is left out of a conformation
 
 
 @dataclass(frozen=True)
-class Coarse:
+class ParticleStatistics:
     """What some images say of maps of `box` voxels, Fourier component by component (see
-    `fit.statistics`).
+    `statistics.statistics`).
 
     data "n P" (complex): C F / (D² σ²), with the share of each component; power "n P": C² / (D²
-    σ²). frames "n 2 3". plane "P 2". unit "n": the number of the particle that an image shows;
-    images of one particle share its coordinates.
+    σ²). frames "n 2 3". plane "P 2". particle "n": the number, from 0, of the particle that an
+    image shows; images of one particle share its coordinates.
     """
 
     box: int
@@ -38,143 +39,151 @@ class Coarse:
     power: Tensor
     frames: Tensor
     plane: Tensor
-    unit: Tensor
+    particle: Tensor
 
     @staticmethod
-    def read(particles: Particles, rows: Tensor, variance: Tensor, unit: Tensor) -> "Coarse":
-        """Of the images `rows` "n" in noise of `variance` "G D//2+1"; unit "n": any numbers that
-        images of one particle share.
+    def read(
+        particles: Particles, rows: Tensor, variance: Tensor, particle: Tensor
+    ) -> "ParticleStatistics":
+        """The statistics of the images `rows` "n" in noise of `variance` "G D//2+1".
+
+        particle "n": any numbers that images of one particle share.
         """
-        box = particles.box
-        size = particles.pixel_size
-        parts = accumulator.Components(box, torch.float32, torch.device("cpu"))
+        plane = FourierPlane(particles.box)
         data = []
         power = []
         for batch in read_ahead(particles, rows):
-            views = batch.views
-            transfer = (
-                torch.ones(())
-                if views.optics is None
-                else parts.gather(ctf(views.optics, box, size))
-            )
-            precision = parts.share / (box**2 * variance[views.group].float())[:, parts.shell]
-            seen = parts.of(batch.images, views.origin / size)
-            data.append(seen * (precision * size * (1.0 if particles.premultiplied else transfer)))
-            power.append(precision * (size * transfer) ** 2)
-        frames = particles.views.rotation[rows, :2].float().contiguous()
-        return Coarse(
-            box,
-            size,
+            weighted = _weigh(plane, batch, variance, particles)
+            data.append(weighted[0])
+            power.append(weighted[1])
+        frames = particles.views.rotation[rows, :2].float()
+        _, number = particle.unique(return_inverse=True)
+        return ParticleStatistics(
+            particles.box,
+            particles.pixel_size,
             torch.cat(data),
             torch.cat(power),
-            frames,
-            parts.plane,
-            unit.unique(return_inverse=True)[1],
+            frames.contiguous(),
+            plane.points,
+            number,
         )
 
     @property
     def count(self) -> int:
-        """Particles."""
-        return int(self.unit.max()) + 1
+        """The number of particles."""
+        return int(self.particle.max()) + 1
 
-    def ones(self) -> Tensor:
-        """Weights "m" of 1."""
+    def unit_weights(self) -> Tensor:
+        """The weights "m" with which all particles count alike."""
         return torch.ones(self.count, dtype=torch.float64)
 
-    def some(self, units: Tensor) -> "Coarse":
-        """Of the particles `units` alone."""
-        on = torch.isin(self.unit, units)
-        unit = self.unit[on].unique(return_inverse=True)[1]
+    def select(self, particles: Tensor) -> "ParticleStatistics":
+        """The statistics of some particles alone, by their numbers."""
+        chosen = torch.isin(self.particle, particles)
+        _, number = self.particle[chosen].unique(return_inverse=True)
         return replace(
-            self, data=self.data[on], power=self.power[on], frames=self.frames[on], unit=unit
+            self,
+            data=self.data[chosen],
+            power=self.power[chosen],
+            frames=self.frames[chosen],
+            particle=number,
         )
 
     @torch.no_grad()
-    def evidence(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def normal_equations(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """For maps V_c "C N N N" the G "m C C" and h "m C" (float64) of each particle: log p(Σ c_c
         V_c) = h·c - ½ c·G c + const.
         """
-        if len(maps) > RANK:
-            u, s, v = torch.linalg.svd(maps.flatten(1), full_matrices=False)
-            mix = (u[:, :RANK] * s[:RANK]).double()
-            gram, h = self.evidence(v[:RANK].view(RANK, *maps.shape[1:]))
-            return mix @ gram @ mix.T, h @ mix.T
-        gram = torch.zeros(self.count, len(maps), len(maps), dtype=torch.float64)
-        h = torch.zeros(self.count, len(maps), dtype=torch.float64)
-        for some in torch.arange(len(self.data)).split(CHUNK):
-            seen = torch.stack(
-                [
-                    torch.view_as_real(central_slices(v, self.frames[some], self.plane))
-                    for v in maps
-                ],
-                1,
-            )  # "B C P 2"
-            weighted = seen * (2 * self.power[some])[:, None, :, None]
-            gram.index_add_(0, self.unit[some], (weighted.flatten(2) @ seen.flatten(2).mT).double())
-            data = 2 * torch.view_as_real(self.data[some])
-            h.index_add_(
-                0, self.unit[some], (seen.flatten(2) @ data.flatten(1)[..., None])[..., 0].double()
-            )
+        if len(maps) > BASIS_MAPS:
+            return self._by_basis(maps)
+        count = len(maps)
+        gram = torch.zeros(self.count, count, count, dtype=torch.float64)
+        h = torch.zeros(self.count, count, dtype=torch.float64)
+        for images in torch.arange(len(self.data)).split(IMAGES_AT_ONCE):
+            slices = self._slices(maps, images)
+            twice = (2 * self.power[images])[:, None, :, None]
+            data = 2 * torch.view_as_real(self.data[images])
+            weighted = (slices * twice).flatten(2)
+            slices = slices.flatten(2)
+            particle = self.particle[images]
+            gram.index_add_(0, particle, (weighted @ slices.mT).double())
+            product = slices @ data.flatten(1)[..., None]
+            h.index_add_(0, particle, product[..., 0].double())
         return gram, h
 
+    def _by_basis(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The normal equations of many maps, from those of the few that span nearly all of them."""
+        u, s, v = torch.linalg.svd(maps.flatten(1), full_matrices=False)
+        mix = (u[:, :BASIS_MAPS] * s[:BASIS_MAPS]).double()
+        basis = v[:BASIS_MAPS].view(BASIS_MAPS, *maps.shape[1:])
+        gram, h = self.normal_equations(basis)
+        return mix @ gram @ mix.T, h @ mix.T
+
+    def _slices(self, maps: Tensor, images: Tensor) -> Tensor:
+        """The maps' slices "B C P 2" at the poses of the images "B"."""
+        slices = []
+        for volume in maps:
+            values = central_slices(volume, self.frames[images], self.plane)
+            slices.append(torch.view_as_real(values))
+        return torch.stack(slices, 1)
+
     def statistics(self, power: Tensor, data: Tensor | None = None) -> Statistics:
-        """Of all images with weights "m" of their particles; those of the data may differ, and both
-        may be negative.
+        """The statistics of all images with weights "m" of their particles; those of the data may
+        differ, and both may be negative.
         """
-        data = power if data is None else data
+        if data is None:
+            data = power
+        image_power = power[self.particle]
+        image_data = data[self.particle]
         grid = Grid(self.box)
-        kept = ((power[self.unit] != 0) | (data[self.unit] != 0)).nonzero()[:, 0]
-        for some in kept.split(8 * CHUNK):
-            one, two = (w[self.unit[some]].float()[:, None] for w in (data, power))
+        kept = ((image_power != 0) | (image_data != 0)).nonzero()[:, 0]
+        for images in kept.split(8 * IMAGES_AT_ONCE):
             accumulator.spread(
-                grid, self.frames[some], self.plane, self.data[some] * one, self.power[some] * two
+                grid,
+                self.frames[images],
+                self.plane,
+                self.data[images] * image_data[images].float()[:, None],
+                self.power[images] * image_power[images].float()[:, None],
             )
-        kernel = torch.fft.rfftn(torch.fft.ifftshift(grid.power_lattice())).real
-        return Statistics(
-            self.box,
-            self.pixel_size,
-            grid.data_lattice(),
-            kernel,
-            len(kept),
-            float(power[self.unit].sum()),
-            float("nan"),
-        )
+        weight = float(image_power.sum())
+        return Statistics.from_grid(grid, self.pixel_size, len(kept), weight, float("nan"))
 
 
-def fewer_pixels(settings: Settings, fine: Particles, pixel_size: float) -> Particles:
-    """The particles in pixels of about this size (Å) where theirs are smaller, `LEAST` pixels an
-    edge at least.
+def _weigh(
+    plane: FourierPlane, batch: Batch, variance: Tensor, particles: Particles
+) -> tuple[Tensor, Tensor]:
+    """The data and power "B P" of a batch of images.
+
+    Factors are multiplied in another order than in `accumulator.weigh`, on which the last bits of
+    all coordinates depend.
     """
-    box = max(min(LEAST, fine.box), 2 * round(fine.box * fine.pixel_size / pixel_size / 2))
-    if box >= fine.box:
-        return fine
-    return Particles.open(
-        settings.particles,
-        datadir=settings.datadir,
-        preprocess=replace(settings.preprocess, box=box),
-    )
+    views = batch.views
+    size = particles.pixel_size
+    transfer = None
+    if views.optics is not None:
+        transfer = ctf(views.optics, particles.box, size)
+    precision = plane.share / plane.variance(variance[views.group].float())
+    power = precision * plane.transfer(transfer, size) ** 2
+    weight = precision * size
+    if transfer is not None and not particles.premultiplied:
+        weight = weight * plane.select(transfer)
+    data = plane.transform(batch.images, views.origin / size) * weight
+    return data, power
 
 
-def sparse(share: Tensor) -> Tensor:
+def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:
+    """The particles in pixels of about this size (Å) where theirs are smaller, MIN_PIXELS an edge
+    at least.
+    """
+    edge = particles.box * particles.pixel_size
+    box = max(min(MIN_PIXELS, particles.box), 2 * round(edge / pixel_size / 2))
+    if box >= particles.box:
+        return particles
+    return particles.with_box(box)
+
+
+def drop_small_shares(share: Tensor) -> Tensor:
     """Shares "m K" without those that are small beside the particle's largest; their sum stays."""
-    kept = share * (share > CUT * share.amax(1, keepdim=True))
+    largest = share.amax(1, keepdim=True)
+    kept = share * (share > MIN_RELATIVE_SHARE * largest)
     return kept * (share.sum(1, keepdim=True) / kept.sum(1, keepdim=True))
-
-
-def rescaled(maps: Tensor, box: int) -> Tensor:
-    """Maps "* N N N" on `box` voxels of the same edge: Fourier components beyond the smaller of
-    both are dropped, or zero.
-    """
-    n = maps.shape[-1]
-    dims = (-3, -2, -1)
-    spectrum = torch.fft.fftshift(
-        torch.fft.fftn(torch.fft.ifftshift(maps, dim=dims), dim=dims), dim=dims
-    )
-    pad = (box // 2 - n // 2, (box - box // 2) - (n - n // 2)) * 3
-    spectrum = torch.nn.functional.pad(spectrum, pad)
-    return (
-        torch.fft.fftshift(
-            torch.fft.ifftn(torch.fft.ifftshift(spectrum, dim=dims), dim=dims), dim=dims
-        ).real
-        * (box / n) ** 3
-    )

@@ -20,6 +20,7 @@ infinite variance does not count.
 import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,10 @@ from torch import Tensor
 
 from instamap.errors import DataError
 from instamap.files import replacing
+from instamap.fourier.gridding import Grid
 
 VERSION = 1  # of the files
+SAME_PIXEL_SIZE = 1e-4  # relative difference that is mere rounding
 
 
 @dataclass(frozen=True)
@@ -57,36 +60,43 @@ class Statistics:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "Statistics":
-        """Those of no image."""
+        """The statistics of no image."""
+        b = torch.zeros(box, box, box, dtype=dtype, device=device)
+        kernel = torch.zeros(2 * box, 2 * box, box + 1, dtype=dtype, device=device)
+        return Statistics(box, pixel_size, b, kernel, 0, 0.0, 0.0)
 
-        def zeros(*shape):
-            return torch.zeros(*shape, dtype=dtype, device=device)
-
-        return Statistics(
-            box, pixel_size, zeros(box, box, box), zeros(2 * box, 2 * box, box + 1), 0, 0.0, 0.0
-        )
+    @staticmethod
+    def from_grid(
+        grid: Grid, pixel_size: float, count: int, weight: float, energy: float
+    ) -> "Statistics":
+        """The statistics of images whose weighted slices were spread on a Fourier grid."""
+        lattice = torch.fft.ifftshift(grid.power_lattice())
+        kernel = torch.fft.rfftn(lattice).real
+        b = grid.data_lattice()
+        return Statistics(grid.box, pixel_size, b, kernel, count, weight, energy)
 
     def __add__(self, other: "Statistics") -> "Statistics":
-        """Those of the union of two disjoint sets of images. Raises DataError if boxes or pixel
-        sizes differ.
+        """The statistics of the union of two disjoint sets of images. Raises DataError if boxes or
+        pixel sizes differ.
         """
-        if (
-            self.box != other.box
-            or abs(self.pixel_size - other.pixel_size) > 1e-4 * self.pixel_size
-        ):
+        difference = abs(self.pixel_size - other.pixel_size)
+        if self.box != other.box or difference > SAME_PIXEL_SIZE * self.pixel_size:
             raise DataError(
                 f"statistics of {self.box} voxels of {self.pixel_size:g} Å cannot be added to those"
                 f" of {other.box} voxels of {other.pixel_size:g} Å; scale the images to one box and"
                 " pixel size first"
             )
-        sums = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in ("b", "kernel", "count", "weight", "energy")
-        }
-        return replace(self, **sums)
+        return replace(
+            self,
+            b=self.b + other.b,
+            kernel=self.kernel + other.kernel,
+            count=self.count + other.count,
+            weight=self.weight + other.weight,
+            energy=self.energy + other.energy,
+        )
 
     def scaled(self, factor: float) -> "Statistics":
-        """Those of the same images with their weights times a factor."""
+        """The statistics of the same images with their weights times a factor."""
         return replace(
             self,
             b=factor * self.b,
@@ -96,31 +106,31 @@ class Statistics:
         )
 
     def crop(self, low: int, high: int) -> "Statistics":
-        """Those of maps that are zero outside voxels low..high-1 of each axis, as maps of these
-        voxels: the same loss, smaller FFTs.
+        """The statistics for maps that are zero outside voxels low..high-1 of each axis, as maps of
+        these voxels: the same loss, smaller FFTs.
         """
-        n = high - low
-        cut = slice(low, high)
-        if n == self.box:
+        box = high - low
+        if box == self.box:
             return self
-        lattice = torch.fft.fftshift(torch.fft.irfftn(self.kernel, s=(2 * self.box,) * 3))
-        middle = slice(self.box - n, self.box + n)
-        kernel = torch.fft.rfftn(torch.fft.ifftshift(lattice[middle, middle, middle])).real
-        return replace(
-            self, box=n, b=self.b[cut, cut, cut].contiguous(), kernel=kernel.contiguous()
-        )
+        inside = slice(low, high)
+        middle = slice(self.box - box, self.box + box)
+        lattice = torch.fft.irfftn(self.kernel, s=(2 * self.box,) * 3)
+        lattice = torch.fft.fftshift(lattice)[middle, middle, middle]
+        kernel = torch.fft.rfftn(torch.fft.ifftshift(lattice)).real
+        b = self.b[inside, inside, inside]
+        return replace(self, box=box, b=b.contiguous(), kernel=kernel.contiguous())
 
-    def to(self, *args) -> "Statistics":
-        """As Tensor.to for dtype and device."""
+    def to(self, *args: Any) -> "Statistics":
+        """A copy of another dtype or on another device: see Tensor.to."""
         return replace(self, b=self.b.to(*args), kernel=self.kernel.to(*args))
 
     def apply(self, volume: Tensor) -> Tensor:
         """K∗V "N N N" of a map V "N N N": the Hessian of the loss times V, differentiable."""
         n = self.box
         m = 2 * self.box
-        spectrum = torch.fft.fft(
-            torch.fft.rfft2(volume, s=(m, m)), n=m, dim=0
-        )  # z apart: the planes of padding need no other axis
+        # z apart: the planes of padding need no other axis.
+        spectrum = torch.fft.rfft2(volume, s=(m, m))
+        spectrum = torch.fft.fft(spectrum, n=m, dim=0)
         spectrum = torch.fft.ifft(spectrum * self.kernel, dim=0)[:n]
         return torch.fft.irfft2(spectrum, s=(m, m))[:, :n, :n]
 
@@ -130,22 +140,19 @@ class Statistics:
 
         Its gradient K∗V - b comes from the same pair of FFTs.
         """
-        return _Loss.apply(volume, self)
+        loss: Tensor = _Loss.apply(volume, self)
+        return loss
 
     def save(self, path: str | Path) -> None:
         """Write to a .npz file, whole or not at all. Raises OutputError where the file system
         refuses.
         """
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {
-            name: value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
-            for name, value in plain.items()
-        }
-        with (
-            replacing(path) as sibling,
-            open(sibling, "wb") as file,
-        ):  # a file object: numpy would add .npz to the sibling's name
-            np.savez(file, version=np.array(VERSION), **arrays)
+        arrays: dict[str, Any] = {"version": np.array(VERSION)}
+        for name, value in vars(self).items():
+            arrays[name] = value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+        # A file object: numpy would add .npz to the name of the temporary sibling.
+        with replacing(path) as sibling, sibling.open("wb") as file:
+            np.savez(file, **arrays)
 
     @staticmethod
     def load(path: str | Path) -> "Statistics":
@@ -159,34 +166,31 @@ class Statistics:
             raise DataError(f"statistics '{path}' do not exist; check the path") from None
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError):
             raise DataError(f"'{path}' is not a whole file of statistics; write it again") from None
-        if (
-            set(found) != {"version", *(f.name for f in fields(Statistics))}
-            or int(found["version"]) != VERSION
-        ):
+        names = {field.name for field in fields(Statistics)}
+        if set(found) != {"version", *names} or int(found.pop("version")) != VERSION:
             raise DataError(
                 f"'{path}' does not hold statistics of version {VERSION}; write it again with this"
                 " version of instamap"
             )
-        return Statistics(
-            **{
-                name: torch.from_numpy(v) if v.ndim else v.item()
-                for name, v in found.items()
-                if name != "version"
-            }
-        )
+        values: dict[str, Any] = {
+            name: torch.from_numpy(array) if array.ndim else array.item()
+            for name, array in found.items()
+        }
+        return Statistics(**values)
 
 
 class _Loss(torch.autograd.Function):
+    """The loss of a map and, from the same pair of FFTs, its gradient."""
+
     @staticmethod
-    def forward(ctx, volume: Tensor, statistics: Statistics) -> Tensor:
+    def forward(ctx: Any, volume: Tensor, statistics: Statistics) -> Tensor:
         curved = statistics.apply(volume)
         ctx.save_for_backward(curved - statistics.b)
-        return (volume * (0.5 * curved - statistics.b)).sum(
-            dtype=torch.float64
-        )  # float32 would not resolve a nat in a million
+        terms = volume * (0.5 * curved - statistics.b)
+        return terms.sum(dtype=torch.float64)  # float32 would not resolve a nat in a million
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return upstream.to(gradient.dtype) * gradient, None

@@ -2,106 +2,149 @@
 the last ones are spread.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from torch import Tensor
 
 from instamap.data.particles import Particles
 from instamap.fourier.ctf import ctf
-from instamap.parts import Likelihood
+from instamap.parts import GaussianLikelihood
+from instamap.progress import SILENT, Progress
 from instamap.scene import Batch
 from instamap.statistics import accumulator as accumulators
 from instamap.statistics.statistics import Statistics
 
-CHUNK_PIXELS = (
-    1 << 21
-)  # of the images in memory at once; two such chunks exist while one is read ahead
+# Pixels of the images in memory at once; two such chunks exist while one is read ahead.
+CHUNK_PIXELS = 1 << 21
 
 
-def gather(
+class StatisticsCheckpoint(Protocol):
+    """A place that keeps the statistics of a set's first rows, for a pass that is interrupted."""
+
+    def save(self, name: str, statistics: Statistics) -> None:
+        """Keeps the statistics of the set called `name`, in the place of its last ones."""
+
+
+def accumulate(
     particles: Particles,
-    rows: dict[str, Tensor],
-    likelihood: Likelihood,
+    rows_by_name: dict[str, Tensor],
+    likelihood: GaussianLikelihood,
     *,
     symmetry: Tensor | None = None,
     weights: Tensor | None = None,
-    watch: Callable[[int], None] = lambda count: None,
+    progress: Progress = SILENT,
     before: dict[str, Statistics] | None = None,
-    keep: Callable[[str, Statistics], None] = lambda name, statistics: None,
+    checkpoint: StatisticsCheckpoint | None = None,
 ) -> dict[str, Statistics]:
-    """Statistics of each set of row numbers in `rows`, with the noise of a quadratic likelihood.
+    """The statistics of each set of row numbers, by its name, in the noise of the likelihood.
 
-    symmetry "S 3 3": see `Accumulator`. weights "n": of all particles' log p. watch is told how
-    many images were added. keep(name, statistics) is told of those of a set's first rows each time
-    that the grid is emptied, and of the whole set. before: what keep was told in an earlier pass
-    over the same rows; these are not read again, and the outcome is the same to the last bit.
+    symmetry "S 3 3": see `Accumulator`. weights "n": of all particles' log p. checkpoint: keeps the
+    statistics of a set's first rows each time that the grid is emptied, and those of the whole set.
+    before: what was kept in an earlier pass over the same rows; these are not read again, and the
+    outcome is the same to the last bit.
     """
+    done = before or {}
+    left = {
+        name: rows[done[name].count :] if name in done else rows
+        for name, rows in rows_by_name.items()
+    }
+    reading = _Reading(progress, sum(len(rows) for rows in left.values()))
     found = {}
-    for name, some in rows.items():
-        done = (before or {}).get(name)
-        found[name] = _one(
-            particles,
-            some,
-            likelihood,
-            symmetry,
-            weights,
-            watch,
-            done,
-            lambda s, name=name: keep(name, s),
-        )
+    for name, rows in left.items():
+        single = _Pass(particles, likelihood, symmetry, weights, reading)
+        found[name] = single.carry_out(name, rows, done.get(name), checkpoint)
     return found
 
 
-def _one(particles, rows, likelihood, symmetry, weights, watch, done, keep) -> Statistics:
-    symmetric = {"symmetry": symmetry, "premultiplied": particles.premultiplied}
-    accumulator = accumulators.Accumulator(
-        particles.box, particles.pixel_size, **symmetric, start=done
-    )
-    mates = 1 if symmetry is None else len(symmetry)
-    fresh = 0
-    for batch in read_ahead(particles, rows if done is None else rows[done.count :]):
-        views = batch.views
-        transfer = (
-            None if views.optics is None else ctf(views.optics, particles.box, particles.pixel_size)
+class _Reading:
+    """How many of the images of all sets have been read, as it is told."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._progress.images_read(self._done, self._total)
+
+
+class _Pass:
+    """A pass over the images of one set."""
+
+    def __init__(
+        self,
+        particles: Particles,
+        likelihood: GaussianLikelihood,
+        symmetry: Tensor | None,
+        weights: Tensor | None,
+        reading: _Reading,
+    ) -> None:
+        self.particles = particles
+        self.likelihood = likelihood
+        self.symmetry = symmetry
+        self.weights = weights
+        self.reading = reading
+
+    def carry_out(
+        self,
+        name: str,
+        rows: Tensor,
+        start: Statistics | None,
+        checkpoint: StatisticsCheckpoint | None,
+    ) -> Statistics:
+        """The statistics of these rows, added to those that it starts from."""
+        accumulator = accumulators.Accumulator(
+            self.particles.box,
+            self.particles.pixel_size,
+            symmetry=self.symmetry,
+            premultiplied=self.particles.premultiplied,
+            start=start,
         )
+        mates = 1 if self.symmetry is None else len(self.symmetry)
+        unsaved = 0
+        for batch in read_ahead(self.particles, rows):
+            self._add(accumulator, batch)
+            self.reading.add(len(batch))
+            unsaved += len(batch)
+            if unsaved * mates >= accumulators.FLUSH:
+                statistics = accumulator.finish()  # kept or not, for the sums to be the same
+                if checkpoint is not None:
+                    checkpoint.save(name, statistics)
+                unsaved = 0
+        statistics = accumulator.finish()
+        if checkpoint is not None and (unsaved or start is None):
+            checkpoint.save(name, statistics)
+        return statistics
+
+    def _add(self, accumulator: accumulators.Accumulator, batch: Batch) -> None:
+        views = batch.views
+        transfer = None
+        if views.optics is not None:
+            transfer = ctf(views.optics, self.particles.box, self.particles.pixel_size)
+        weights = None if self.weights is None else self.weights[views.index]
         accumulator.add(
             batch.images,
             views,
-            noise_variance=likelihood.noise_variance(views),
+            noise_variance=self.likelihood.noise_variance(views),
             ctf=transfer,
-            weights=None if weights is None else weights[views.index],
+            weights=weights,
         )
-        watch(len(batch))
-        fresh += len(batch)
-        if fresh * mates >= accumulators.FLUSH:
-            keep(accumulator.finish())
-            fresh = 0
-    if fresh or done is None:
-        keep(accumulator.finish())
-    return accumulator.finish()
-
-
-def counter(sets: dict[str, Tensor], count: Callable[[int, int], None]) -> Callable[[int], None]:
-    """A `watch` that passes on how many of the rows of all sets are done: count(done, total)."""
-    done = 0
-    total = sum(len(rows) for rows in sets.values())
-
-    def watch(number: int) -> None:
-        nonlocal done
-        done += number
-        count(done, total)
-
-    return watch
 
 
 def read_ahead(particles: Particles, rows: Tensor) -> Iterator[Batch]:
     """Batches of the rows in order; the next one is read in a thread while the last one is used."""
-    chunks = rows.split(max(1, CHUNK_PIXELS // particles.box**2)) if len(rows) else ()
+    if not len(rows):
+        return
+    size = max(1, CHUNK_PIXELS // particles.box**2)
     with ThreadPoolExecutor(1) as reader:
         waiting = None
-        for chunk in (*chunks, None):
+        for chunk in rows.split(size):
             ready = waiting
-            waiting = None if chunk is None else reader.submit(particles.batch, chunk)
+            waiting = reader.submit(particles.batch, chunk)
             if ready is not None:
                 yield ready.result()
+        if waiting is not None:
+            yield waiting.result()
