@@ -79,7 +79,7 @@ class Particles:
         return self.count
 
     def with_box(self, box: int) -> "Particles":
-        """The same particles, as the STAR file has them, scaled to images of `box` pixels an edge."""
+        """The particles as their file has them, in images scaled to `box` pixels an edge."""
         steps = replace(self.preprocessor.steps, box=box)
         return Particles(self.table, self.stacks, steps)
 
