@@ -9,7 +9,7 @@ from torch import Tensor
 
 from instamap.motion import posterior
 from instamap.motion.find_motion import Explored
-from instamap.statistics.particle_statistics import sparse
+from instamap.statistics.particle_statistics import drop_small_shares
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,15 @@ def by(seen: Explored, maps: Tensor, nodes: Tensor) -> Placed:
     """By these states."""
     judged, judged_share, likely = posterior.posterior(seen.held_out, maps, nodes)
     z, share, _ = posterior.posterior(seen.images, maps, nodes)
-    return Placed(z, sparse(share), judged, sparse(judged_share), maps, nodes, float(likely.mean()))
+    return Placed(
+        z,
+        drop_small_shares(share),
+        judged,
+        drop_small_shares(judged_share),
+        maps,
+        nodes,
+        float(likely.mean()),
+    )
 
 
 def likelier(choices: list[Placed]) -> Placed:
@@ -44,6 +52,6 @@ def likelier(choices: list[Placed]) -> Placed:
 def still(seen: Explored, latent: int) -> Placed:
     """All in one state, at the origin of `latent` coordinates."""
     origin = torch.zeros(1, latent, dtype=torch.float64)
-    shares = [some.ones()[:, None] for some in (seen.images, seen.held_out)]
+    shares = [some.unit_weights()[:, None] for some in (seen.images, seen.held_out)]
     places = [origin.expand(len(share), -1).contiguous() for share in shares]
     return Placed(places[0], shares[0], places[1], shares[1], seen.found.mean[None], origin, 0.0)

@@ -9,22 +9,24 @@ import torch
 from torch import Tensor
 
 from instamap.fit import loop
-from instamap.fit.conformations import States
-from instamap.fit.normal import Normal
-from instamap.fit.objective import EngineOptions, Evidence
-from instamap.fit.stages import Stage
+from instamap.fit.conformations import ConformationData, Conformations
+from instamap.fit.normal import NormalEquations
+from instamap.fit.objective import ObjectiveOptions, StatisticsData
+from instamap.fit.stage import Stage
 from instamap.maps import mask
-from instamap.model import Choice, Model, born
+from instamap.model import Model, compose
 from instamap.motion.posterior import spacing
+from instamap.plugin.choice import Choice
+from instamap.progress import Evaluation
 from instamap.scene import Scene
 from instamap.statistics import initial_map
 from instamap.statistics.statistics import Statistics
 
 REACHES = 4  # stages in which more and more states are drawn in, outwards from the densest
-SHARED = [f.name for f in fields(EngineOptions)]
+SHARED = [f.name for f in fields(ObjectiveOptions)]
 MASK = 0.15  # of the highest value of any state's map
 
-Watch = Callable[[str, loop.Look], None]
+Watch = Callable[[str, Evaluation], None]
 
 
 def aim(scene: Scene, maps: Tensor) -> Scene:
@@ -35,14 +37,14 @@ def aim(scene: Scene, maps: Tensor) -> Scene:
     if window is None:
         window = mask.from_map(maps.amax(0), scene.pixel_size, threshold=MASK, extend=2, edge=2)
     return replace(
-        scene, mask=window, density_scale=initial_map.scale(maps[len(maps) // 2], window)
+        scene, mask=window, density_scale=initial_map.density_scale(maps[len(maps) // 2], window)
     )
 
 
 def begin(
     parts: dict[str, Choice],
     scene: Scene,
-    options: States.Options,
+    options: Conformations.Options,
     fitted: list[Statistics],
     judge: list[Statistics],
     z: Tensor,
@@ -52,7 +54,7 @@ def begin(
     """A model whose density is the densest state's and whose deformation leads from there to all
     states, at the scene's resolution.
     """
-    model = born(parts, scene, seed)
+    model = compose(parts, scene, seed)
     generator = torch.Generator().manual_seed(seed)
     mass = torch.tensor([s.weight for s in fitted])
     near = torch.exp(-0.5 * (torch.cdist(z, z) / spacing(z)) ** 2) @ mass
@@ -62,13 +64,13 @@ def begin(
     def whole(some, of):
         return sum((of[k] for k in some[1:]), start=of[some[0]])
 
-    evidence = Evidence(statistics=whole(pair, fitted), held_out_statistics=whole(pair, judge))
-    still = Normal(still_options(options), model, evidence)
+    evidence = StatisticsData(whole(pair, fitted), held_out=whole(pair, judge))
+    still = NormalEquations(still_options(options), model, evidence)
 
     def looked(look):
         return watch("state", look)
 
-    loop.fit(model, still, (Stage(deformation=0.0),), generator=generator, watch=looked)
+    loop.optimise(model, still, (Stage(deformation=0.0),), generator=generator, watch=looked)
     reaches = sorted({max(len(pair), -(-len(order) * i // REACHES)) for i in range(1, REACHES + 1)})
     for stage, count in [
         *((Stage(representation=0.0), reach) for reach in reaches),
@@ -80,7 +82,9 @@ def begin(
 
         _run(
             model,
-            States(options, model, pick(fitted), pick(judge), z[order[:count]]),
+            Conformations(
+                options, model, ConformationData(pick(fitted), pick(judge), z[order[:count]])
+            ),
             (stage,),
             generator,
             watch,
@@ -91,7 +95,7 @@ def begin(
 def rigid(
     parts: dict[str, Choice],
     scene: Scene,
-    options: States.Options,
+    options: Conformations.Options,
     fitted: Statistics,
     judge: Statistics,
     seed: int,
@@ -101,18 +105,18 @@ def rigid(
     is cut short would flatter motion.
     """
     usual = still_options(options)
-    model = born(parts, scene, seed)
-    objective = Normal(
+    model = compose(parts, scene, seed)
+    objective = NormalEquations(
         replace(usual, steps=2 * usual.steps),
         model,
-        Evidence(statistics=fitted, held_out_statistics=judge),
+        StatisticsData(fitted, held_out=judge),
     )
     generator = torch.Generator().manual_seed(seed)
 
     def looked(look):
         return watch("rigid", look)
 
-    return loop.fit(
+    return loop.optimise(
         model, objective, (Stage(deformation=0.0),), generator=generator, watch=looked
     ).map
 
@@ -120,21 +124,21 @@ def rigid(
 def sharpen(
     parts: dict[str, Choice],
     scene: Scene,
-    options: States.Options,
+    options: Conformations.Options,
     fitted: list[Statistics],
     judge: list[Statistics],
     z: Tensor,
     coarse: Model | None,
     seed: int,
     watch: Watch,
-) -> tuple[Model, loop.Fit]:
+) -> tuple[Model, loop.FitResult]:
     """The same at the scene's resolution: a new density with the deformation held, then both, then
     the density alone.
 
     coarse: the model that has the deformation; None where nothing moves, and only the density is
     fitted.
     """
-    model = born(parts, scene, seed)
+    model = compose(parts, scene, seed)
     generator = torch.Generator().manual_seed(seed)
     stages = (Stage(deformation=0.0),)
     if coarse is not None:
@@ -144,20 +148,26 @@ def sharpen(
             Stage(representation=0.5, deformation=0.3),
             Stage(deformation=0.0, representation=0.3),
         )
-    return model, _run(model, States(options, model, fitted, judge, z), stages, generator, watch)
+    return model, _run(
+        model,
+        Conformations(options, model, ConformationData(fitted, judge, z)),
+        stages,
+        generator,
+        watch,
+    )
 
 
-def still_options(options: States.Options) -> Normal.Options:
+def still_options(options: Conformations.Options) -> NormalEquations.Options:
     """Of a fit of one density, with the looks, patience and jitter of those of many states."""
-    return Normal.Options(**{name: getattr(options, name) for name in (*SHARED, "jitter")})
+    return NormalEquations.Options(**{name: getattr(options, name) for name in (*SHARED, "jitter")})
 
 
 def _run(
-    model: Model, objective: States, stages: tuple[Stage, ...], generator, watch: Watch
-) -> loop.Fit:
+    model: Model, objective: Conformations, stages: tuple[Stage, ...], generator, watch: Watch
+) -> loop.FitResult:
     """A fit after which the model has the averaged parameters of the best look."""
-    done = loop.fit(
+    done = loop.optimise(
         model, objective, stages, generator=generator, watch=lambda look: watch("bend", look)
     )
-    model.load_state_dict(objective.state())
+    model.load_state_dict(objective.fitted_model(model).state_dict())
     return done

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from instamap.maps import mask
 from instamap.motion import linear_subspace, state_mixture
-from instamap.statistics.initial_map import least_squares
-from instamap.statistics.particle_statistics import Coarse
+from instamap.statistics import initial_map
+from instamap.statistics.particle_statistics import ParticleStatistics
 
 SAMPLE = (
     20000  # particles, at most, in which coordinates are found; all others are then placed by them
@@ -33,8 +33,8 @@ class Found:
 
 
 def find(
-    coarse: Coarse,
-    judge: Coarse,
+    coarse: ParticleStatistics,
+    judge: ParticleStatistics,
     window: Tensor | None,
     dimensions: int,
     generator: torch.Generator,
@@ -43,7 +43,9 @@ def find(
     inner = mask.sphere(
         coarse.box, coarse.pixel_size, (coarse.box // 2 - 0.5) * coarse.pixel_size, 0.0
     )
-    mean = least_squares(coarse.statistics(coarse.ones()), inner if window is None else window, 5)
+    mean = initial_map.solve(
+        coarse.statistics(coarse.unit_weights()), inner if window is None else window, 5
+    )
     if window is None:
         window = mask.from_map(mean, coarse.pixel_size, threshold=0.15, extend=3, edge=2)
     mean = mean * (window > 0)
@@ -57,8 +59,8 @@ def find(
 
 
 def states(
-    coarse: Coarse,
-    judge: Coarse,
+    coarse: ParticleStatistics,
+    judge: ParticleStatistics,
     found: Found,
     per_coordinate: int,
     latent: int,

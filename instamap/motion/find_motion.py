@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import States
-from instamap.model import Choice, Model
+from instamap.fit.conformations import Conformations
+from instamap.model import Model
 from instamap.motion import bend, coordinates, posterior
 from instamap.motion.state_mixture import Nodes, log_prob
+from instamap.plugin.choice import Choice
 from instamap.plugin.registry import default
 from instamap.scene import Scene
-from instamap.statistics.particle_statistics import Coarse, sparse
+from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
 
 Parts = dict[str, Choice]
 
@@ -42,8 +43,8 @@ class Explored:
     choice but the last one depends. witnesses: how many, copies of an image counting once.
     """
 
-    images: Coarse
-    held_out: Coarse
+    images: ParticleStatistics
+    held_out: ParticleStatistics
     found: coordinates.Found
     trials: dict[int, Trial]
     witnesses: int
@@ -61,12 +62,12 @@ def of(parts: Parts, latent: int) -> Parts:
 
 
 def explore(
-    images: Coarse,
-    held_out: Coarse,
+    images: ParticleStatistics,
+    held_out: ParticleStatistics,
     kin: Tensor,
     scene: Scene,
     parts: Parts,
-    options: States.Options,
+    options: Conformations.Options,
     seed: int,
     watch: bend.Watch,
 ) -> Explored:
@@ -81,8 +82,8 @@ def explore(
         return torch.Generator().manual_seed(seed)
 
     kinds, kin = kin.unique(return_inverse=True)
-    sample = images.some(torch.randperm(images.count, generator=fresh())[: coordinates.SAMPLE])
-    judge, witness = (held_out.some((kin % 2 == side).nonzero()[:, 0]) for side in (0, 1))
+    sample = images.select(torch.randperm(images.count, generator=fresh())[: coordinates.SAMPLE])
+    judge, witness = (held_out.select((kin % 2 == side).nonzero()[:, 0]) for side in (0, 1))
     found = coordinates.find(sample, judge, scene.mask, options.dimensions, fresh())
     latent = parts["deformation"].options.latent
     trials = {}
@@ -94,10 +95,13 @@ def explore(
         if bends(parts):
             told = (of(parts, n), bend.aim(scene, nodes.maps), options)
             rigid = bend.rigid(
-                *told, *(some.statistics(some.ones()) for some in (images, judge)), seed, watch
+                *told,
+                *(some.statistics(some.unit_weights()) for some in (images, judge)),
+                seed,
+                watch,
             )[None]
             states = [
-                [some.statistics(w) for w in sparse(nodes.shares(some)).T]
+                [some.statistics(w) for w in drop_small_shares(nodes.shares(some)).T]
                 for some in (images, judge)
             ]
             bent = bend.begin(*told, *states, nodes.z.float(), seed, watch)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instamap.statistics.particle_statistics import Coarse
+from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.solve import conjugate_gradients
 
 SAMPLE = 3000  # particles, at most, that the subspace is fitted to
 CHANCE = 0.01  # probability, at most, that a dimension is taken for one that is not there
@@ -32,8 +33,8 @@ class Subspace:
 
 
 def posterior(gram: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each particle, from `Coarse.evidence` of q+1 maps: mean "m q" and covariance "m q q" of z,
-    and log p "m" with z integrated out.
+    """The mean "m q" and covariance "m q q" of z of each particle, from the normal equations of q+1
+    maps, and log p "m" with z integrated out.
     """
     precision = torch.eye(h.shape[1] - 1, dtype=h.dtype) + gram[:, 1:, 1:]
     right = h[:, 1:] - gram[:, 0, 1:]
@@ -47,8 +48,8 @@ def posterior(gram: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fit(
-    coarse: Coarse,
-    judge: Coarse,
+    coarse: ParticleStatistics,
+    judge: ParticleStatistics,
     mean: Tensor,
     window: Tensor,
     limit: int,
@@ -59,18 +60,20 @@ def fit(
     """
     kept = mean[None]
     held_out = [0.0]
-    alone = posterior(*judge.evidence(mean[None]))[2]
-    coarse = coarse.some(torch.randperm(coarse.count, generator=generator)[:SAMPLE])
+    alone = posterior(*judge.normal_equations(mean[None]))[2]
+    coarse = coarse.select(torch.randperm(coarse.count, generator=generator)[:SAMPLE])
     for _ in range(limit):
         maps = grown(coarse, kept, window, generator)
-        held_out.append(float((posterior(*judge.evidence(maps))[2] - alone).mean()))
+        held_out.append(float((posterior(*judge.normal_equations(maps))[2] - alone).mean()))
         if (held_out[-1] - max(held_out[:-1])) * judge.count < math.log(limit / CHANCE):
             break
         kept = maps
     return Subspace(_principal(kept), held_out)
 
 
-def grown(coarse: Coarse, maps: Tensor, window: Tensor, generator: torch.Generator) -> Tensor:
+def grown(
+    coarse: ParticleStatistics, maps: Tensor, window: Tensor, generator: torch.Generator
+) -> Tensor:
     """Maps "q+2 N N N" of a subspace with one dimension more than that of `maps`."""
     maps = torch.cat([maps, _noise(maps[0], window, generator)[None]])
     for _ in range(ROUNDS):
@@ -78,16 +81,16 @@ def grown(coarse: Coarse, maps: Tensor, window: Tensor, generator: torch.Generat
     return maps
 
 
-def coordinates(coarse: Coarse, maps: Tensor) -> Tensor:
+def coordinates(coarse: ParticleStatistics, maps: Tensor) -> Tensor:
     """Posterior means "m q" of the particles in the subspace of maps "q+1 N N N"."""
-    return posterior(*coarse.evidence(maps))[0]
+    return posterior(*coarse.normal_equations(maps))[0]
 
 
-def _round(coarse: Coarse, maps: Tensor, window: Tensor) -> Tensor:
+def _round(coarse: ParticleStatistics, maps: Tensor, window: Tensor) -> Tensor:
     """E: moments of z. M: Σ_k K_jk V_k = b_j with K_jk of weights E[z_j z_k], b_j of E[z_j], z_0 =
     1.
     """
-    mean, covariance, _ = posterior(*coarse.evidence(maps))
+    mean, covariance, _ = posterior(*coarse.normal_equations(maps))
     first = torch.cat([torch.ones(len(mean), 1, dtype=mean.dtype), mean], 1)
     second = torch.nn.functional.pad(covariance, (1, 0, 1, 0)) + first[:, :, None] * first[:, None]
     count = len(maps)
@@ -117,18 +120,7 @@ def _solve(maps: Tensor, b: Tensor, kernels: Tensor, window: Tensor) -> Tensor:
         spectrum = torch.einsum("jkzyx,kzyx->jzyx", kernels.to(spectrum.dtype), spectrum)
         return window * torch.fft.irfftn(spectrum, s=(2 * n,) * 3, dim=(1, 2, 3))[:, :n, :n, :n]
 
-    residual = window * b - apply(maps)
-    direction = residual.clone()
-    square = residual.square().sum()
-    for _ in range(STEPS):
-        curved = apply(direction)
-        length = square / (direction * curved).sum()
-        maps = maps + length * direction
-        residual = residual - length * curved
-        before = square
-        square = residual.square().sum()
-        direction = residual + square / before * direction
-    return maps
+    return conjugate_gradients(apply, maps, window * b - apply(maps), STEPS)
 
 
 def _noise(mean: Tensor, window: Tensor, generator: torch.Generator) -> Tensor:

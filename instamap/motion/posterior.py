@@ -7,7 +7,7 @@ from torch import Tensor
 
 from instamap.model import Model
 from instamap.motion.state_mixture import marginal
-from instamap.statistics.particle_statistics import Coarse
+from instamap.statistics.particle_statistics import ParticleStatistics
 
 
 @torch.no_grad()
@@ -16,7 +16,7 @@ def states(model: Model, z: Tensor) -> Tensor:
     return torch.stack([model.raster(some[None]) for some in z])
 
 
-def posterior(coarse: Coarse, maps: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def posterior(coarse: ParticleStatistics, maps: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Coordinates "m L", shares "m K" of the states `maps` "K N N N" at z "K L", and log p "m" with
     the state summed out.
 
@@ -24,7 +24,7 @@ def posterior(coarse: Coarse, maps: Tensor, z: Tensor) -> tuple[Tensor, Tensor, 
     being taken as linear towards the state's neighbours: δ = (Jᵀ G J + S⁻¹)⁻¹ Jᵀ (h - G e_k), with
     J the differences of maps, S the spacing of the states.
     """
-    gram, h = coarse.evidence(maps)
+    gram, h = coarse.normal_equations(maps)
     prob = h - 0.5 * gram.diagonal(dim1=1, dim2=2)
     share = torch.softmax(prob, 1)
     slopes = _slopes(z)

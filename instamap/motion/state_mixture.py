@@ -10,8 +10,8 @@ from torch import Tensor
 
 from instamap.motion import linear_subspace
 from instamap.motion.kmeans import kmeans
-from instamap.statistics.initial_map import least_squares
-from instamap.statistics.particle_statistics import Coarse, sparse
+from instamap.statistics import initial_map
+from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
 
 ROUNDS = 12  # of EM
 WIDE = 2.0
@@ -31,14 +31,14 @@ class Nodes:
     z: Tensor
     held_out: float
 
-    def shares(self, coarse: Coarse) -> Tensor:
+    def shares(self, coarse: ParticleStatistics) -> Tensor:
         """How probably other particles "m K" are in each."""
         return torch.softmax(log_prob(coarse, self.maps), 1)
 
 
-def log_prob(coarse: Coarse, maps: Tensor) -> Tensor:
+def log_prob(coarse: ParticleStatistics, maps: Tensor) -> Tensor:
     """log p "m K" of each particle given each of the maps, beyond an empty map."""
-    gram, h = coarse.evidence(maps)
+    gram, h = coarse.normal_equations(maps)
     return h - 0.5 * gram.diagonal(dim1=1, dim2=2)
 
 
@@ -48,8 +48,8 @@ def marginal(log_prob: Tensor) -> Tensor:
 
 
 def fit(
-    coarse: Coarse,
-    judge: Coarse,
+    coarse: ParticleStatistics,
+    judge: ParticleStatistics,
     maps: Tensor,
     window: Tensor,
     count: int,
@@ -67,10 +67,10 @@ def fit(
         if i <= ORDERED and i % 2 == 0:
             place = embed(_apart(coarse, share, window), window, latent)
         width = WIDE * (NARROW / WIDE) ** (i / (ROUNDS - 1))
-        weights = sparse(share @ neighbours(place, width))
+        weights = drop_small_shares(share @ neighbours(place, width))
         nodes = torch.stack(
             [
-                least_squares(coarse.statistics(w), window, start=v)
+                initial_map.solve(coarse.statistics(w), window, start=v)
                 for w, v in zip(weights.T, nodes, strict=True)
             ]
         )
@@ -84,12 +84,15 @@ def fit(
     return Nodes(nodes[order], z[order], held_out)
 
 
-def _apart(coarse: Coarse, share: Tensor, window: Tensor) -> Tensor:
+def _apart(coarse: ParticleStatistics, share: Tensor, window: Tensor) -> Tensor:
     """Maps "K N N N" of each node's own particles alone: what neighbours share would make them
     alike, and a wrong order last.
     """
     return torch.stack(
-        [least_squares(coarse.statistics(weight), window) for weight in sparse(share).T]
+        [
+            initial_map.solve(coarse.statistics(weight), window)
+            for weight in drop_small_shares(share).T
+        ]
     )
 
 
@@ -133,7 +136,9 @@ def scaled(place: Tensor, share: Tensor) -> Tensor:
     return centred / (mass[:, None] * centred.square()).sum(0).sqrt()
 
 
-def _first(coarse: Coarse, maps: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _first(
+    coarse: ParticleStatistics, maps: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
     """Maps "K N N N" at the centres of clusters (k-means) of the particles' coordinates, in units
     of the maps' differences.
     """

@@ -4,17 +4,17 @@
 
 from dataclasses import dataclass
 
-from instamap.fit.normal import Normal
+from instamap.fit.normal import NormalEquations
 from instamap.plugin.options import option
 
 
-class Poses(Normal):
+class Poses(NormalEquations):
     """As `normal`, of particles whose poses are corrected in rounds: a Gauss-Newton step for each,
     then the map again.
     """
 
     @dataclass(frozen=True)
-    class Options(Normal.Options):
+    class Options(NormalEquations.Options):
         rounds: int = option(
             6, "times, at most, that poses are corrected and the map is made again", low=1
         )
