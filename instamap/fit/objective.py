@@ -90,7 +90,7 @@ class StatisticsData(FitData):
 
 def distinct_images(particles: Particles, rows: Tensor) -> int:
     """The number of images in `rows` "m" of which none is a copy of another."""
-    image = particles.units()[rows]
+    image = particles.exclusive_groups()[rows]
     return len(image.unique())
 
 

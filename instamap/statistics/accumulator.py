@@ -46,7 +46,7 @@ class WeightedSlices:
         )
 
 
-def weigh(
+def weighted_slices(
     plane: FourierPlane,
     images: Tensor,
     origin: Tensor,
@@ -178,7 +178,7 @@ class Accumulator:
         """Add one batch that is of the accumulator's type and on its device."""
         _check_rotations(rotation)
         _check_variances(variance)
-        slices = weigh(
+        slices = weighted_slices(
             self._plane,
             images,
             origin,

@@ -70,7 +70,7 @@ def _known_variance(scene: Scene) -> Tensor:
 
 def _halves(particles: Particles, rows: Tensor) -> dict[str, Tensor]:
     """The rows in two halves, with copies of an image, which have the same noise, in one."""
-    image = particles.units()[rows]
+    image = particles.exclusive_groups()[rows]
     _, number = torch.unique(image, return_inverse=True)
     second = number % 2 == 1
     return {"one": rows[~second], "two": rows[second]}

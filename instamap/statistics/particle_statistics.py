@@ -53,9 +53,9 @@ class ParticleStatistics:
         data = []
         power = []
         for batch in read_ahead(particles, rows):
-            weighted = _weigh(plane, batch, variance, particles)
-            data.append(weighted[0])
-            power.append(weighted[1])
+            batch_data, batch_power = _weighted_components(plane, batch, variance, particles)
+            data.append(batch_data)
+            power.append(batch_power)
         frames = particles.views.rotation[rows, :2].float()
         _, number = particle.unique(return_inverse=True)
         return ParticleStatistics(
@@ -149,12 +149,12 @@ class ParticleStatistics:
         return Statistics.from_grid(grid, self.pixel_size, len(kept), weight, float("nan"))
 
 
-def _weigh(
+def _weighted_components(
     plane: FourierPlane, batch: Batch, variance: Tensor, particles: Particles
 ) -> tuple[Tensor, Tensor]:
     """The data and power "B P" of a batch of images.
 
-    Factors are multiplied in another order than in `accumulator.weigh`, on which the last bits of
+    Factors are multiplied in another order than in `accumulator.weighted_slices`, on which the last bits of
     all coordinates depend.
     """
     views = batch.views
@@ -179,7 +179,8 @@ def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:
     box = max(min(MIN_PIXELS, particles.box), 2 * round(edge / pixel_size / 2))
     if box >= particles.box:
         return particles
-    return particles.with_box(box)
+    steps = replace(particles.preprocessor.steps, box=box)
+    return Particles(particles.table, particles.stacks, steps)
 
 
 def drop_small_shares(share: Tensor) -> Tensor:
