@@ -38,7 +38,8 @@ from torch import Tensor
 
 from benchmarks.lib.common import environment
 from instamap.representations.decoder import decoder
-from instamap.representations.encodings.grid import Levels, backend, encode, encode_torch, levels
+from instamap.representations.encodings.grid import backend, encode, encode_torch
+from instamap.representations.encodings.levels import Levels, levels
 
 GRID = levels(8, 8, 64, 2, 17, False)
 CHUNK = 1 << 14  # points at a time in the decoder: more are slower

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from instamap.parts import Representation
 from instamap.plugin.options import RepresentationOptions, option
 from instamap.representations.decoder import decoder, in_chunks
-from instamap.representations.encodings import grid
+from instamap.representations.encodings.grid import encode
+from instamap.representations.encodings.levels import levels
 from instamap.scene import Scene
 
 
@@ -41,23 +42,30 @@ class HashGrid(Representation):
         depth: int = option(2, "hidden layers of the decoder, 0 makes it linear", low=0, high=8)
         learning_rate: float = option(3e-2, "step size of Adam for this part", low=0.0)
 
-    def __init__(self, options: Options, scene: Scene):
+    # Features at birth are uniform between its opposite and this.
+    INITIAL_FEATURE = 1e-4
+
+    def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        finest = max(options.finest or scene.box * 3 // 2, options.base)
-        self.levels = grid.levels(
-            options.levels,
-            options.base,
-            finest,
-            options.features,
-            options.table_size,
-            options.interpolation == "smoothstep",
+        wanted = options.finest or scene.box * 3 // 2
+        self.levels = levels(
+            count=options.levels,
+            base=options.base,
+            finest=max(wanted, options.base),
+            features=options.features,
+            log2_table=options.table_size,
+            smoothstep=options.interpolation == "smoothstep",
         )
-        self.table = nn.Parameter(
-            torch.empty(self.levels.offsets[-1], options.features).uniform_(-1e-4, 1e-4)
-        )
-        self.decoder = decoder(options.levels * options.features, options.width, options.depth)
+        table = torch.empty(self.levels.entries, options.features)
+        table.uniform_(-self.INITIAL_FEATURE, self.INITIAL_FEATURE)
+        self.table = nn.Parameter(table)
+        self.decoder = decoder(self.levels.width, options.width, options.depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        unit = x.reshape(-1, 3) / (self.scene.box * self.scene.pixel_size) + 0.5
-        features = grid.encode(unit, self.table, self.levels)
-        return in_chunks(self.decoder, features).reshape(x.shape[:-1])
+        """The field "*n" at points "*n 3"."""
+        points = x.reshape(-1, 3)
+        edge = self.scene.box * self.scene.pixel_size
+        unit = points / edge + 0.5
+        features = encode(unit, self.table, self.levels)
+        values = in_chunks(self.decoder, features)
+        return values.reshape(x.shape[:-1])

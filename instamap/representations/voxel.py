@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from instamap.geometry.sampling import sample_volume
 from instamap.parts import Representation
 from instamap.plugin.options import RepresentationOptions, option
 from instamap.scene import Scene
@@ -20,17 +21,14 @@ class Voxel(Representation):
         size: int | None = option(None, "voxels along an edge; none means the box", low=2)
         learning_rate: float = option(0.3, "step size of Adam for this part", low=0.0)
 
-    def __init__(self, options: Options, scene: Scene):
+    def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        self.size = options.size or scene.box
-        self.values = nn.Parameter(torch.zeros(1, 1, self.size, self.size, self.size))  # [z, y, x]
+        size = options.size or scene.box
+        self.spacing = scene.box * scene.pixel_size / size
+        empty = torch.zeros(1, 1, size, size, size)  # [z, y, x]
+        self.values = nn.Parameter(empty)
 
     def forward(self, x: Tensor) -> Tensor:
-        spacing = self.scene.box * self.scene.pixel_size / self.size
-        # grid_sample's -1 and +1 are the outer faces of the first and last voxel; ours has its
-        # origin on voxel size // 2.
-        where = (2 * (x.reshape(1, 1, 1, -1, 3) / spacing + self.size // 2) + 1) / self.size - 1
-        values = nn.functional.grid_sample(
-            self.values, where, align_corners=False, padding_mode="zeros"
-        )
-        return values.reshape(x.shape[:-1])
+        """The field "*n" at points "*n 3"."""
+        volume = self.values.flatten(0, 2)
+        return sample_volume(volume, x, self.spacing)

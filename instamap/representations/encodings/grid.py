@@ -1,4 +1,4 @@
-"""The multiresolution grid encoding: its levels, the reference in plain torch, and the choice of
+"""The multiresolution grid encoding: the reference in plain torch, and the choice of
 the faster kernels where they exist.
 
 A point x in [0, 1]³ lies in one cell of each level; the level's features are the interpolation of
@@ -18,97 +18,42 @@ call's backward makes one gradient of the size of the table.
 """
 
 import functools
-from dataclasses import dataclass
-from itertools import accumulate
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from instamap.errors import OptionError
 from instamap.geometry import compiled
+from instamap.representations.encodings.levels import PRIMES, Levels, check
 
-PRIMES = (1, 2654435761, 805459861)
-CHUNK = (
-    1 << 15
-)  # points at a time in the reference: beyond this, fresh memory costs more than arithmetic
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Geometry of the table "E F": level l is `table[offsets[l] : offsets[l + 1]]`, with
-    resolutions[l] cells along an axis.
-    """
-
-    resolutions: tuple[int, ...]
-    offsets: tuple[int, ...]  # one more than there are levels: the last is E
-    dense: tuple[bool, ...]
-    features: int
-    smoothstep: bool
-
-    @property
-    def entries(self) -> int:
-        """E: rows of the table."""
-        return self.offsets[-1]
-
-    @property
-    def width(self) -> int:
-        """L F: features of an encoded point."""
-        return len(self.resolutions) * self.features
-
-
-def levels(
-    count: int, base: int, finest: int, features: int, log2_table: int, smoothstep: bool
-) -> Levels:
-    """`count` levels with cells along an axis rising geometrically from `base` to `finest`, of at
-    most 2^log2_table entries each.
-
-    smoothstep: interpolate with 3w² - 2w³ in place of w, so that the gradient is continuous (Müller
-    et al. 2022, appendix A). A single level has `finest` cells. Raises OptionError if there can be
-    no such levels.
-    """
-    if count < 1 or features < 1:
-        raise OptionError(
-            f"a grid of {count} levels with {features} features cannot be made; both must be at"
-            " least 1"
-        )
-    if not 1 <= base <= finest <= 1 << 16:
-        raise OptionError(
-            f"levels from {base} to {finest} cells cannot be made; 1 <= base <= finest <= 65536"
-        )
-    if not 0 <= log2_table <= 30:
-        raise OptionError(
-            f"a table of 2^{log2_table} entries cannot be made; the exponent must be from 0 to 30"
-        )
-    growth = (finest / base) ** (1 / max(count - 1, 1))
-    resolutions = tuple(
-        finest if level == count - 1 else round(base * growth**level) for level in range(count)
-    )
-    vertices = [(n + 1) ** 3 for n in resolutions]
-    offsets = tuple(accumulate((min(v, 1 << log2_table) for v in vertices), initial=0))
-    return Levels(
-        resolutions, offsets, tuple(v <= 1 << log2_table for v in vertices), features, smoothstep
-    )
+# Points at a time in the reference: beyond this, fresh memory costs more than arithmetic.
+POINTS_AT_ONCE = 1 << 15
 
 
 def encode(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
     """Features "n L*F" (level-major) of points `x` "n 3" in [0, 1], with the fastest kernel there
     is: see `backend`.
     """
-    if backend(x) == "numba":
-        return _kernels().encode_numba(x, table, levels)
-    return encode_torch(x, table, levels)
+    kernels = _kernels_for(x)
+    if kernels is None:
+        return encode_torch(x, table, levels)
+    return kernels.encode_numba(x, table, levels)
 
 
 def backend(x: Tensor) -> Literal["numba", "torch"]:
     """Which implementation `encode` uses for points like `x`: numba for float32 on a CPU where it
     can be imported, else torch.
     """
-    return (
-        "numba" if x.device.type == "cpu" and x.dtype == torch.float32 and _kernels() else "torch"
-    )
+    return "torch" if _kernels_for(x) is None else "numba"
+
+
+def _kernels_for(x: Tensor) -> ModuleType | None:
+    """The numba kernels, if there are any for points like `x`."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return None
+    return _kernels()
 
 
 @functools.cache
@@ -135,144 +80,180 @@ def encode_torch(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
     return _Encode.apply(x, table, levels)
 
 
-def check(x: Tensor, table: Tensor, levels: Levels) -> None:
-    """Raises ValueError unless points are "n 3" and the table is "E F" as `levels` has it, both of
-    one dtype and on one device.
-    """
-    if x.ndim != 2 or x.shape[1] != 3:
-        raise ValueError(f"points have shape {tuple(x.shape)}; they must be (n, 3)")
-    if table.shape != (levels.entries, levels.features):
-        raise ValueError(
-            f"the table has shape {tuple(table.shape)}; these levels need"
-            f" {(levels.entries, levels.features)}"
-        )
-    if (x.dtype, x.device) != (table.dtype, table.device):
-        raise ValueError(
-            f"points are {x.dtype} on {x.device}, the table is {table.dtype} on {table.device};"
-            " they must be alike"
-        )
-
-
 class _Encode(torch.autograd.Function):
+    """The encoding, and its gradients in the points and in the table."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, levels: Levels) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        table: Tensor,
+        levels: Levels,
+    ) -> Tensor:
         ctx.save_for_backward(x, table)
         ctx.levels = levels
-        out = table.new_empty(len(x), len(levels.resolutions), levels.features)
-        for start in range(0, len(x), CHUNK):
-            points = x[start : start + CHUNK].T.contiguous()
-            for level in range(len(levels.resolutions)):
-                w, _, rows = _cells(points, levels, level)
+        count = len(levels.resolutions)
+        features = table.new_empty(len(x), count, levels.features)
+        for start in range(0, len(x), POINTS_AT_ONCE):
+            chunk = slice(start, start + POINTS_AT_ONCE)
+            points = x[chunk].T.contiguous()
+            for level in range(count):
+                weight, _, rows = _cells(points, levels, level)
                 corners = _gather(table, rows)
-                faces = torch.lerp(corners[0], corners[1], w[2])
-                edges = torch.lerp(faces[0], faces[1], w[1])
-                out[start : start + CHUNK, level] = torch.lerp(edges[0], edges[1], w[0]).view(
-                    -1, levels.features
-                )
-        return out.flatten(1)
+                faces = torch.lerp(corners[0], corners[1], weight[2])
+                edges = torch.lerp(faces[0], faces[1], weight[1])
+                values = torch.lerp(edges[0], edges[1], weight[0])
+                features[chunk, level] = values.view(-1, levels.features)
+        return features.flatten(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        (x, table), levels = ctx.saved_tensors, ctx.levels
-        grad = grad.unflatten(1, (len(levels.resolutions), levels.features))
-        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(x), CHUNK):
-            points = x[start : start + CHUNK].T.contiguous()
-            for level in range(len(levels.resolutions)):
-                w, slope, rows = _cells(points, levels, level)
-                to_edges = _split(grad[start : start + CHUNK, level].flatten(), w[0])
-                to_faces = _split(to_edges, w[1])
-                to_corners = _split(to_faces, w[2])
+    def backward(
+        ctx: Any,
+        upstream: Tensor,
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        x, table = ctx.saved_tensors
+        levels = ctx.levels
+        wants_x, wants_table, _ = ctx.needs_input_grad
+        count = len(levels.resolutions)
+        by_level = upstream.unflatten(1, (count, levels.features))
+        grad_x = torch.zeros_like(x) if wants_x else None
+        grad_table = torch.zeros_like(table) if wants_table else None
+        for start in range(0, len(x), POINTS_AT_ONCE):
+            chunk = slice(start, start + POINTS_AT_ONCE)
+            points = x[chunk].T.contiguous()
+            for level in range(count):
+                weight, slope, rows = _cells(points, levels, level)
+                grad = by_level[chunk, level].flatten()
+                to_edges = _split(grad, weight[0])
+                to_faces = _split(to_edges, weight[1])
                 if grad_table is not None:
+                    to_corners = _split(to_faces, weight[2])
                     _scatter_add(grad_table, rows, to_corners)
                 if grad_x is not None:
-                    by_weight = _weight_gradient(
-                        _gather(table, rows), w, to_faces, to_edges, to_edges.sum(0)
-                    )
-                    grad_x[start : start + CHUNK] += (
-                        by_weight.unflatten(1, (-1, levels.features)).sum(2) * slope
-                    ).T
+                    corners = _gather(table, rows)
+                    by_weight = _weight_gradient(corners, weight, to_faces, to_edges)
+                    by_feature = by_weight.unflatten(1, (-1, levels.features))
+                    by_axis = by_feature.sum(2) * slope
+                    grad_x[chunk] += by_axis.T
         if grad_x is not None:
-            grad_x.masked_fill_((x < 0) | (x > 1), 0)
+            outside = (x < 0) | (x > 1)
+            grad_x.masked_fill_(outside, 0)
         return grad_x, grad_table, None
 
 
-def _cells(points: Tensor, levels: Levels, level: int) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(
+    points: Tensor,
+    levels: Levels,
+    level: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """For `points` "3 n": upper weights "3 n*F" (once per feature), their slopes in x "3 n",
     corners' rows "2 2 2 n" [z, y, x].
     """
     n = levels.resolutions[level]
     position = points.clamp(0, 1) * n
-    cell = (
-        position.floor().long().clamp(0, n - 1)
-    )  # the upper face belongs to the last cell; what NaN becomes, to some cell
-    w = position - cell
-    slope = 6 * n * w * (1 - w) if levels.smoothstep else torch.full_like(w, n)
-    w = w * w * (3 - 2 * w) if levels.smoothstep else w
-    return w.repeat_interleave(levels.features, 1), slope, _rows(cell, levels, level)
+    # The upper face belongs to the last cell; what NaN becomes, to some cell.
+    cell = position.floor().long().clamp(0, n - 1)
+    weight = position - cell
+    slope = torch.full_like(weight, n)
+    if levels.smoothstep:
+        slope = 6 * n * weight * (1 - weight)
+        weight = weight * weight * (3 - 2 * weight)
+    rows = _rows(cell, levels, level)
+    return weight.repeat_interleave(levels.features, 1), slope, rows
 
 
 def _rows(cell: Tensor, levels: Levels, level: int) -> Tensor:
     """Rows of the table "2 2 2 n" [z, y, x] that hold the corners of cells "3 n"."""
     start = levels.offsets[level]
-    end = levels.offsets[level + 1]
-    m = levels.resolutions[level] + 1
     if levels.dense[level]:
-        corner = torch.tensor(
-            [0, 1, m, m + 1, m * m, m * m + 1, m * m + m, m * m + m + 1], device=cell.device
-        )
-        return (cell[0] + m * cell[1] + (m * m * cell[2] + start) + corner[:, None]).view(
-            2, 2, 2, -1
-        )
-    x, y, z = (
-        torch.stack([c * prime, (c + 1) * prime]) for c, prime in zip(cell, PRIMES, strict=True)
-    )
-    rows = (z[:, None] ^ y)[:, :, None] ^ x
-    return rows.bitwise_and_(end - start - 1).add_(
-        start
-    )  # the low bits of 64-bit products are those of 32-bit ones
+        vertices = levels.resolutions[level] + 1
+        return _dense_rows(cell, vertices, start)
+    hashes = _hashes(cell)
+    size = levels.offsets[level + 1] - start
+    # The low bits of 64-bit products are those of 32-bit ones.
+    return hashes.bitwise_and_(size - 1).add_(start)
 
 
-def _split(grad: Tensor, w: Tensor) -> Tensor:
+def _dense_rows(
+    cell: Tensor,
+    vertices: int,
+    start: int,
+) -> Tensor:
+    """Rows "2 2 2 n" [z, y, x] of the corners of cells "3 n" of a level of `vertices` an axis that
+    begins at row `start`.
+    """
+    line = vertices
+    sheet = vertices * vertices
+    above_first = sheet * cell[2] + start
+    first = cell[0] + line * cell[1] + above_first
+    in_sheet = [0, 1, line, line + 1]
+    above = [sheet + step for step in in_sheet]
+    corner = torch.tensor(in_sheet + above, device=cell.device)
+    rows = first + corner[:, None]
+    return rows.view(2, 2, 2, -1)
+
+
+def _hashes(cell: Tensor) -> Tensor:
+    """Hashes "2 2 2 n" [z, y, x] of the corners of cells "3 n"."""
+    by_axis = []
+    for lower, prime in zip(cell, PRIMES, strict=True):
+        ends = torch.stack([lower * prime, (lower + 1) * prime])
+        by_axis.append(ends)
+    x, y, z = by_axis
+    sheets = z[:, None] ^ y
+    return sheets[:, :, None] ^ x
+
+
+def _split(grad: Tensor, weight: Tensor) -> Tensor:
     """Gradient "2 ..." with respect to both ends of an interpolation, from the one with respect to
     its result.
     """
-    upper = grad * w
+    upper = grad * weight
     return torch.stack([grad - upper, upper])
 
 
 def _weight_gradient(
-    corners: Tensor, w: Tensor, to_faces: Tensor, to_edges: Tensor, grad: Tensor
+    corners: Tensor,
+    weight: Tensor,
+    to_faces: Tensor,
+    to_edges: Tensor,
 ) -> Tensor:
     """Gradient "3 n*F" with respect to the weights: at each stage, the gradient times the
     difference of the two ends.
     """
-    faces = torch.lerp(corners[0], corners[1], w[2])
-    edges = torch.lerp(faces[0], faces[1], w[1])
-    by_z = (to_faces * (corners[1] - corners[0])).sum((0, 1))
-    by_y = (to_edges * (faces[1] - faces[0])).sum(0)
-    return torch.stack([grad * (edges[1] - edges[0]), by_y, by_z])
+    faces = torch.lerp(corners[0], corners[1], weight[2])
+    edges = torch.lerp(faces[0], faces[1], weight[1])
+    across_z = corners[1] - corners[0]
+    across_y = faces[1] - faces[0]
+    across_x = edges[1] - edges[0]
+    by_z = (to_faces * across_z).sum((0, 1))
+    by_y = (to_edges * across_y).sum(0)
+    by_x = to_edges.sum(0) * across_x
+    return torch.stack([by_x, by_y, by_z])
 
 
 def _gather(table: Tensor, rows: Tensor) -> Tensor:
     """Entries "2 2 2 n*F" of `table`. A pair of numbers moves several times faster as one complex
     number.
     """
+    index = rows.flatten()
     if table.shape[1] == 2:
-        return torch.view_as_real(
-            torch.view_as_complex(table).index_select(0, rows.flatten())
-        ).view(2, 2, 2, -1)
-    return table.index_select(0, rows.flatten()).view(2, 2, 2, -1)
+        pairs = torch.view_as_complex(table)
+        entries = torch.view_as_real(pairs.index_select(0, index))
+    else:
+        entries = table.index_select(0, index)
+    return entries.view(2, 2, 2, -1)
 
 
 def _scatter_add(table: Tensor, rows: Tensor, values: Tensor) -> None:
     """Adds `values` "2 2 2 n*F" to rows of `table`, in place; pairs as complex numbers, as in
     `_gather`.
     """
-    values = values.view(-1, table.shape[1])
+    index = rows.flatten()
+    entries = values.view(-1, table.shape[1])
     if table.shape[1] == 2:
-        torch.view_as_complex(table).index_add_(0, rows.flatten(), torch.view_as_complex(values))
+        pairs = torch.view_as_complex(table)
+        pairs.index_add_(0, index, torch.view_as_complex(entries))
     else:
-        table.index_add_(0, rows.flatten(), values)
+        table.index_add_(0, index, entries)

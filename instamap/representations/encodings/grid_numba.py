@@ -13,6 +13,8 @@ exactly, and no thread needs a table of its own.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +22,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from instamap.representations.encodings import grid_kernels as kernels
-from instamap.representations.encodings.grid import Levels, check
+from instamap.representations.encodings.levels import Levels, check
 
-SHARE = 4096  # points that are worth a thread: about 0.3 ms
+MIN_POINTS_PER_THREAD = 4096  # that are worth a thread: about 0.3 ms
 
 
 def encode_numba(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
-    """Features "n L*F" of points `x` "n 3", as `encoding.encode_torch`; float32 on a CPU, by
+    """Features "n L*F" of points `x` "n 3", as `grid.encode_torch`; float32 on a CPU, by
     torch.get_num_threads() threads.
     """
     check(x, table, levels)
@@ -38,24 +40,42 @@ def encode_numba(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
 
 
 class _Encode(torch.autograd.Function):
+    """The encoding, and its gradients in the points and in the table."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, levels: Levels) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        table: Tensor,
+        levels: Levels,
+    ) -> Tensor:
         ctx.save_for_backward(x, table)
         ctx.levels = levels
-        out = table.new_empty(len(x), levels.width)
+        features = table.new_empty(len(x), levels.width)
         _over_points(
-            kernels.forward, len(x), _array(x), _array(table), out.numpy(), *_geometry(levels)
+            kernels.forward,
+            len(x),
+            _array(x),
+            _array(table),
+            features.numpy(),
+            *_geometry(levels),
         )
-        return out
+        return features
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        (x, table), levels = ctx.saved_tensors, ctx.levels
+    def backward(
+        ctx: Any,
+        upstream: Tensor,
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        x, table = ctx.saved_tensors
+        levels = ctx.levels
+        wants_x, wants_table, _ = ctx.needs_input_grad
         points = _array(x)
-        grad = _array(grad)
-        grad_x = grad_table = None
-        if ctx.needs_input_grad[0]:
+        grad = _array(upstream)
+        grad_x = None
+        grad_table = None
+        if wants_x:
             grad_x = x.new_empty(x.shape)
             _over_points(
                 kernels.position_gradient,
@@ -66,7 +86,7 @@ class _Encode(torch.autograd.Function):
                 grad_x.numpy(),
                 *_geometry(levels),
             )
-        if ctx.needs_input_grad[1]:
+        if wants_table:
             grad_table = table.new_zeros(table.shape)
             _over_levels(
                 kernels.table_gradient,
@@ -85,45 +105,67 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _geometry(levels: Levels) -> tuple:
+def _geometry(levels: Levels) -> tuple[Any, ...]:
     """What the kernels need of `levels`. Features are told by the length of a tuple, which is a
     constant to the compiler.
     """
-    arrays = (
+    return (
         np.array(levels.resolutions, np.int64),
         np.array(levels.offsets, np.int64),
         np.array(levels.dense, np.bool_),
+        levels.smoothstep,
+        (0,) * levels.features,
     )
-    return *arrays, levels.smoothstep, (0,) * levels.features
 
 
-def _over_points(kernel: Callable, n: int, *arguments) -> None:
-    """Runs kernel(start, stop, *arguments) on a share of the n points in each thread."""
-    shares = max(1, min(torch.get_num_threads(), n // SHARE))
-    bounds = [n * i // shares for i in range(shares + 1)]
-    _run([lambda i=i: kernel(bounds[i], bounds[i + 1], *arguments) for i in range(shares)])
+def _thread_count(*limits: int) -> int:
+    """As many threads as torch uses, or fewer where there is less work."""
+    return max(1, min(torch.get_num_threads(), *limits))
 
 
-def _over_levels(kernel: Callable, levels: Levels, n: int, *arguments) -> None:
+def _over_points(kernel: Callable, points: int, *arguments: Any) -> None:
+    """Runs kernel(start, stop, *arguments) on a share of the points in each thread."""
+    threads = _thread_count(points // MIN_POINTS_PER_THREAD)
+    tasks = []
+    for i in range(threads):
+        start = points * i // threads
+        stop = points * (i + 1) // threads
+        tasks.append(partial(kernel, start, stop, *arguments))
+    _run(tasks)
+
+
+def _over_levels(
+    kernel: Callable,
+    levels: Levels,
+    points: int,
+    *arguments: Any,
+) -> None:
     """Runs kernel(some levels, *arguments) in each thread; levels are dealt out from the finest, to
     and fro, to make shares even.
     """
     count = len(levels.resolutions)
-    shares = max(1, min(torch.get_num_threads(), count, n * count // SHARE))
-    turns = [*range(shares), *reversed(range(shares))]
-    hands = [
-        [level for level in range(count) if turns[(count - 1 - level) % len(turns)] == i]
-        for i in range(shares)
-    ]
-    _run([lambda hand=hand: kernel(np.array(hand, np.int64), *arguments) for hand in hands])
+    threads = _thread_count(count, points * count // MIN_POINTS_PER_THREAD)
+    turns = [*range(threads), *reversed(range(threads))]
+    dealt: list[list[int]] = [[] for _ in range(threads)]
+    for level in range(count):
+        from_finest = count - 1 - level
+        thread = turns[from_finest % len(turns)]
+        dealt[thread].append(level)
+    tasks = []
+    for hand in dealt:
+        chosen = np.array(hand, np.int64)
+        tasks.append(partial(kernel, chosen, *arguments))
+    _run(tasks)
 
 
 def _run(tasks: list[Callable]) -> None:
     """Runs all tasks at once, the first of them in this thread; raises what they raise."""
-    if len(tasks) == 1:
-        return tasks[0]()
-    with ThreadPoolExecutor(len(tasks) - 1) as pool:
-        others = [pool.submit(task) for task in tasks[1:]]
-        tasks[0]()
-        for other in others:
-            other.result()
+    first, *others = tasks
+    if not others:
+        first()
+        return
+    with ThreadPoolExecutor(len(others)) as pool:
+        running = [pool.submit(task) for task in others]
+        first()
+        for each in running:
+            each.result()

@@ -16,7 +16,8 @@ import instamap.representations
 from instamap.errors import OptionError
 from instamap.geometry import compiled
 from instamap.representations.encodings import grid as grid_module
-from instamap.representations.encodings.grid import backend, encode, encode_torch, levels
+from instamap.representations.encodings.grid import backend, encode, encode_torch
+from instamap.representations.encodings.levels import levels
 
 NO_NUMBA = not compiled.usable()
 needs_numba = pytest.mark.skipif(
@@ -232,7 +233,7 @@ def test_reference_is_the_same_in_chunks(monkeypatch):
     x = random(0, 20, 3)
     table = random(1, grid.entries, 2)
     whole = both_gradients(encode_torch, x, table, grid, torch.ones(20, grid.width, dtype=x.dtype))
-    monkeypatch.setattr(grid_module, "CHUNK", 7)
+    monkeypatch.setattr(grid_module, "POINTS_AT_ONCE", 7)
     pieces = both_gradients(encode_torch, x, table, grid, torch.ones(20, grid.width, dtype=x.dtype))
     assert all(torch.allclose(a, b, rtol=1e-13) for a, b in zip(whole, pieces, strict=True))
 
