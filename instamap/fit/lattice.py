@@ -36,8 +36,10 @@ class Lattice(nn.Module):
         self.low, self.high = _transformed_fast(first, last + 1, scene.box)
         self.box = scene.box
         self.cube = (slice(self.low, self.high),) * 3
-        self.register_buffer("reached", reached[self.cube], persistent=False)
-        self.register_buffer("centres", centres[self.cube][self.reached], persistent=False)
+        reached = reached[self.cube]
+        centres = centres[self.cube][reached]
+        self.register_buffer("reached", reached, persistent=False)
+        self.register_buffer("centres", centres, persistent=False)
 
     def raster(
         self,
@@ -68,7 +70,8 @@ class Lattice(nn.Module):
         device = self.centres.device
         steps = torch.arange(points, device=device)
         along = ((steps + 0.5) / points - 0.5) * cell
-        places = torch.stack(torch.meshgrid(along, along, along, indexing="ij"), -1)
+        axes = torch.meshgrid(along, along, along, indexing="ij")
+        places = torch.stack(axes, -1)
         x = self.centres[:, None] + places.view(-1, 3)
         moved = draws.uniform(x.shape, generator, device) - 0.5
         return x + moved * (cell / points)
@@ -85,7 +88,9 @@ def _transformed_fast(low: int, high: int, box: int) -> tuple[int, int]:
     which halves the time of its FFTs.
     """
     size = high - low
-    edge = min(grid_size(size, 2.0) // 2, box)
-    low = min(low - (edge - size) // 2, box - edge)
+    edge = grid_size(size, 2.0) // 2
+    edge = min(edge, box)
+    low = low - (edge - size) // 2
+    low = min(low, box - edge)
     low = max(0, low)
     return low, low + edge

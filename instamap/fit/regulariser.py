@@ -71,7 +71,8 @@ class Regulariser(nn.Module):
         device = self.centres.device
         voxel = draws.whole(len(self.centres), (rows, count), generator, device)
         within = draws.uniform((rows, count, 3), generator, device) - 0.5
-        return self.centres[voxel] + within * self.cell
+        centres = self.centres[voxel]
+        return centres + within * self.cell
 
     def _density_cost(self, model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
         axes = torch.eye(3, device=x.device)
@@ -80,10 +81,11 @@ class Regulariser(nn.Module):
         scale = model.scene.density_scale
         here = model.density(x) / scale
         there = model.density(neighbour) / scale
-        change = (there - here).abs().mean()
-        below = (-here).clamp(min=0).mean()
+        change = (there - here).abs()
+        below = (-here).clamp(min=0)
         weights = self.density_weights
-        return weights["total_variation"] * change + weights["positivity"] * below
+        cost = weights["total_variation"] * change.mean()
+        return cost + weights["positivity"] * below.mean()
 
     def _displacement_cost(self, model: Model, x: Tensor, z: Tensor) -> Tensor:
         def moved(x: Tensor) -> Tensor:
@@ -92,12 +94,14 @@ class Regulariser(nn.Module):
         there = moved(x)
         jacobian = strain.jacobian(moved, x, there, 0.5 * self.cell)
         unit = torch.eye(3, device=x.device)
-        gradient = (jacobian - unit).square().sum((-1, -2))
-        squared_strain = strain.green_lagrange(jacobian).square().sum((-1, -2))
+        displacement = there - x
+        gradient = (jacobian - unit).square()
+        strains = strain.green_lagrange(jacobian)
+        total = gradient.sum((-1, -2))
         terms = {
-            "magnitude": (there - x).square().sum(-1),
-            "total_variation": (gradient + SMOOTH).sqrt(),
-            "strain": squared_strain,
+            "magnitude": displacement.square().sum(-1),
+            "total_variation": (total + SMOOTH).sqrt(),
+            "strain": strains.square().sum((-1, -2)),
         }
         cost = torch.zeros((), device=x.device)
         for name, weight in self.displacement_weights.items():

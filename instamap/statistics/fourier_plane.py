@@ -29,19 +29,26 @@ class FourierPlane(nn.Module):
         super().__init__()
         self.box = box
         k = grids.frequencies(box, 1 / box, dtype=torch.float64)
+        kx = k[..., 0]
+        ky = k[..., 1]
         radius = k.norm(dim=-1)
-        half = (k[..., 0] > 0) | (k[..., 1] >= 0)
         inside = radius < box / 2 - NYQUIST_MARGIN
-        chosen = (inside & half).flatten().nonzero()[:, 0]
-        points = k.flatten(0, 1).to(dtype)[chosen]
-        shell = radius.round().long().flatten()[chosen]
-        share = torch.where(shell == 0, 0.5, 1.0).to(points)
-        self.register_buffer("points", points, persistent=False)
-        self.register_buffer("shell", shell, persistent=False)
-        self.register_buffer("share", share, persistent=False)
-        self.register_buffer("_chosen", chosen, persistent=False)
-        self.register_buffer("_kx", k[0, :, 0].clone(), persistent=False)
-        self.register_buffer("_ky", k[:, 0, 1].clone(), persistent=False)
+        half = (kx > 0) | (ky >= 0)
+        chosen = inside & half
+        index = chosen.flatten().nonzero()
+        points = k[chosen].to(dtype)
+        shell = radius[chosen].round()
+        share = torch.where(shell == 0, 0.5, 1.0)
+        buffers = {
+            "points": points,
+            "shell": shell.long(),
+            "share": share.to(points),
+            "_chosen": index[:, 0],
+            "_kx": kx[0].clone(),
+            "_ky": ky[:, 0].clone(),
+        }
+        for name, values in buffers.items():
+            self.register_buffer(name, values, persistent=False)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -56,23 +63,28 @@ class FourierPlane(nn.Module):
         """
         centre = 2 * math.pi / self.box * (self.box // 2 - origin.double())
         spectrum = torch.fft.rfft2(images)
-        spectrum *= _wave(centre[:, 0, None] * self._kx).to(spectrum.dtype).unsqueeze(1)
-        spectrum *= _wave(centre[:, 1, None] * self._ky).to(spectrum.dtype).unsqueeze(2)
+        along_x = _wave(centre[:, 0], self._kx)
+        along_y = _wave(centre[:, 1], self._ky)
+        spectrum *= along_x.to(spectrum.dtype).unsqueeze(1)
+        spectrum *= along_y.to(spectrum.dtype).unsqueeze(2)
         return self.select(spectrum)
 
     def variance(self, noise_variance: Tensor) -> Tensor:
         """The variance "B P" of each component, for a `noise_variance` "B D//2+1" of pixels: D²
         σ².
         """
-        return (self.box**2 * noise_variance)[:, self.shell]
+        variance = self.box**2 * noise_variance
+        return variance[:, self.shell]
 
     def transfer(self, ctf: Tensor | None, pixel_size: float) -> Tensor:
         """What a component is of the map's slice: Δ C "B P" for a CTF "B D D//2+1", or Δ "1 P"."""
         if ctf is None:
-            return pixel_size * torch.ones_like(self.share)[None]
+            ones = torch.ones_like(self.share)
+            return pixel_size * ones[None]
         return pixel_size * self.select(ctf)
 
 
-def _wave(phase: Tensor) -> Tensor:
-    """e^{i phase}, in the phase's precision: hundreds of turns are too many for float32."""
+def _wave(position: Tensor, k: Tensor) -> Tensor:
+    """e^{i position k} "B K", in float64: phases reach hundreds of turns, too many for float32."""
+    phase = position[:, None] * k
     return torch.polar(torch.ones_like(phase), phase)

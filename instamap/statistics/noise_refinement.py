@@ -2,8 +2,10 @@
 its corners alone.
 """
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from instamap.data.particles import Particles
 from instamap.fourier import ctf
@@ -37,12 +39,13 @@ def refine(
     group without images, and a set of fewer than 2 MIN_HALF_IMAGES, keeps the scene's variance.
     """
     before = _known_variance(scene)
-    step = max(1, -(-len(rows) // MAX_IMAGES))
-    rows = rows[::step]
+    step = math.ceil(len(rows) / MAX_IMAGES)
+    rows = rows[:: max(1, step)]
     if len(rows) < 2 * MIN_HALF_IMAGES:
         return before
     halves = _halves(particles, rows)
-    if min(len(half) for half in halves.values()) < MIN_HALF_IMAGES:
+    counts = [len(half) for half in halves.values()]
+    if min(counts) < MIN_HALF_IMAGES:
         return before  # most are copies of few
     statistics = accumulate(particles, halves, likelihood, symmetry=symmetry)
     window = scene.mask
@@ -58,8 +61,10 @@ def refine(
                 _add(sums, residuals, batch, scene)
     power, expected = sums
     measured = expected[:, 1:2] > 0
-    spectrum = _smoothed(power / expected.clamp(min=LEAST_SUM), scene.box)
-    return torch.where(measured, spectrum, before.double()).to(before.dtype)
+    spectrum = power / expected.clamp(min=LEAST_SUM)
+    spectrum = _smoothed(spectrum, scene.box)
+    refined = torch.where(measured, spectrum, before.double())
+    return refined.to(before.dtype)
 
 
 def _known_variance(scene: Scene) -> Tensor:
@@ -81,8 +86,9 @@ def _smoothed(spectrum: Tensor, box: int) -> Tensor:
     spectrum[:, 0] = spectrum[:, 1]  # images have means of their own
     if box % 2 == 0:
         spectrum[:, -1] = spectrum[:, -2]  # of which slices have nothing
-    padded = torch.nn.functional.pad(spectrum[:, None], (1, 1), mode="replicate")[:, 0]
-    return padded.unfold(1, 3, 1).mean(-1)
+    padded = nn.functional.pad(spectrum[:, None], (1, 1), mode="replicate")
+    neighbours = padded[:, 0].unfold(1, 3, 1)
+    return neighbours.mean(-1)
 
 
 def _residuals(projector: Projector, volume: Tensor, batch: Batch, scene: Scene) -> Tensor:
@@ -102,15 +108,20 @@ def _add(sums: Tensor, residuals: Tensor, batch: Batch, scene: Scene) -> None:
     would have there.
     """
     box = scene.box
+    half = box // 2
     views = batch.views
-    power = torch.fft.rfft2(residuals).abs().square().double() / box**2
+    square = torch.fft.rfft2(residuals).abs().square()
+    power = square.double() / box**2
     expected = torch.ones_like(power)
     if scene.premultiplied and views.optics is not None:
-        expected = ctf.ctf(views.optics, box, scene.pixel_size).square().double()
-    shell = grids.shells(box, 2)[:, : box // 2 + 1].flatten()
-    inside = shell < box // 2 + (box % 2)  # the circle that slices reach
-    shell = shell.clamp(max=box // 2)[inside]
+        transfer = ctf.ctf(views.optics, box, scene.pixel_size)
+        expected = transfer.square().double()
+    shell = grids.shells(box, 2)[:, : half + 1]
+    shell = shell.flatten()
+    inside = shell < half + box % 2  # the circle that slices reach
+    shell = shell[inside].clamp(max=half)
     for total, values in zip(sums, (power, expected), strict=True):
-        each = torch.zeros(len(residuals), box // 2 + 1, dtype=torch.float64)
-        each.index_add_(1, shell, values.flatten(1)[:, inside])
-        total.index_add_(0, views.group, each)
+        reached = values.flatten(1)[:, inside]
+        spectra = torch.zeros(len(residuals), half + 1, dtype=torch.float64)
+        spectra.index_add_(1, shell, reached)
+        total.index_add_(0, views.group, spectra)

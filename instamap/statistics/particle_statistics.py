@@ -50,8 +50,8 @@ class ParticleStatistics:
         particle "n": any numbers that images of one particle share.
         """
         plane = FourierPlane(particles.box)
-        data = []
-        power = []
+        data: list[Tensor] = []
+        power: list[Tensor] = []
         for batch in read_ahead(particles, rows):
             batch_data, batch_power = _weighted_components(plane, batch, variance, particles)
             data.append(batch_data)
@@ -101,21 +101,27 @@ class ParticleStatistics:
         h = torch.zeros(self.count, count, dtype=torch.float64)
         for images in torch.arange(len(self.data)).split(IMAGES_AT_ONCE):
             slices = self._slices(maps, images)
-            twice = (2 * self.power[images])[:, None, :, None]
+            power = 2 * self.power[images]
             data = 2 * torch.view_as_real(self.data[images])
-            weighted = (slices * twice).flatten(2)
+            data = data.flatten(1)[..., None]
+            weighted = slices * power[:, None, :, None]
+            weighted = weighted.flatten(2)
             slices = slices.flatten(2)
             particle = self.particle[images]
-            gram.index_add_(0, particle, (weighted @ slices.mT).double())
-            product = slices @ data.flatten(1)[..., None]
-            h.index_add_(0, particle, product[..., 0].double())
+            curvature = weighted @ slices.mT
+            slope = slices @ data
+            gram.index_add_(0, particle, curvature.double())
+            h.index_add_(0, particle, slope[..., 0].double())
         return gram, h
 
     def _by_basis(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """The normal equations of many maps, from those of the few that span nearly all of them."""
-        u, s, v = torch.linalg.svd(maps.flatten(1), full_matrices=False)
-        mix = (u[:, :BASIS_MAPS] * s[:BASIS_MAPS]).double()
-        basis = v[:BASIS_MAPS].view(BASIS_MAPS, *maps.shape[1:])
+        flat = maps.flatten(1)
+        u, s, v = torch.linalg.svd(flat, full_matrices=False)
+        mix = u[:, :BASIS_MAPS] * s[:BASIS_MAPS]
+        mix = mix.double()
+        basis = v[:BASIS_MAPS]
+        basis = basis.view(BASIS_MAPS, *maps.shape[1:])
         gram, h = self.normal_equations(basis)
         return mix @ gram @ mix.T, h @ mix.T
 
@@ -136,14 +142,17 @@ class ParticleStatistics:
         image_power = power[self.particle]
         image_data = data[self.particle]
         grid = Grid(self.box)
-        kept = ((image_power != 0) | (image_data != 0)).nonzero()[:, 0]
+        counts = (image_power != 0) | (image_data != 0)
+        kept = counts.nonzero()[:, 0]
         for images in kept.split(8 * IMAGES_AT_ONCE):
+            data_weights = image_data[images].float()
+            power_weights = image_power[images].float()
             accumulator.spread(
                 grid,
                 self.frames[images],
                 self.plane,
-                self.data[images] * image_data[images].float()[:, None],
-                self.power[images] * image_power[images].float()[:, None],
+                self.data[images] * data_weights[:, None],
+                self.power[images] * power_weights[:, None],
             )
         weight = float(image_power.sum())
         return Statistics.from_grid(grid, self.pixel_size, len(kept), weight, float("nan"))
@@ -154,8 +163,8 @@ def _weighted_components(
 ) -> tuple[Tensor, Tensor]:
     """The data and power "B P" of a batch of images.
 
-    Factors are multiplied in another order than in `accumulator.weighted_slices`, on which the last bits of
-    all coordinates depend.
+    Factors are multiplied in another order than in `accumulator.weighted_slices`: the last bits of
+    all coordinates depend on it.
     """
     views = batch.views
     size = particles.pixel_size
@@ -176,7 +185,9 @@ def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:
     at least.
     """
     edge = particles.box * particles.pixel_size
-    box = max(min(MIN_PIXELS, particles.box), 2 * round(edge / pixel_size / 2))
+    fewest = min(MIN_PIXELS, particles.box)
+    wanted = 2 * round(edge / pixel_size / 2)
+    box = max(fewest, wanted)
     if box >= particles.box:
         return particles
     steps = replace(particles.preprocessor.steps, box=box)
@@ -187,4 +198,6 @@ def drop_small_shares(share: Tensor) -> Tensor:
     """Shares "m K" without those that are small beside the particle's largest; their sum stays."""
     largest = share.amax(1, keepdim=True)
     kept = share * (share > MIN_RELATIVE_SHARE * largest)
-    return kept * (share.sum(1, keepdim=True) / kept.sum(1, keepdim=True))
+    before = share.sum(1, keepdim=True)
+    after = kept.sum(1, keepdim=True)
+    return kept * (before / after)
