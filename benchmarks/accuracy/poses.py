@@ -42,7 +42,7 @@ def perturb(folder: Path, out: Path, angle: float, shift: float, seed: int) -> N
         torch.randn(count, 3, generator=generator, dtype=torch.float64) * math.radians(angle)
     )
     angles = torch.rad2deg(
-        rotations.to_euler(turn @ rotations.from_euler(*known.angles.unbind(-1)))
+        rotations.to_euler(turn @ known.rotation)
     )
     origin = known.origin + torch.randn(count, 2, generator=generator, dtype=torch.float64) * shift
     for i, name in enumerate(("Rot", "Tilt", "Psi")):
@@ -67,7 +67,7 @@ def errors(truth: Path, given: Path) -> tuple[float, float]:
     """
     one = star.read(truth)
     two = star.read(given)
-    a, b = (rotations.from_euler(*t.angles.unbind(-1)) for t in (one, two))
+    a, b = one.rotation, two.rotation
     angle = rotations.to_rotvec(a.mT @ b).norm(dim=1)
     return float(torch.rad2deg(angle).square().mean().sqrt()), float(
         (one.origin - two.origin).square().sum(1).mean().sqrt()

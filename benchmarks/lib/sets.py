@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from instamap.data import rewrite as rewriting
+from instamap.data import writers
 from instamap.data.particles import Particles
 
 # Arguments of the tool by the name of the set's folder; {data} is the folder `data` beside the
@@ -112,7 +112,7 @@ def rewrite(
     out.mkdir(parents=True, exist_ok=True)
     star = out / "particles.star"
     stack = out / "particles.mrcs"
-    rewriting.rewrite(
+    writers.write_particles(
         particles,
         star,
         stack,

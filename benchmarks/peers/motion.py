@@ -37,7 +37,7 @@ from benchmarks.lib.options import parser
 from benchmarks.lib.programs import measure
 from benchmarks.lib.report import markdown, megabytes, number, save, show, table
 from benchmarks.peers import cryodrgn
-from instamap.data import latent_star
+from instamap.data import writers
 from instamap.data.formats import star
 from instamap.errors import InstamapError
 from instamap.maps import mrc
@@ -148,7 +148,7 @@ def by_oracle(options, folder: Path, work: Path) -> dict:
         rows = ((truth - state).abs() <= options.window).nonzero()[:, 0]
         subset = (work / f"window_{state}.star").resolve()
         file = (work / f"window_{state}.mrc").resolve()
-        latent_star.write(particles, truth[:, None], subset, rows)
+        writers.write_latents(particles, truth[:, None], subset, rows)
         run = measure(
             [runs.RELION, "--i", subset, "--o", file, "--ctf"], cwd=folder
         )  # it looks for images from where it runs

@@ -48,7 +48,7 @@ def infer(
     import numpy as np
 
     from instamap.cli.preprocess import check_target
-    from instamap.data import latent_star
+    from instamap.data import writers
     from instamap.motion.motion_model import LATENTS, Motion
     from instamap.workflows import embed_new, output
 
@@ -60,14 +60,14 @@ def infer(
     with output.staged(out, force) as folder:
         latents = embed_new.place(given, some, unit)
         np.save(folder / LATENTS, latents.numpy())
-        latent_star.write(some.table, latents, folder / STAR)
+        writers.write_latents(some.table, latents, folder / STAR)
     ends = ", ".join(
         f"{low:.3g} to {high:.3g}"
         for low, high in zip(latents.amin(0), latents.amax(0), strict=True)
     )
     images = "" if int(unit.max()) + 1 == len(unit) else f" in {len(unit)} images"
     typer.echo(f"placed {int(unit.max()) + 1} particles{images}; coordinates from {ends}")
-    found = latent_star.datadir(some.table, out / STAR, datadir)
+    found = writers.datadir_for(some.table, out / STAR, datadir)
     if found:
         typer.echo(f"images are named as before: read {STAR} with --datadir {found}")
     typer.echo(f"coordinates in {out}/: {LATENTS}, {STAR}")

@@ -40,7 +40,7 @@ def preprocess(
     from instamap.cli.progress import Stages
     from instamap.data.particles import Particles
     from instamap.data.preprocess import Preprocess
-    from instamap.data.rewrite import rewrite
+    from instamap.data.writers import write_particles
     from instamap.workflows import output
 
     steps = Preprocess(crop, box, bool(normalise), background)
@@ -55,7 +55,7 @@ def preprocess(
         check_target(target, (given.path, *given.stacks.files), force)
     with output.staged(out, force) as folder, Stages() as stages:
         stages.say(f"{given.count} images of {given.stacks.box} px: {steps}")
-        rewrite(given, folder / STAR, folder / STACK, name=str(out / STACK), watch=stages.read)
+        write_particles(given, folder / STAR, folder / STACK, name=str(out / STACK), watch=stages.read)
     typer.echo(
         f"{given.count} images of {given.box} px at {given.pixel_size:g} Å in {out}/: {STAR},"
         f" {STACK}"

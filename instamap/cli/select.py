@@ -46,14 +46,14 @@ def select(
     before.
     """
     from instamap.cli.preprocess import check_target
-    from instamap.data import latent_star
+    from instamap.data import writers
     from instamap.motion import selection as choose
     from instamap.motion.motion_model import Motion
 
     if not within and lasso is None:
         raise OptionError("nothing says which particles to select; give --within or --lasso")
     given = Motion.open(motion)
-    table = latent_star.source(given.settings, particles, len(given.latents))
+    table = writers.table_of_run(given.settings, particles, len(given.latents))
     check_target(output, (table.path,), force)
     chosen = choose.within(given.latents, within or [])
     if lasso is not None:
@@ -64,9 +64,9 @@ def select(
             f"none of the {len(chosen)} particles of '{motion}' is selected; look at latents.png of"
             " `instamap states`"
         )
-    latent_star.write(table, given.latents, output, rows)
+    writers.write_latents(table, given.latents, output, rows)
     typer.echo(f"{len(rows)} of {len(chosen)} particles in {output}")
     datadir = given.settings.get("datadir")
-    place = latent_star.datadir(table, output, Path(datadir) if datadir else None)
+    place = writers.datadir_for(table, output, Path(datadir) if datadir else None)
     if place:
         typer.echo(f"images are named as before: read it with --datadir {place}")

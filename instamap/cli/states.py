@@ -145,14 +145,14 @@ def _fill(
     import json
 
     from instamap.cli.progress import Stages
-    from instamap.data import latent_star
+    from instamap.data import writers
     from instamap.motion import conformation_maps as make
     from instamap.motion import pose_dependence
     from instamap.report import movie
 
-    table = latent_star.source(motion.settings, particles, len(motion.latents))
+    table = writers.table_of_run(motion.settings, particles, len(motion.latents))
     latents = motion.latents.double()
-    rotation = latent_star.rotation(table)
+    rotation = table.rotation
     moving = frames > 1 and len(z) > 1
     morph = make.through(z, frames) if moving and "path" not in how else None
     shown = z if morph is None else morph
@@ -169,9 +169,9 @@ def _fill(
             seen, film = movie.write(files, shown, latents, folder, level=level, watch=step)
             record["level"] = seen.camera.level
     pose_dependence.plot(folder / "latents.png", latents, rotation, z)
-    latent_star.write(table, latents, folder / STAR)
+    writers.write_latents(table, latents, folder / STAR)
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    place = latent_star.datadir(table, out / STAR, _datadir(motion))
+    place = writers.datadir_for(table, out / STAR, _datadir(motion))
     return [*_rows(done), *_conclusion(record["leakage"], film, place, out)]
 
 

@@ -1,4 +1,4 @@
-"""What is done to images before they are used: cropped, scaled down, their background normalised."""
+"""What is done to images before use: cropped, scaled down, their background normalised."""
 
 import math
 from dataclasses import asdict, dataclass

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.command import instamap
 from support.motions import save
 
-from instamap.data import latent_star
+from instamap.data import writers
 from instamap.data.formats import star as reading
 from instamap.data.particles import Particles
 from instamap.errors import DataError, OptionError
@@ -97,7 +97,7 @@ def test_every_row_table_and_column_is_kept(project):
     given = project / "Refine" / "particles.star"
     check_kept(out / "particles_latents.star", given, [0, 1, 2, 3, 4])
     again = reading.read(out / "particles_latents.star")
-    assert torch.equal(again.angles, reading.read(given).angles)
+    assert torch.equal(again.rotation, reading.read(given).rotation)
     found, true = (
         Particles.open(star).images(torch.arange(5))
         for star in (out / "particles_latents.star", given)
@@ -117,7 +117,7 @@ def test_a_file_of_one_table_without_a_loop(tmp_path, make_particle):
     row = make_particle(rlnDetectorPixelSize=5.0, rlnMagnification=10000, rlnVoltage=300)
     text = "\ndata_\n\n" + "".join(f"_{name} {value}\n" for name, value in row.items())
     (tmp_path / "one.star").write_text(text)
-    latent_star.write(
+    writers.write_latents(
         reading.read(tmp_path / "one.star", ctf=False), LATENTS[:1], tmp_path / "new.star"
     )
     [(head, [values])] = words(tmp_path / "new.star").values()

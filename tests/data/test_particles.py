@@ -336,7 +336,7 @@ def test_real_tilt_images(shared_data):
     assert torch.equal(
         particles.images(rows), torch.from_numpy(whole[rows.numpy()].astype(np.float32))
     )
-    half = particles.split(0, together="rlnGroupName")
+    half = particles.split(0, group_by="rlnGroupName")
     assert particles.groups("rlnGroupName").max() == 39
     assert torch.equal(half, particles.half)
     assert (particles.views.rotation.det() - 1).abs().max() < 1e-12

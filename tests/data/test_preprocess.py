@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from support.command import QUICK, instamap, maps
 
 from instamap.data import particles as reading
-from instamap.data import rewrite as writing
+from instamap.data import writers as writing
 from instamap.data.formats import star
 from instamap.data.particles import Particles
 from instamap.data.preprocess import NOTHING, Preprocess, Preprocessor, fourier_crop, normalise
-from instamap.data.rewrite import rewrite
+from instamap.data.writers import write_particles
 from instamap.errors import DataError, OptionError
 from instamap.geometry import grids
 from instamap.maps import fsc, mask
@@ -252,7 +252,7 @@ def make(tmp_path, write_star, write_stack, make_optics, make_particle):
 def written(star: Path, steps: Preprocess, folder: Path) -> Path:
     """The STAR file of the preprocessed particles in a folder of their own."""
     folder.mkdir()
-    rewrite(
+    write_particles(
         Particles.open(star, preprocess=steps),
         folder / "new.star",
         folder / "new.mrcs",
@@ -437,7 +437,7 @@ def test_a_file_of_relion_3_0(make, tmp_path, make_particle):
         number("rlnMagnification") == pytest.approx([70000 / 1.5] * 3)
         and number("rlnDetectorPixelSize") == [14] * 3
     )
-    assert list(new.table.columns.particles) == list(rows[0])
+    assert list(new.table.columns.particles.columns) == list(rows[0])
 
 
 def test_a_magnification_of_the_micrograph_is_kept(make, tmp_path, make_optics, make_particle):

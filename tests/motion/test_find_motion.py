@@ -95,7 +95,7 @@ def test_copies_of_an_image_are_on_one_side(tmp_path, monkeypatch):
         )
         find_motion.explore(held_out, held_out, kin, *given)
     judges, witnesses = (
-        set(source.known.particles.units()[source.known.held_out[some]].tolist())
+        set(source.known.particles.exclusive_groups()[source.known.held_out[some]].tolist())
         for some in seen[-2:]
     )
     assert judges and witnesses and not judges & witnesses

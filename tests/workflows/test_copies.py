@@ -83,9 +83,9 @@ def test_images_and_groups_are_linked_from_row_to_row(once):
         )
 
     star = listed(once, "joined.star", change)
-    unit = Particles.open(star).units("rlnGroupName")
+    unit = Particles.open(star).exclusive_groups("rlnGroupName")
     assert unit.tolist() == [i % COUNT // 30 for i in range(COUNT * COPIES)]
-    assert torch.equal(Particles.open(star).units(), torch.arange(COUNT).repeat(COPIES))
+    assert torch.equal(Particles.open(star).exclusive_groups(), torch.arange(COUNT).repeat(COPIES))
     sets = sets_of(star, together="rlnGroupName")
     assert (
         len({i // 30 for some in sets.values() for i in some})
@@ -98,7 +98,7 @@ def test_sets_of_images_that_are_listed_once_are_what_they_were(once):
     """Drawn by row; and with them the maps of every earlier run."""
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
     assert sets_of(once)["held_out"] == set(order[:15].tolist())
-    assert torch.equal(Particles.open(once).units(), torch.arange(COUNT))
+    assert torch.equal(Particles.open(once).exclusive_groups(), torch.arange(COUNT))
 
 
 def test_a_random_subset_that_parts_an_image_is_refused(once, tmp_path):

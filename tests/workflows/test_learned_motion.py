@@ -261,7 +261,7 @@ def test_corrections_in_a_plane_are_what_the_deformation_does():
 
 def poses_of(file: Path) -> tuple[Tensor, Tensor]:
     read = star.read(file)
-    return rotations.from_euler(*read.angles.unbind(-1)), read.origin
+    return read.rotation, read.origin
 
 
 @pytest.mark.parametrize("source", ["table", "image"])

@@ -1,1 +1,5 @@
 """Files of particles as programs write them; each becomes one particle table."""
+
+from instamap.data.formats.choice import read
+
+__all__ = ["read"]

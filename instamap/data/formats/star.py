@@ -1,129 +1,165 @@
-"""Particle STAR files as RELION 3.0 to 5 writes them, read into poses and optics in Å and radians."""
+"""Particle STAR files as RELION 3.0 to 5 writes them: poses and optics in Å and radians."""
 
 import math
-from dataclasses import dataclass
+import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from instamap.data.formats.star_tables import Columns, load
+from instamap.data.formats.base import InputFormat
+from instamap.data.formats.star_columns import StarColumns
+from instamap.data.formats.star_source import StarSource
+from instamap.data.particle_table import Columns, Numbers, ParticleTable
 from instamap.errors import DataError
+from instamap.geometry import rotations
 from instamap.scene import Optics
 
+TERMS = {
+    "image": "rlnImageName",
+    "box": "rlnImageSize",
+    "pixel size": "rlnImagePixelSize",
+    "half": "rlnRandomSubset",
+    "premultiplied": "rlnCtfDataAreCtfPremultiplied",
+    "phase-flipped": "rlnCtfDataArePhaseFlipped",
+    "mirrored": "rlnIsFlip",
+}
+# columns that the image model leaves out, and the values with which they say nothing
+_UNMODELLED = {
+    "rlnMagMat00": 1.0,
+    "rlnMagMat01": 0.0,
+    "rlnMagMat10": 0.0,
+    "rlnMagMat11": 1.0,
+    "rlnBeamTiltX": 0.0,
+    "rlnBeamTiltY": 0.0,
+    "rlnOddZernike": 0.0,
+    "rlnEvenZernike": 0.0,
+}
 _REFINED = "take the STAR file that a 3-D refinement wrote (run_data.star)"
 _CTF = "estimate the CTF first, or read the particles as images without contrast transfer"
 _PIXEL = (
     "add rlnImagePixelSize to the optics table, or rlnDetectorPixelSize and rlnMagnification to the"
     " particles"
 )
+_DEGREE = math.pi / 180
+_HEAD = 1 << 16  # bytes in which a STAR file has its first table
+_TABLE = re.compile(rb"^\s*data_", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class StarTable:
-    """Particles of a STAR file: what it says, with lengths in Å and angles in radians.
-
-    image_names: "N" as written (N@stack). angles "N 3": rot, tilt, psi. origin "N 2": Å. pixel_size
-    "N": Å. group "N": optics group from 0. optics: None means no contrast transfer. columns: the
-    tables themselves.
-    """
-
-    columns: Columns
-    image_names: list[str]
-    angles: Tensor
-    origin: Tensor
-    pixel_size: Tensor
-    group: Tensor
-    optics: Optics | None
-
-    @property
-    def path(self) -> Path:
-        return self.columns.path
-
-    def __len__(self) -> int:
-        return len(self.image_names)
-
-
-def read(path: str | Path, *, ctf: bool = True) -> StarTable:
-    """Read particles from `path` (also gzipped: .star.gz).
+class StarFormat(InputFormat):
+    """STAR files of particles, also gzipped (.star.gz).
 
     Both generations are understood: one table with origins in pixels (up to 3.0), or particles and
     optics tables, in any order, joined by rlnOpticsGroup, with origins in Å. Where both tables have
     a column the particle table wins; where both kinds of origin are there, those in Å win. Missing
-    rlnPhaseShift, rlnCtfBfactor, origins mean 0, a missing rlnCtfScalefactor 1. With ctf=False the
-    columns of the CTF are left alone and `optics` is None. Raises DataError.
+    rlnPhaseShift, rlnCtfBfactor, origins mean 0, a missing rlnCtfScalefactor 1.
     """
-    columns = load(Path(path))
-    if "rlnTomoVisibleFrames" in columns:
-        raise DataError(
-            f"'{columns.path}' lists one stack of tilts a row (rlnTomoVisibleFrames); "
-            "write one row an image, with the pose, defocus and N@stack of each visible tilt"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """By its suffix, or a data_ line near its beginning."""
+        if not path.is_file():
+            return False
+        if path.name.endswith((".star", ".star.gz")):
+            return True
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        return b"\0" not in head and _TABLE.search(head) is not None
+
+    def read(self, path: Path, *, ctf: bool = True) -> ParticleTable:
+        """The particles of a STAR file; with ctf=False the columns of the CTF are left alone and
+        `optics` is None. Raises DataError.
+        """
+        columns = StarColumns.read(path)
+        if "rlnTomoVisibleFrames" in columns:
+            raise DataError(
+                f"'{columns.path}' lists one stack of tilts a row (rlnTomoVisibleFrames); "
+                "write one row an image, with the pose, defocus and N@stack of each visible tilt"
+            )
+        image_names = columns.texts(
+            TERMS["image"], "take a STAR file of particles, not of micrographs or models"
         )
-    names = columns.column(
-        "rlnImageName", "take a STAR file of particles, not of micrographs or models"
-    )
-    angles = [
-        columns.numbers(f"rlnAngle{name}", remedy=_REFINED) for name in ("Rot", "Tilt", "Psi")
-    ]
-    pixel_size = _pixel_size(columns)
-    return StarTable(
-        columns=columns,
-        image_names=[str(name) for name in names],
-        angles=torch.deg2rad(torch.tensor(np.stack(angles, -1))),
-        origin=torch.tensor(np.stack([_origin(columns, axis, pixel_size) for axis in "XY"], -1)),
-        pixel_size=torch.tensor(pixel_size),
-        group=torch.tensor(columns.group),
-        optics=_optics(columns) if ctf else None,
-    )
+        rotation = rotations.from_euler(*euler_angles(columns).unbind(-1))
+        pixel_size = _pixel_size(columns)
+        origin = _origins(columns, pixel_size)
+        optics = _optics(columns) if ctf else None
+        premultiplied = _premultiplied(columns, optics)
+        return ParticleTable(
+            path=columns.path,
+            image_names=image_names,
+            rotation=rotation,
+            origin=origin,
+            optics=optics,
+            group=torch.tensor(columns.group),
+            group_names=_group_names(columns),
+            pixel_size=torch.tensor(pixel_size),
+            box=_box(columns),
+            premultiplied=premultiplied,
+            half=_half(columns),
+            ignored=tuple(unmodelled(columns)),
+            columns=columns,
+            terms=TERMS,
+            source=StarSource(columns, pixel_size),
+        )
+
+
+def read(path: str | Path, *, ctf: bool = True) -> ParticleTable:
+    """The particles of a STAR file. Raises DataError."""
+    return StarFormat().read(Path(path), ctf=ctf)
+
+
+def euler_angles(columns: Columns) -> Tensor:
+    """Rot, tilt and psi "n 3" in radians."""
+    names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+    degrees = [columns.numbers(name, remedy=_REFINED) for name in names]
+    return torch.deg2rad(torch.tensor(np.stack(degrees, -1)))
 
 
 def vector(text: object) -> list[float]:
     """Numbers of a bracketed, perhaps quoted, vector such as [0.1,0,-2]; a plain number is a vector
     of one. Raises ValueError.
     """
-    parts = str(text).strip("\"'[] ").replace(",", " ").split()
-    return [float(part) for part in parts]
+    bare = str(text).strip("\"'[] ")
+    return [float(part) for part in bare.replace(",", " ").split()]
 
 
 def unmodelled(columns: Columns) -> list[str]:
     """Names of columns that say something which the image model leaves out: magnification matrix,
     beam tilt, Zernike terms.
     """
-    neutral = {
-        "rlnMagMat00": 1.0,
-        "rlnMagMat01": 0.0,
-        "rlnMagMat10": 0.0,
-        "rlnMagMat11": 1.0,
-        "rlnBeamTiltX": 0.0,
-        "rlnBeamTiltY": 0.0,
-        "rlnOddZernike": 0.0,
-        "rlnEvenZernike": 0.0,
-    }
-    return [
-        name
-        for name, nothing in neutral.items()
-        if name in columns and not _all_equal(columns, name, nothing)
-    ]
+    present = {name: neutral for name, neutral in _UNMODELLED.items() if name in columns}
+    return [name for name, neutral in present.items() if not _all_equal(columns, name, neutral)]
 
 
 def _all_equal(columns: Columns, name: str, value: float) -> bool:
     try:
-        return all(
-            number == value
-            for text in pd.unique(columns.column(name, ""))
-            for number in vector(text)
-        )
+        for text in dict.fromkeys(columns.texts(name)):
+            if any(number != value for number in vector(text)):
+                return False
     except ValueError:  # something is written there that can't be read: it is not nothing
         return False
+    return True
 
 
-def _positive(values: np.ndarray) -> np.ndarray:
+def _positive(values: Numbers) -> npt.NDArray[np.bool_]:
     return values > 0
 
 
-def _pixel_size(columns: Columns) -> np.ndarray:
+def _fraction(values: Numbers) -> npt.NDArray[np.bool_]:
+    return (values >= 0) & (values <= 1)
+
+
+def _flag(values: Numbers) -> npt.NDArray[np.bool_]:
+    return (values == 0) | (values == 1)
+
+
+def _subset(values: Numbers) -> npt.NDArray[np.bool_]:
+    return (values == 1) | (values == 2)
+
+
+def _pixel_size(columns: StarColumns) -> Numbers:
     for name in ("rlnImagePixelSize", "rlnPixelSize"):
         if name in columns:
             return columns.numbers(name, allowed=_positive, words="a length in Å above 0")
@@ -132,37 +168,85 @@ def _pixel_size(columns: Columns) -> np.ndarray:
     detector = columns.numbers(
         "rlnDetectorPixelSize", allowed=_positive, words="a length in µm above 0"
     )
-    return (
-        detector
-        * 1e4
-        / columns.numbers("rlnMagnification", allowed=_positive, words="a number above 0")
-    )
+    magnification = columns.numbers("rlnMagnification", allowed=_positive, words="a number above 0")
+    return detector * 1e4 / magnification
 
 
-def _origin(columns: Columns, axis: str, pixel_size: np.ndarray) -> np.ndarray:
+def _origins(columns: StarColumns, pixel_size: Numbers) -> Tensor:
+    """Origins "n 2" in Å."""
+    axes = [_origin(columns, axis, pixel_size) for axis in "XY"]
+    return torch.tensor(np.stack(axes, -1))
+
+
+def _origin(columns: StarColumns, axis: str, pixel_size: Numbers) -> Numbers:
     if f"rlnOrigin{axis}Angst" in columns:
         return columns.numbers(f"rlnOrigin{axis}Angst")
     return columns.numbers(f"rlnOrigin{axis}", default=0.0) * pixel_size
 
 
-def _optics(columns: Columns) -> Optics:
-    def fraction(values):
-        return (values >= 0) & (values <= 1)
+def _optics(columns: StarColumns) -> Optics:
+    def number(name: str) -> Numbers:
+        return columns.numbers(name, remedy=_CTF)
 
-    radians = math.pi / 180
-    values = {
-        "voltage": columns.numbers(
-            "rlnVoltage", remedy=_CTF, allowed=_positive, words="a voltage in kV above 0"
-        ),
-        "spherical_aberration": columns.numbers("rlnSphericalAberration", remedy=_CTF),
-        "amplitude_contrast": columns.numbers(
-            "rlnAmplitudeContrast", remedy=_CTF, allowed=fraction, words="from 0 to 1"
-        ),
-        "defocus_u": columns.numbers("rlnDefocusU", remedy=_CTF),
-        "defocus_v": columns.numbers("rlnDefocusV", remedy=_CTF),
-        "defocus_angle": columns.numbers("rlnDefocusAngle", remedy=_CTF) * radians,
-        "phase_shift": columns.numbers("rlnPhaseShift", default=0.0) * radians,
-        "b_factor": columns.numbers("rlnCtfBfactor", default=0.0),
-        "scale": columns.numbers("rlnCtfScalefactor", default=1.0),
-    }
-    return Optics(**{name: torch.tensor(value) for name, value in values.items()})
+    voltage = columns.numbers(
+        "rlnVoltage", remedy=_CTF, allowed=_positive, words="a voltage in kV above 0"
+    )
+    aberration = number("rlnSphericalAberration")
+    contrast = columns.numbers(
+        "rlnAmplitudeContrast", remedy=_CTF, allowed=_fraction, words="from 0 to 1"
+    )
+    defocus_u = number("rlnDefocusU")
+    defocus_v = number("rlnDefocusV")
+    defocus_angle = number("rlnDefocusAngle") * _DEGREE
+    phase_shift = columns.numbers("rlnPhaseShift", default=0.0) * _DEGREE
+    b_factor = columns.numbers("rlnCtfBfactor", default=0.0)
+    scale = columns.numbers("rlnCtfScalefactor", default=1.0)
+    return Optics(
+        voltage=torch.tensor(voltage),
+        spherical_aberration=torch.tensor(aberration),
+        amplitude_contrast=torch.tensor(contrast),
+        defocus_u=torch.tensor(defocus_u),
+        defocus_v=torch.tensor(defocus_v),
+        defocus_angle=torch.tensor(defocus_angle),
+        phase_shift=torch.tensor(phase_shift),
+        b_factor=torch.tensor(b_factor),
+        scale=torch.tensor(scale),
+    )
+
+
+def _premultiplied(columns: StarColumns, optics: Optics | None) -> bool:
+    name = TERMS["premultiplied"]
+    flags = columns.numbers(name, default=0.0, allowed=_flag, words="0 or 1")
+    if flags.min() != flags.max():
+        raise DataError(
+            f"{name} of '{columns.path}' is 0 for some images and 1 for others; select the optics"
+            " groups that share one"
+        )
+    if flags.any() and optics is None:
+        raise DataError(
+            f"{name} of '{columns.path}' is 1, which makes the CTF part of the images; read them"
+            " with their CTF"
+        )
+    return bool(flags.any())
+
+
+def _half(columns: StarColumns) -> Tensor | None:
+    name = TERMS["half"]
+    if name not in columns:
+        return None
+    subset = columns.numbers(name, allowed=_subset, words="1 or 2")
+    return torch.from_numpy(subset.astype(np.int64)) - 1
+
+
+def _box(columns: StarColumns) -> Tensor | None:
+    name = TERMS["box"]
+    return torch.tensor(columns.numbers(name)) if name in columns else None
+
+
+def _group_names(columns: StarColumns) -> tuple[str, ...]:
+    """Names of the optics groups, or their numbers from 1 where the file has no names."""
+    optics = columns.optics
+    if optics is not None and "rlnOpticsGroupName" in optics.columns:
+        return tuple(optics.columns["rlnOpticsGroupName"].texts())
+    count = int(columns.group.max()) + 1 if optics is None else len(optics)
+    return tuple(str(number) for number in range(1, count + 1))

@@ -1,0 +1,63 @@
+"""Rows of a set of particles that must not be parted, and halves drawn so that they are not."""
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def group_numbers(keys: Iterable[Hashable]) -> Tensor:
+    """For each key a number "n", counted from 0 in the keys' order, that equal keys share."""
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def exclusive_groups(links: Sequence[Tensor]) -> Tensor:
+    """For each row a number "n", counted from 0 in the rows' order, that rows which must not be
+    parted share.
+
+    links: numbers "n" from 0; rows with the same number in any of them belong together, and so on,
+    from row to row.
+    """
+    group = torch.arange(len(links[0]))
+    before = None
+    while before is None or not torch.equal(group, before):
+        before = group
+        for link in links:
+            group = _lowest(group, link)
+    return group_numbers(group.tolist())
+
+
+def _lowest(group: Tensor, link: Tensor) -> Tensor:
+    """For each row the lowest of the groups "n" of the rows that share its number in `link`."""
+    count = int(link.max()) + 1
+    lowest = group.new_full((count,), len(group))
+    return lowest.scatter_reduce(0, link, group, "amin")[link]
+
+
+def parted_row(group: Tensor, half: Tensor) -> int | None:
+    """The first row "n" whose group is in both halves; None if there is none."""
+    ones = torch.bincount(group, weights=half.double())
+    parted = (ones > 0) & (ones < torch.bincount(group))
+    rows = parted[group].nonzero()
+    return int(rows[0, 0]) if len(rows) else None
+
+
+def balanced_halves(group: Tensor, seed: int) -> Tensor:
+    """A half, 0 or 1, for each row "n": groups in random order, the largest first, each to the
+    smaller half.
+    """
+    sizes = torch.bincount(group)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(sizes), generator=generator)
+    by_size = torch.argsort(sizes[order], descending=True, stable=True)
+    order = order[by_size]
+    totals = [0, 0]
+    chosen = []
+    for size in sizes[order].tolist():
+        smaller = int(totals[1] < totals[0])
+        totals[smaller] += size
+        chosen.append(smaller)
+    half = torch.empty(len(sizes), dtype=torch.long)
+    half[order] = torch.tensor(chosen)
+    return half[group]

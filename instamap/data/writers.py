@@ -1,0 +1,132 @@
+"""Files of particles, written again with what is known now; all else stays to the letter."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import numpy as np
+import torch
+from torch import Tensor
+
+from instamap.data import formats
+from instamap.data.particle_table import ParticleTable, Rescaling
+from instamap.data.particles import Particles
+from instamap.data.stacks import Stacks
+from instamap.errors import DataError
+from instamap.files import replacing
+from instamap.scene import Views
+
+_PIXELS_AT_ONCE = 1 << 22  # of images as they are on disk
+
+
+def write_latents(
+    table: ParticleTable, latents: Tensor, file: Path, rows: Tensor | None = None
+) -> None:
+    """Write the particles `rows` "m" (all if None), in the file's order, with columns
+    instamapLatent1, 2, ... of the coordinates "n L".
+
+    Columns of these names from an earlier run are replaced. Raises OutputError.
+    """
+    source = table.source.with_latents(latents)
+    if rows is not None:
+        source = source.take(rows.sort().values.numpy())
+    with replacing(file) as sibling:
+        source.write(sibling)
+
+
+def write_poses(particles: Particles, views: Views, changed: Tensor, file: Path) -> None:
+    """Write the particles with the poses of `views`: angles and origins, in Å and in pixels,
+    whichever the file has.
+
+    Rows that are not `changed` "n" (bool) stay to the letter. Raises OutputError.
+    """
+    source = particles.table.source.with_poses(views, changed.numpy())
+    with replacing(file) as sibling:
+        source.write(sibling)
+
+
+def write_particles(
+    particles: Particles,
+    file: Path,
+    stack: Path,
+    *,
+    name: str,
+    images: Callable[[Tensor], Tensor] | None = None,
+    count: int | None = None,
+    watch: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the first `count` particles (all by default), as they are preprocessed: `file`, and
+    their images in `stack` in float32.
+
+    name: by which the file calls the stack. images(rows "B") -> "B D D" instead of the particles'
+    own. Tables, columns, rows and their order are kept, and each value to the letter but for names
+    of images and, where they change, the images' size and pixel size (by a magnification: that) and
+    origins in pixels. watch(done, total) is told of images. Raises DataError.
+    """
+    count = particles.count if count is None else min(count, particles.count)
+    done = particles.preprocessor
+    rescaling = Rescaling(particles.stacks.box, done.edge, done.box)
+    first = particles.table.source.take(np.arange(count))
+    first.with_images(name, rescaling).write(file)
+    read = images or particles.images
+    shape = (count, particles.box, particles.box)
+    with mrcfile.new_mmap(stack, shape, mrc_mode=2, overwrite=True) as mrc:
+        for rows in torch.arange(count).split(max(1, _PIXELS_AT_ONCE // particles.stacks.box**2)):
+            end = int(rows[-1]) + 1
+            mrc.data[int(rows[0]) : end] = read(rows).numpy()
+            if watch is not None:
+                watch(end, count)
+        mrc.set_image_stack()
+        mrc.voxel_size = particles.pixel_size
+
+
+def table_of_run(settings: Mapping[str, Any], given: Path | None, count: int) -> ParticleTable:
+    """The particles of a run with `settings`, or those of the file that is given in its place,
+    which must have `count` rows. Raises DataError.
+    """
+    if given is None and "particles" not in settings:
+        raise DataError(
+            "run.toml does not name the particles; give their STAR file with --particles"
+        )
+    path = Path(settings["particles"]) if given is None else given
+    if not path.exists():
+        raise DataError(
+            f"the particles' STAR file '{path}' does not exist (seen from '{Path.cwd()}'); give it"
+            " with --particles"
+        )
+    table = formats.read(path, ctf=False)
+    if len(table) != count:
+        raise DataError(
+            f"'{path}' has {len(table)} rows, but the run has coordinates of {count}; give the STAR"
+            " file that was fitted"
+        )
+    return table
+
+
+def datadir_for(table: ParticleTable, file: Path, datadir: Path | None) -> Path | None:
+    """The folder with which the images that `table` names are found for a file `file` that names
+    them likewise.
+
+    None where they are found without, or the run itself (with its `datadir`) would not find them.
+    """
+    of_stacks = {name.rpartition("@")[2]: name for name in table.image_names}
+    names = list(of_stacks.values())  # one of each stack
+    found = _stack_files(names, table.path, datadir)
+    if found is None or _stack_files(names, file, None) == found:
+        return None
+    start = table.path.absolute().parent
+    folders = [start, *start.parents] if datadir is None else [datadir]
+    for folder in folders:
+        if _stack_files(names, file, folder) == found:
+            return folder
+    return None
+
+
+def _stack_files(names: list[str], file: Path, folder: Path | None) -> list[Path] | None:
+    """The stacks that are found for a file of particles, or None."""
+    try:
+        stacks = Stacks(names, file, folder)
+    except DataError:
+        return None
+    return [path.resolve() for path in stacks.files]
