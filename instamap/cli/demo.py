@@ -21,7 +21,6 @@ def demo(
 ) -> None:
     """Simulate particles of a small molecule and reconstruct them."""
     from instamap.cli import summary
-    from instamap.fourier.ctf import ctf
     from instamap.simulate import particle_set
     from instamap.workflows import output
     from instamap.workflows.map import Settings
@@ -29,7 +28,7 @@ def demo(
     check_seed(seed)
     output.check(out / "map", force)
     with output.staged(out, force=True) as stage:
-        particle_set.demo(stage, transfer=ctf, seed=seed)
+        particle_set.demo(stage, seed=seed)
     typer.echo(f"simulated particles in {out}/: particles.star, particles.mrcs, truth.mrc")
     summary.run(Settings(particles=out / "particles.star", seed=seed), out / "map", force)
     typer.echo(

@@ -1,38 +1,21 @@
-"""`instamap describe`: one part with its options, their defaults and what they may be; stages,
-preprocessing, the automatic engine.
-"""
+"""`instamap describe`: one part with its options, or a stage, the preprocessing, the rule for auto."""
 
-from typing import Annotated, get_args
+import dataclasses
+from typing import Annotated, Any
 
 import typer
 
-from instamap.cli.flags import Background, Box, Crop, Normalise
 from instamap.cli.text_table import columns
+from instamap.errors import OptionError
 from instamap.plugin.component import KINDS
 from instamap.plugin.options import OptionSpec
 from instamap.plugin.options import describe as specs_of
 from instamap.plugin.registry import default
+from instamap.workflows.choose import RULE
+from instamap.workflows.settings import SETTING, SettingFacts, Settings
 
-FLAGS = {
-    "representation": ("--representation", "-R"),
-    "deformation": ("--deform", "-D"),
-    "forward": ("--forward", "-F"),
-    "likelihood": ("--likelihood", "-L"),
-    "engine": ("--engine", "-E"),
-}
-AUTO = [
-    ["TAKES", "WHERE"],
-    [
-        "states",
-        (
-            "particles go through states: --deform bending-field (from=table, Gaussian noise, no"
-            " stages) or subspace"
-        ),
-    ],
-    ["poses", "--deform rigid corrects whole particles from a table, with no regulariser or stage"],
-    ["normal", "all particles share one density"],
-    ["images", "anything else, and wherever noise is not Gaussian"],
-]
+PREPROCESSING = ("crop", "box", "normalise", "background")
+INDENT = "  "
 
 
 def describe(
@@ -42,33 +25,58 @@ def describe(
     name: Annotated[
         str,
         typer.Argument(
-            help="As `instamap parts` lists it, or engine auto; none for stage and preprocess."
+            help="As `instamap parts` lists it, or workflow auto; none for stage and preprocess."
         ),
     ] = "",
 ) -> None:
-    """Show a part and its options, those of a stage of the fit, or what can be done to images
-    before it.
-    """
-    other = {("stage", ""): _stage, ("preprocess", ""): _preprocess, ("engine", "auto"): _auto}.get(
-        (kind, name)
-    )
-    if other:
-        return other()
+    """Show a part and its options, a stage of the fit, or what can be done to images before it."""
+    special = {
+        ("stage", ""): _stage,
+        ("preprocess", ""): _preprocess,
+        ("workflow", "auto"): _auto,
+        ("objective", "auto"): _auto,
+    }
+    if (kind, name) in special:
+        special[kind, name]()
+        return
+    if kind in KINDS and not name:
+        names = ", ".join(part.name for part in default().parts(kind))
+        raise OptionError(f"no name of a {kind} is given; choose {names}")
+    _part(kind, name)
+
+
+def _part(kind: str, name: str) -> None:
     part = default().get(kind, name)
     specs = specs_of(part.load().Options)
-    choice, option = FLAGS[part.kind]
-    use = f"{choice} {part.name}" + (f" {option} OPTION=VALUE" if specs else "")
     typer.echo(f"{part.kind} {part.name}: {part.summary}\n")
-    facts = [["from", part.provider], ["class", part.target], ["cite", part.cite], ["use", use]]
-    typer.echo(columns([["  " + what, value] for what, value in facts if value]))
+    facts = [
+        ["from", part.provider],
+        ["class", part.target],
+        ["cite", part.cite],
+        ["use", _use(kind, name, bool(specs))],
+    ]
+    _indented([[what, value] for what, value in facts if value])
     _options(specs)
 
 
+def _use(kind: str, name: str, has_options: bool) -> str:
+    """How the part is chosen on the command line."""
+    facts = [_facts(field) for field in dataclasses.fields(Settings)]
+    own = next((one for one in facts if one.kind == kind), None)
+    if own is None:
+        return "chosen by what the file is"
+    return f"{own.flag} {name}" + (f" {own.options_flag} OPTION=VALUE" if has_options else "")
+
+
+def _facts(field: "dataclasses.Field[Any]") -> SettingFacts:
+    return field.metadata[SETTING]
+
+
 def _stage() -> None:
-    from instamap.fit.stages import Stage
+    from instamap.fit.stage import Stage
 
     typer.echo(
-        "stage: what learns in one stage of a fit, and how fast; it ends where looks stop"
+        "stage: what learns in one stage of a fit, and how fast; it ends where evaluations stop"
         " improving\n"
     )
     typer.echo(
@@ -80,42 +88,45 @@ def _stage() -> None:
 
 def _preprocess() -> None:
     typer.echo(
-        "preprocess: what is done to each image when it is read, in this order; the STAR file's"
+        "preprocess: what is done to each image when it is read, in this order; the file's"
         " origins stay true\n"
     )
     typer.echo(
         "  use  of reconstruct and accumulate, or once for all of instamap preprocess; in run.toml"
-        " a table [preprocess]\n"
+        " by the same names\n"
     )
-    rows = [["OPTION", "WHAT IT IS"]]
-    for name, flag in {
-        "crop": Crop,
-        "box": Box,
-        "normalise": Normalise,
-        "background": Background,
-    }.items():
-        rows.append([f"--{name}", get_args(flag)[1].help])
-    typer.echo(columns([["  " + row[0], *row[1:]] for row in rows]))
+    fields = Settings.__dataclass_fields__
+    rows = [[f"--{name}", fields[name].metadata["help"]] for name in PREPROCESSING]
+    _indented([["OPTION", "WHAT IT IS"], *rows])
 
 
 def _auto() -> None:
     typer.echo(
-        "engine auto: the usual choice; says which engine it takes, and run.toml keeps that one\n"
+        "auto: the workflow and the objective that go with the parts; says which, and run.toml"
+        " keeps them\n"
     )
-    typer.echo(columns([["  " + row[0], *row[1:]] for row in AUTO]))
-    typer.echo("\n  Options (-E) are those of the engine: instamap describe engine NAME")
+    _indented([["WORKFLOW", "TAKEN WHERE"], *[list(row) for row in RULE]])
+    typer.echo("\n  Options are those of what is taken: instamap describe workflow NAME")
 
 
 def _options(specs: list[OptionSpec]) -> None:
-    if specs:
-        head = ["OPTION", "DEFAULT", "ALLOWED", "UNIT", "WHAT IT IS"]
-        rows = [head, *[[s.name, _written(s.default), s.allowed, s.unit, s.help] for s in specs]]
-        if not any(s.unit for s in specs):
-            rows = [row[:3] + row[4:] for row in rows]
-        typer.echo("\n" + columns([["  " + row[0], *row[1:]] for row in rows]))
+    """A table of options; the column of units only where there are any."""
+    if not specs:
+        return
+    heading = ["OPTION", "DEFAULT", "ALLOWED", "UNIT", "WHAT IT IS"]
+    rows = [[s.name, _written(s.default), s.allowed, s.unit, s.help] for s in specs]
+    if not any(spec.unit for spec in specs):
+        heading.remove("UNIT")
+        rows = [row[:3] + row[4:] for row in rows]
+    typer.echo("")
+    _indented([heading, *rows])
 
 
-def _written(value) -> str:
+def _indented(rows: list[list[str]]) -> None:
+    typer.echo(columns([[INDENT + row[0], *row[1:]] for row in rows]))
+
+
+def _written(value: Any) -> str:
     """A default as it would be typed."""
     if value is None or isinstance(value, bool):
         return str(value).lower()

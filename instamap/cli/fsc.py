@@ -32,10 +32,15 @@ def fsc(
     if output:
         shells.write_csv(output, curves, box, pixel_size)
     if plot:
-        shells.plot(plot, curves, box, pixel_size)
-    rows = [["", *[f"FSC = {t:g}" for t in shells.THRESHOLDS], "AUC"]]
+        from instamap.report import fsc_plot
+
+        fsc_plot.plot(plot, curves, box, pixel_size)
+    rows = [["", *[f"FSC = {t:g}" for t in shells.RESOLUTION_THRESHOLDS], "AUC"]]
     for name, curve in curves.items():
-        found = [f"{shells.resolution(curve, box, pixel_size, t):.2f} Å" for t in shells.THRESHOLDS]
+        found = [
+            f"{shells.resolution(curve, box, pixel_size, t):.2f} Å"
+            for t in shells.RESOLUTION_THRESHOLDS
+        ]
         rows.append([name, *found, f"{shells.auc(curve):.4f}"])
     typer.echo(columns(rows))
 

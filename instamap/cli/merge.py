@@ -22,9 +22,10 @@ def merge(
 ) -> None:
     """Add statistics of disjoint shards that were gathered with the same settings."""
     from instamap.workflows import shards
+    from instamap.workflows.shard import missing_share
 
     folder = shards.merge(statistics, out, force=force)
-    sets = ", ".join(f"{name} {count}" for name, count in folder.said["sets"].items())
-    left = shards.missing(folder.shards)
-    rest = f"; shards of {float(left):.1%} of the images are missing" if left else ""
+    sets = ", ".join(f"{name} {count}" for name, count in folder.counts.items())
+    missing = missing_share(folder.shards)
+    rest = f"; shards of {float(missing):.1%} of the images are missing" if missing else ""
     typer.echo(f"statistics of {sets} images in {out}/{rest}")

@@ -83,9 +83,7 @@ def morph(
     )
     start = reference(given, state)
     with Stages() as stages:
-        done = atoms.morph(
-            given, model, out, start, z, centred=centred, watch=stages.counter("states", len(z))
-        )
+        done = atoms.morph(given, model, out, start, z, centred=centred, progress=stages)
     typer.echo(
         f"{out}: {len(z)} models, atoms moved by {float(done.rms.min()):.2f} to"
         f" {float(done.rms.max()):.2f} Å rms"

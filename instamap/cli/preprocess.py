@@ -55,7 +55,9 @@ def preprocess(
         check_target(target, (given.path, *given.stacks.files), force)
     with output.staged(out, force) as folder, Stages() as stages:
         stages.say(f"{given.count} images of {given.stacks.box} px: {steps}")
-        write_particles(given, folder / STAR, folder / STACK, name=str(out / STACK), watch=stages.read)
+        write_particles(
+            given, folder / STAR, folder / STACK, name=str(out / STACK), watch=stages.read
+        )
     typer.echo(
         f"{given.count} images of {given.box} px at {given.pixel_size:g} Å in {out}/: {STAR},"
         f" {STACK}"

@@ -96,7 +96,6 @@ def simulate(
     variance 1.
     """
     from instamap.cli.progress import Stages
-    from instamap.fourier.ctf import ctf
     from instamap.simulate import particle_set as sets
     from instamap.simulate.exposure import Exposure
     from instamap.simulate.write_set import FILES
@@ -117,9 +116,7 @@ def simulate(
         source, box, pixel, {name: value for name, value in only.items() if value is not None}
     )
     with output.staged(out, force) as folder, Stages() as stages:
-        written = sets.simulate(
-            folder, made, plan, exposure, transfer=ctf, seed=seed, watch=stages.simulate
-        )
+        written = sets.simulate(folder, made, plan, exposure, seed=seed, progress=stages)
         said = {
             "source": str(source),
             "seed": seed,

@@ -148,7 +148,7 @@ def _fill(
     from instamap.data import writers
     from instamap.motion import conformation_maps as make
     from instamap.motion import pose_dependence
-    from instamap.report import movie
+    from instamap.report import coordinates_plot, movie
 
     table = writers.table_of_run(motion.settings, particles, len(motion.latents))
     latents = motion.latents.double()
@@ -158,17 +158,17 @@ def _fill(
     shown = z if morph is None else morph
     record = {"states": how, "level": None, "leakage": pose_dependence.leakage(latents, rotation)}
     with Stages() as stages:
-        total = len(z) + (0 if morph is None else len(morph)) + len(shown) * moving
-        step = stages.counter("maps and frames" if moving else "maps", total)
+        total = len(z) + (0 if morph is None else len(morph))
+        step = stages.counter("maps", total)
         done = make.write(motion, z, folder, step)
         files = [folder / state.file for state in done]
         if morph is not None:
             files = make.write_morph(motion, morph, folder, step)
         film = ""
         if moving:
-            seen, film = movie.write(files, shown, latents, folder, level=level, watch=step)
-            record["level"] = seen.camera.level
-    pose_dependence.plot(folder / "latents.png", latents, rotation, z)
+            seen, film = movie.write(files, shown, latents, folder, level=level, progress=stages)
+            record["level"] = seen.surface.level
+    coordinates_plot.plot(folder / "latents.png", latents, rotation, z)
     writers.write_latents(table, latents, folder / STAR)
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     place = writers.datadir_for(table, out / STAR, _datadir(motion))

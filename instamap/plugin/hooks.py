@@ -30,3 +30,10 @@ def instamap_step_finished(name, step, metrics):
 
     It is called from the threads of the fits, one call at a time.
     """
+
+
+@hookspec
+def instamap_report_sections(result):
+    """Return a list of `instamap.report.section.Section`: what this plugin adds to the report of a
+    finished run.
+    """

@@ -7,7 +7,8 @@ import difflib
 import math
 import types
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from instamap.errors import OptionError
 
@@ -80,6 +81,15 @@ class DeformationOptions(Options):
     )
 
 
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
+
+
 @dataclass(frozen=True)
 class OptionSpec:
     """One option as shown by `instamap describe`: name, type, default, help, unit, range. field:
@@ -103,9 +113,7 @@ class OptionSpec:
         if get_origin(kinds[0]) is Literal:
             words = "one of " + ", ".join(str(v) for v in get_args(kinds[0]))
         else:
-            words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[
-                kinds[0]
-            ]
+            words = WORDS[kinds[0]]
         if self.low is not None and self.high is not None:
             words += f" from {self.low:g} to {self.high:g}"
         elif self.low is not None:
@@ -114,10 +122,9 @@ class OptionSpec:
             words += f" of at most {self.high:g}"
         return words + (" or none" if optional else "")
 
-    def _refuse(self, value):
-        raise OptionError(
-            f"option '{self.name}' of {self.owner} is {value!r}; it must be {self.allowed}"
-        )
+    def _refuse(self, value: Any) -> NoReturn:
+        what = f"option '{self.name}' of {self.owner}" if self.owner else self.name
+        raise OptionError(f"{what} is {value!r}; it must be {self.allowed}")
 
     def parse(self, text: str):
         """The value that `text` (as typed after key=) stands for. Raises OptionError."""
@@ -156,6 +163,8 @@ class OptionSpec:
             kind is float and type(value) is int and abs(value) <= 2**53
         ):  # beyond, digits would be lost
             value = float(value)
+        if kind is Path and isinstance(value, str):
+            value = Path(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             self._refuse(value)
         if kind is float and not math.isfinite(value):
@@ -183,6 +192,11 @@ def describe(options_class: type) -> list[OptionSpec]:
     ]
 
 
+def describe_field(made: dataclasses.Field, kind: Any) -> OptionSpec:
+    """One field of a class that has other fields too, as an option of its own name."""
+    return _spec("", made, kind)
+
+
 def _owner(options_class: type) -> str:
     """Whose options they are; a part that adds none of its own uses one of the classes of this file
     as it is.
@@ -196,16 +210,24 @@ def _owner(options_class: type) -> str:
 
 def _spec(owner: str, made: dataclasses.Field, kind) -> OptionSpec:
     kinds, _ = _members(kind)
-    readable = len(kinds) == 1 and (
-        kinds[0] in (bool, int, float, str) or get_origin(kinds[0]) is Literal
-    )
+    readable = len(kinds) == 1 and (kinds[0] in WORDS or get_origin(kinds[0]) is Literal)
     if not readable or "help" not in made.metadata:
         raise OptionError(
             f"option '{made.name}' of {owner} cannot be typed on a command line: write it as `name:"
-            " bool, int, float, str or Literal[...] (or None) = option(default, help)`"
+            " bool, int, float, str, Path or Literal[...] (or None) = option(default, help)`"
         )
-    said = dict(made.metadata)
-    return OptionSpec(owner, said.pop("name") or made.name, made.name, kind, made.default, **said)
+    facts = made.metadata
+    return OptionSpec(
+        owner=owner,
+        name=facts["name"] or made.name,
+        field=made.name,
+        type=kind,
+        default=made.default,
+        help=facts["help"],
+        unit=facts["unit"],
+        low=facts["low"],
+        high=facts["high"],
+    )
 
 
 def parse(options_class: type, items: list[str]):

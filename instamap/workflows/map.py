@@ -1,316 +1,202 @@
-"""A whole reconstruction: from a STAR file to half maps, a map and its resolution."""
+"""The workflow of a map: half maps, their mean and its resolution, by any objective."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from instamap.data.particles import Particles
-from instamap.errors import CompositionError
-from instamap.fit import loop, normal, stages
-from instamap.fit.objective import Evidence
-from instamap.fit.parallel import side_by_side
-from instamap.maps import fsc, mask, mrc
-from instamap.model import Choice, Model, born, choose, compose
-from instamap.plugin.registry import default
-from instamap.report import likelihood_plot, slices
+from instamap.fit.loop import FitResult, optimise
+from instamap.fit.objective import FitData, StatisticsData
+from instamap.fit.parallel import run_in_threads
+from instamap.maps import fsc, mask
+from instamap.model import Model, compose, part_classes
+from instamap.parts import DiscreteDeformation
+from instamap.plugin.choice import load_class
+from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.statistics import initial_map
-from instamap.statistics.statistics import Statistics
-from instamap.statistics.streaming import counter, gather
-from instamap.workflows import output
-from instamap.workflows.prepare import Survey, survey
-from instamap.workflows.record import Log, reporting, write_toml
+from instamap.workflows import per_particle
+from instamap.workflows.prepare import HALVES, Prepared, prepare
+from instamap.workflows.record import LoggedProgress
+from instamap.workflows.result import Result
 from instamap.workflows.settings import Settings
-from instamap.workflows.statistics_folder import SETS, Folder
+from instamap.workflows.workflow import MAP_FILES, Workflow
 
-FIRST = 2000  # images, at most, of the first map of engines that gather no statistics
-
-
-@dataclass(frozen=True)
-class Data:
-    """Particles, or statistics (then particles is None), that were read and checked: the scene, the
-    engine, and what each fit may see.
-    """
-
-    particles: Particles | None
-    scene: Scene
-    engine: Choice
-    evidence: dict[str, Evidence]
-    found_mask: bool
+GOLD_STANDARD = 0.143  # FSC of half maps at the resolution
+SEEDS_PER_RUN = 1000  # each fit of a run has a seed of its own
 
 
-Watch = Callable[[str, loop.Look], None]
-Keep = Callable[[str, Model], None]
+class MapWorkflow(Workflow):
+    """Reads the particles or their statistics, fits every set by itself, compares the half maps."""
 
+    objectives = ("normal", "images")
+    may_write = (*MAP_FILES, *per_particle.FILES)
 
-@dataclass(frozen=True)
-class Result:
-    """Maps "D D D" by name (map, half1, half2), the looks of each fit, the mask, the FSC curves by
-    name and their resolution in Å.
-
-    nothing: names of the fits that found no signal; their maps are empty, and there is no
-    resolution.
-    """
-
-    maps: dict[str, Tensor]
-    looks: dict[str, list[loop.Look]]
-    mask: Tensor | None
-    curves: dict[str, Tensor]
-    resolution: float | None
-    nothing: list[str]
-
-
-def prepare(
-    settings: Settings, count: Callable[[int, int], None] = lambda done, total: None
-) -> Data:
-    """Read and check the particles, estimate the noise, draw the sets, gather statistics, find the
-    mask. Raises InstamapError.
-
-    Statistics that are kept in a folder take the place of the particles. count(done, total) is told
-    how many images have been read.
-    """
-    return _stored(settings) if settings.statistics else surveyed(survey(settings), settings, count)
-
-
-def surveyed(
-    known: Survey, settings: Settings, count: Callable[[int, int], None] = lambda done, total: None
-) -> Data:
-    """As `prepare`, of particles that have been read and checked, and may have other poses since.
-    Raises InstamapError.
-    """
-    model = compose(settings.parts, known.scene)
-    stages.check(model, settings.stages or ())
-    engine = _engine(settings, model)
-    for name, value, usual in (
-        ("symmetry", settings.symmetry, "C1"),
-        ("weights", settings.weights, None),
-    ):
-        if engine.name != "normal" and value != usual:
-            raise CompositionError(
-                f"{name} '{value}' needs engine 'normal', but engine is '{engine.name}'; leave it"
-                " out, or choose others"
+    @classmethod
+    def unsuitable(cls, settings: Settings) -> str | None:
+        classes = part_classes(settings.parts)
+        if issubclass(classes["deformation"], DiscreteDeformation):
+            return (
+                f"deformation '{settings.deformation.name}' needs workflow 'motion'; leave"
+                " --workflow out"
             )
-    statistics = _statistics(known, engine, model, settings, count)
-    each = {
-        n: Evidence(
-            known.particles, r, known.held_out, statistics.get(n), statistics.get("held_out")
-        )
-        for n, r in known.rows.items()
-    }
-    return _aimed(known.scene, engine, each, known.particles, statistics.get("first"))
+        if settings.objective is None:
+            reasons = {name: _against(name, settings, classes) for name in cls.objectives}
+            if None in reasons.values():
+                return None
+            return "; ".join(f"objective '{name}': {why}" for name, why in reasons.items())
+        return _against(settings.objective.name, settings, classes)
+
+    def run(self, settings: Settings, progress: Progress = SILENT) -> Result:
+        logged = LoggedProgress(progress)
+        prepared = prepare(settings, logged)
+        describe(settings, prepared, logged)
+        fits, models = fit_all(settings, prepared, logged)
+        artefacts = per_particle.learned(settings, prepared, fits, models)
+        return make_result(settings, prepared, fits, logged, artefacts)
 
 
-def _stored(settings: Settings) -> Data:
-    """From statistics on disk alone."""
-    folder = Folder.open(settings.statistics)
-    folder.check(settings)
-    scene = folder.scene
-    if settings.mask:
-        scene = replace(scene, mask=mask.load(settings.mask, scene.box, scene.pixel_size))
-    model = compose(settings.parts, scene)
-    stages.check(model, settings.stages or ())
-    engine = _engine(settings, model)
-    if engine.name != "normal":
-        raise CompositionError(
-            f"engine '{engine.name}' needs images: the statistics in '{folder.path}' hold no"
-            " images; choose normal"
-        )
-    one, two, held_out = (folder.statistics(name) for name in SETS)
-    sets = {"half1": one, "half2": two} if settings.halves else {"map": one + two}
-    each = {
-        name: Evidence(statistics=some, held_out_statistics=held_out) for name, some in sets.items()
-    }
-    return _aimed(scene, engine, each)
+def _against(objective: str, settings: Settings, classes: Mapping[str, type]) -> str | None:
+    """Why an objective cannot be used with these settings, or None."""
+    chosen = load_class("objective", objective)
+    reason = chosen.reason_against(dict(classes))
+    if reason is not None:
+        return reason
+    if chosen.needs == "statistics":
+        return None
+    if chosen.needs != "images":
+        return f"it needs {chosen.needs}, which workflow 'map' has not; choose another"
+    if settings.statistics is not None:
+        return f"it needs images, and the statistics in '{settings.statistics}' hold none"
+    if settings.symmetry != "C1":
+        return f"it knows no symmetry, and symmetry is '{settings.symmetry}'; leave it out"
+    if settings.weights is not None:
+        return f"it knows no weights, and weights is '{settings.weights}'; leave it out"
+    return None
 
 
-def _engine(settings: Settings, model: Model) -> Choice:
-    """The engine that was asked for, or the automatic one. Raises CompositionError where the normal
-    equations do not hold.
-    """
-    if model.deformation.states == "weigh":
-        name = settings.parts["deformation"].name
-        raise CompositionError(
-            f"deformation '{name}' needs engine 'states', but engine is '{settings.engine.name}';"
-            " leave --engine out"
-        )
-    reason = normal.fits(model)
-    chosen = (
-        settings.engine
-        if settings.engine.name != "auto"
-        else choose("engine", "images" if reason else "normal", [])
+def describe(settings: Settings, prepared: Prepared, progress: Progress) -> None:
+    """Tells what is about to be fitted."""
+    scene = prepared.scene
+    counts = dict(prepared.counts)
+    held_out = counts.pop("held_out")
+    kind = "premultiplied by the CTF" if scene.premultiplied else "with contrast transfer"
+    sets = ", ".join(f"{name} {count}" for name, count in counts.items())
+    progress.message(
+        f"particles       {settings.particles}: {scene.count} images of {scene.box} px at"
+        f" {scene.pixel_size:g} Å, {kind}"
     )
-    if chosen.name == "normal":
-        normal.check(model)
-    return chosen
-
-
-def _statistics(
-    known: Survey, engine: Choice, model: Model, settings: Settings, count
-) -> dict[str, Statistics]:
-    """Of each set and the held-out one for normal equations; for other engines "first", of a sample
-    of all that is fitted.
-    """
-    symmetry = known.symmetry
-    weights = known.weights
-    judge = model.likelihood
-    sets = {**known.rows, "held_out": known.held_out}
-    if engine.name != "normal":
-        kept = torch.cat(list(known.rows.values()))
-        judge = compose(
-            {**settings.parts, "likelihood": choose("likelihood", "coloured", [])}, known.scene
-        ).likelihood
-        sets = {"first": kept[:: -(-len(kept) // FIRST)]}
-    watch = counter(sets, count)
-    return gather(known.particles, sets, judge, symmetry=symmetry, weights=weights, watch=watch)
-
-
-def _aimed(
-    scene: Scene,
-    engine: Choice,
-    evidence: dict[str, Evidence],
-    particles: Particles | None = None,
-    sample: Statistics | None = None,
-) -> Data:
-    """With the mask (found, if the scene has none) and the density's scale, from a first map of the
-    sample or of all that is fitted.
-    """
-    sample = sample or sum(
-        (e.statistics for e in evidence.values()),
-        start=Statistics.empty(scene.box, scene.pixel_size),
-    )
-    first = initial_map.least_squares(
-        sample, mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
-    )
-    window = initial_map.find_mask(first, scene.pixel_size) if scene.mask is None else scene.mask
-    aimed = replace(scene, mask=window, density_scale=initial_map.scale(first, window))
-    return Data(particles, aimed, engine, evidence, scene.mask is None)
-
-
-def fit_one(
-    settings: Settings, data: Data, name: str, watch: Watch, keep: Keep = lambda name, model: None
-) -> loop.Fit:
-    """Fit to one set's evidence; the seed and the name alone decide its random numbers. keep(name,
-    model): of the best look.
-    """
-    number = settings.seed * 1000 + list(data.evidence).index(name)
-    model = born(settings.parts, data.scene, number)
-    engine = default().get("engine", data.engine.name).load()
-    objective = engine(data.engine.options, model, data.evidence[name])
-    generator = torch.Generator().manual_seed(number)
-    done = loop.fit(
-        model, objective, settings.stages, generator=generator, watch=lambda look: watch(name, look)
-    )
-    keep(name, objective.average if isinstance(objective.average, Model) else model)
-    return done
+    progress.message(f"sets            {sets}, held out {held_out}")
+    if prepared.particles is not None and prepared.particles.ignored:
+        progress.message(f"not modelled    {', '.join(prepared.particles.ignored)}")
+    assert scene.mask is not None  # prepared scenes have one
+    share = float((scene.mask > 0).float().mean())
+    where = settings.mask or "found in a first map, written to mask.mrc"
+    progress.message(f"mask            {where}: {share:.0%} of the box")
 
 
 def fit_all(
-    settings: Settings, data: Data, watch: Watch, keep: Keep = lambda name, model: None
-) -> dict[str, loop.Fit]:
-    """Every set's fit, side by side."""
-    return side_by_side(
-        data.evidence, lambda name, guard: fit_one(settings, data, name, guard(watch), keep)
+    settings: Settings, prepared: Prepared, progress: Progress, suffix: str = ""
+) -> tuple[dict[str, FitResult], dict[str, Model]]:
+    """Fits every set, side by side: the results and the models of the best evaluations.
+
+    suffix: what is added to the fits' names where progress is told of them.
+    """
+    models: dict[str, Model] = {}
+
+    def task(name: str, serialised: Progress) -> FitResult:
+        result, models[name] = fit_one(settings, prepared, name, serialised, suffix)
+        return result
+
+    fits = run_in_threads(prepared.fits, task, progress)
+    return fits, {name: models[name] for name in prepared.fits}
+
+
+def fit_one(
+    settings: Settings, prepared: Prepared, name: str, progress: Progress, suffix: str = ""
+) -> tuple[FitResult, Model]:
+    """Fits one set; the seed and the set's place alone decide its random numbers."""
+    assert settings.objective is not None  # settings are resolved
+    seed = settings.seed * SEEDS_PER_RUN + list(prepared.fits).index(name)
+    model = compose(settings.parts, prepared.scene, seed)
+    objective_class = load_class("objective", settings.objective.name)
+    objective = objective_class(settings.objective.options, model, prepared.fits[name])
+    result = optimise(
+        model,
+        objective,
+        settings.stages,
+        generator=torch.Generator().manual_seed(seed),
+        progress=progress,
+        name=name + suffix,
     )
+    return result, objective.fitted_model(model)
 
 
-def reconstruct(
+def make_result(
     settings: Settings,
-    out: Path,
-    *,
-    force: bool = False,
-    watch: Watch = lambda name, look: None,
-    count: Callable[[int, int], None] = lambda done, total: None,
-    announce: Callable[[Data], None] = lambda data: None,
-    learned: Callable[[Settings, Data, dict[str, Model], Path], None] = lambda *given: None,
+    prepared: Prepared,
+    fits: dict[str, FitResult],
+    logged: LoggedProgress,
+    artefacts=(),
 ) -> Result:
-    """Fit every set, write maps, curves and records to the folder `out`. Raises InstamapError
-    before anything is written.
-
-    learned(settings, data, models, folder) may write there what the models, by set, have learned of
-    particles, where they found a signal.
-    """
-    output.check(out, force)
-    data = prepare(settings, count)
-    announce(data)
-    record = settings.record(data.engine)
-    with output.staged(out, force) as stage, Log(stage / "log.jsonl") as log:
-        default().hook.instamap_run_started(settings=record)
-        models: dict[str, Model] = {}
-        result = finish(
-            fit_all(settings, data, reporting(log, watch), models.__setitem__),
-            data.scene,
-            data.evidence,
-        )
-        write(result, data, stage)
-        if data.particles is not None and not result.nothing:
-            learned(settings, data, models, stage)
-        write_toml(stage / output.MARK, record)
-    return result
-
-
-def finish(
-    fits: dict[str, loop.Fit], scene: Scene, evidence: dict[str, Evidence] | None = None
-) -> Result:
-    """The mean map and, of half maps, the FSC curves and the resolution: where the last of them
-    falls to 0.143.
-
-    masked: FSC inside the mask. corrected: less what the mask brings about, by phase randomisation.
-    unbiased: what it would be if no prior were shared, from direct inversions of each half's
-    statistics, where `evidence` has them.
-    """
-    inside = (
-        1.0 if scene.mask is None else (scene.mask > 0).float()
-    )  # voxels moved by jitter may have carried density over the edge
-    maps = {name: fit.map * inside for name, fit in fits.items()}
-    looks = {name: fit.looks for name, fit in fits.items()}
-    nothing = [name for name, fit in fits.items() if not fit.signal]
-    if "map" in maps:
-        return Result(maps, looks, scene.mask, {}, None, nothing)
-    one = maps["half1"]
-    two = maps["half2"]
-    known = [evidence[name].statistics for name in ("half1", "half2")] if evidence else [None]
-    curves = {"masked": fsc.fsc(*(fsc.levelled(half, scene.mask) for half in (one, two)))}
-    curves["corrected"] = fsc.phase_randomised(
-        one, two, scene.mask, generator=torch.Generator().manual_seed(0)
-    )
-    if all(known):
-        sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
-        curves["unbiased"] = fsc.cross(
-            one, two, *(initial_map.least_squares(some, sphere) for some in known), scene.mask
-        )["unbiased"]
-    judges = [curves[name] for name in ("corrected", "unbiased") if name in curves]
-    found = [fsc.resolution(curve, scene.box, scene.pixel_size, 0.143) for curve in judges]
+    """The result of fits of all sets."""
+    scene = prepared.scene
+    maps = maps_of(fits, scene)
+    curves = compare_halves(maps, scene, prepared.fits)
+    signal = all(fit.signal for fit in fits.values())
     return Result(
-        {"map": 0.5 * (one + two), **maps},
-        looks,
-        scene.mask,
-        curves,
-        None if nothing else max(found),
-        nothing,
+        settings=settings,
+        scene=scene,
+        maps=maps,
+        fits=fits,
+        fsc=curves,
+        resolution=resolution_of(curves, scene) if signal else None,
+        counts=prepared.counts,
+        mask_was_found=prepared.mask_was_found,
+        log=logged.entries,
+        artefacts=artefacts,
     )
 
 
-def write(result: Result, data: Data, folder: Path) -> None:
-    """Maps and a found mask as .mrc, held_out.png, curves as fsc.csv and fsc.png, and a look at the
-    map as map.png.
+def maps_of(fits: Mapping[str, FitResult], scene: Scene) -> dict[str, Tensor]:
+    """The maps of the fits, empty outside the mask, and the mean of half maps first."""
+    # Voxels that jitter moved may have carried density over the edge of the mask.
+    inside = 1.0 if scene.mask is None else (scene.mask > 0).float()
+    maps = {name: fit.map * inside for name, fit in fits.items()}
+    if "map" in maps:
+        return maps
+    one, two = (maps[name] for name in HALVES)
+    return {"map": 0.5 * (one + two), **maps}
+
+
+def compare_halves(
+    maps: Mapping[str, Tensor], scene: Scene, data: Mapping[str, FitData]
+) -> dict[str, Tensor]:
+    """FSC curves of half maps by name; none without halves.
+
+    masked: inside the mask. corrected: less what the mask brings about, by phase randomisation.
+    unbiased: what it would be if no prior were shared, from direct inversions of each half's
+    statistics, where `data` has them.
     """
-    scene = data.scene
-    likelihood_plot.plot(
-        folder / "held_out.png",
-        {n: [(look.step, look.held_out) for look in some] for n, some in result.looks.items()},
-    )
-    for name, values in {
-        **result.maps,
-        **({"mask": result.mask} if data.found_mask else {}),
-    }.items():
-        mrc.write(folder / f"{name}.mrc", values, scene.pixel_size)
-    if result.curves:
-        fsc.write_csv(folder / "fsc.csv", result.curves, scene.box, scene.pixel_size)
-    if result.nothing:
-        return  # nothing to draw
-    if result.curves:
-        fsc.plot(folder / "fsc.png", result.curves, scene.box, scene.pixel_size)
-    slices.plot(folder / "map.png", result.maps["map"], scene.pixel_size)
+    if "half1" not in maps:
+        return {}
+    one, two = (maps[name] for name in HALVES)
+    levelled = [fsc.levelled(half, scene.mask) for half in (one, two)]
+    curves = {"masked": fsc.fsc(*levelled)}
+    generator = torch.Generator().manual_seed(0)  # the same maps have the same curve
+    curves["corrected"] = fsc.phase_randomised(one, two, scene.mask, generator=generator)
+    known = [data[name] for name in HALVES] if data else []
+    statistics = [one.fitted for one in known if isinstance(one, StatisticsData)]
+    if len(statistics) == len(HALVES):
+        sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
+        direct = [initial_map.solve(each, sphere) for each in statistics]
+        curves["unbiased"] = fsc.cross(one, two, *direct, scene.mask)["unbiased"]
+    return curves
+
+
+def resolution_of(curves: Mapping[str, Tensor], scene: Scene) -> float | None:
+    """Å where the last of the honest curves falls to 0.143; None without any."""
+    honest = [curves[name] for name in ("corrected", "unbiased") if name in curves]
+    if not honest:
+        return None
+    return max(fsc.resolution(c, scene.box, scene.pixel_size, GOLD_STANDARD) for c in honest)

@@ -1,58 +1,47 @@
-"""A whole reconstruction that corrects poses: the map of each half, then its particles against that
-map alone, round by round.
-"""
+"""The workflow of poses: each half's map, then its particles against that map, round by round."""
 
-import json
 import math
-from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from instamap.data import pose_star
+from instamap.data import writers
 from instamap.data.particles import Particles
-from instamap.errors import CompositionError
-from instamap.fit import loop
-from instamap.model import choose, compose
-from instamap.plugin.options import describe, to_dict
-from instamap.plugin.registry import default
+from instamap.fit.loop import FALSE_POSITIVE_RATE, FitResult
+from instamap.fit.normal import NormalEquations
+from instamap.model import make_part, part_classes
+from instamap.parts import GaussianLikelihood, HasBodies, PerParticleTable, RigidCorrection
+from instamap.plugin.choice import choose, load_class
+from instamap.plugin.options import DeformationOptions, Options, describe, option
 from instamap.poses import correction
-from instamap.poses.pose_prior import Prior
-from instamap.poses.rounds import Round, Work
+from instamap.poses.pose_prior import PosePrior
+from instamap.poses.rounds import PoseRound, Round
+from instamap.progress import SILENT, Progress
 from instamap.workflows import map as map_workflow
-from instamap.workflows import output
-from instamap.workflows.prepare import Survey, survey
-from instamap.workflows.record import Log, reporting, write_toml
+from instamap.workflows.prepare import Dataset, Prepared, open_dataset, prepare_dataset
+from instamap.workflows.record import LoggedProgress, write_json
+from instamap.workflows.result import Artefact, Result
 from instamap.workflows.settings import Settings
+from instamap.workflows.workflow import MAP_FILES, Workflow
 
-CHANCE = 0.01  # probability, at most, that noise is taken for errors of poses
 REFINED = "particles_refined.star"
-READ = (
-    "source",
-    "bodies",
-    "angle",
-    "shift",
-)  # options of the deformation that are taken into account, or refused for reasons of their own
-
-Say = Callable[[str], None]
-Watch = Callable[[str, loop.Look], None]
-Count = Callable[[int, int], None]
+RECORD = "poses.json"
+BY_MINI_BATCHES = "--objective images"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """result and data (without the evidence, which is large): of the fit with corrected poses.
+class PosesResult(Result):
+    """The map with corrected poses.
 
-    z "n 5": corrections of all particles. rounds: from the poses as given on.
+    z "n 5": corrections of all particles (see `poses.correction`). rounds: from the poses as given.
     """
 
-    result: map_workflow.Result
-    data: map_workflow.Data
-    z: Tensor
-    rounds: list[Round]
+    z: Tensor = field(default_factory=lambda: torch.zeros(0, 5))
+    rounds: tuple[Round, ...] = ()
 
     @property
     def corrected(self) -> bool:
@@ -61,204 +50,252 @@ class Outcome:
 
     @property
     def gain(self) -> float:
-        """Of held-out particles by corrections and by the map that they made possible, in nats
-        each.
+        """What held-out particles gain by corrections and by the map that they made possible.
+
+        In nats per particle.
         """
-        return max(r.held_out for r in self.rounds) - self.rounds[0].given
+        return max(one.held_out for one in self.rounds) - self.rounds[0].given
 
-
-def resolved(settings: Settings) -> Settings | None:
-    """The settings with engine 'poses', where that is chosen or goes with the deformation; None
-    where another engine does.
-    """
-    if settings.engine.name == "poses":
-        return settings
-    fits = settings.engine.name == "auto" and reason(settings) is None
-    return replace(settings, engine=choose("engine", "poses", [])) if fits else None
-
-
-def reason(settings: Settings) -> str | None:
-    """Why poses cannot be corrected with these settings, or None if they can."""
-    deformation = settings.parts["deformation"]
-    likelihood = settings.parts["likelihood"]
-    if deformation.name != "rigid":
-        return f"it needs deformation 'rigid', not '{deformation.name}'; choose --deform rigid"
-    if deformation.options.source != "table":
+    @property
+    def verdict(self) -> str:
+        if not self.corrected:
+            return (
+                "poses left as they were given, as held-out particles are no likelier with"
+                " corrected ones than chance allows"
+            )
+        angle, shift = correction.root_mean_square(self.z)
         return (
-            f"it needs from=table, but from is '{deformation.options.source}'; choose -D"
-            " from=table, or --engine images"
+            f"poses corrected by {angle:.2g}° and {shift:.2g} Å rms; held-out particles gain"
+            f" {self.gain:+.4g} nats each"
         )
-    if deformation.options.bodies:
+
+    def summary(self) -> list[str]:
+        return [f"poses: {self.verdict}", *super().summary()]
+
+
+@dataclass(frozen=True)
+class RefinedPoses(Artefact):
+    """The particles with corrected poses, and what was said of them in each round."""
+
+    particles: Particles
+    z: Tensor
+    record: dict[str, Any]
+
+    def files(self) -> list[str]:
+        return [REFINED, RECORD]
+
+    def write(self, folder: Path) -> None:
+        views = correction.corrected(self.particles.views, self.z.double())
+        moved = (self.z != 0).any(1)
+        writers.write_poses(self.particles, views, moved, folder / REFINED)
+        write_json(folder / RECORD, self.record)
+
+
+class PosesWorkflow(Workflow):
+    """Fits the map by normal equations, corrects every particle's pose in closed form, and again.
+
+    As long as held-out particles get likelier, if corrections make them so at all; then back to the
+    best round.
+    """
+
+    objectives = ("normal",)
+    may_write = (*MAP_FILES, REFINED, RECORD)
+
+    @dataclass(frozen=True)
+    class Options(Options):
+        rounds: int = option(
+            6, "times, at most, that poses are corrected and the map is made again", low=1
+        )
+        newton: int = option(3, "Gauss-Newton steps for each particle in a round", low=1)
+
+    @classmethod
+    def unsuitable(cls, settings: Settings) -> str | None:
+        classes = part_classes(settings.parts)
         return (
-            "it corrects a particle as a whole, not its bodies; choose --engine images, or leave"
+            _against_deformation(settings, classes["deformation"])
+            or _against_likelihood(settings, classes["likelihood"])
+            or _against_the_rest(settings)
+        )
+
+    def run(self, settings: Settings, progress: Progress = SILENT) -> PosesResult:
+        logged = LoggedProgress(progress)
+        plain = _settings_of_map(settings)
+        dataset = open_dataset(plain)
+        prepared = prepare_dataset(dataset, plain, logged)
+        map_workflow.describe(settings, prepared, logged)
+        best = self._rounds(settings, plain, dataset, prepared, logged)
+        z = best.z
+        result = map_workflow.make_result(settings, best.prepared, best.fits, logged)
+        values = {name: getattr(result, name) for name in Result.__dataclass_fields__}
+        artefact = RefinedPoses(dataset.particles, z, _record(z, best.rounds))
+        values["artefacts"] = (artefact,)
+        return PosesResult(**values, z=z, rounds=tuple(best.rounds))
+
+    def _rounds(
+        self,
+        settings: Settings,
+        plain: Settings,
+        dataset: Dataset,
+        prepared: Prepared,
+        progress: LoggedProgress,
+    ) -> "_Done":
+        """The best round, with what was said of all of them."""
+        usual = settings.deformation.options
+        prior = PosePrior(math.radians(usual.angle), usual.shift)
+        z = torch.zeros(dataset.particles.count, 5, dtype=torch.float64)
+        tolerance = plain.objective.options.tolerance if plain.objective else 0.0
+        done: list[_Done] = []
+        for number in range(self.options.rounds + 1):
+            if number:
+                posed = replace(dataset, particles=_with_poses(dataset.particles, z))
+                prepared = prepare_dataset(posed, plain)
+            suffix = f" round {number}" if number else ""
+            fits, _ = map_workflow.fit_all(plain, prepared, progress, suffix)
+            current = self._pose_round(dataset, plain, prepared, fits)
+            own, found = current.test(z, prior)
+            rounds = [*(done[-1].rounds if done else []), found]
+            done.append(_Done(prepared, fits, z, rounds))
+            progress.message(_line(number, found, dataset.particles))
+            if number == self.options.rounds or _idle(done, len(dataset.held_out), tolerance):
+                break
+            prior = found.prior
+            z = current.correct(own, prior)
+        best = max(done, key=lambda one: one.rounds[-1].held_out)
+        return replace(best, rounds=done[-1].rounds)
+
+    def _pose_round(
+        self,
+        dataset: Dataset,
+        plain: Settings,
+        prepared: Prepared,
+        fits: dict[str, FitResult],
+    ) -> PoseRound:
+        maps = map_workflow.maps_of(fits, prepared.scene)
+        curves = map_workflow.compare_halves(maps, prepared.scene, prepared.fits)
+        return PoseRound(
+            dataset.particles,
+            dataset.rows,
+            dataset.held_out,
+            make_part("likelihood", plain.likelihood, prepared.scene),
+            maps,
+            curves.get("masked"),
+            self.options.newton,
+        )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A round that is over: what its fits saw and found at corrections z, and all rounds so far."""
+
+    prepared: Prepared
+    fits: dict[str, FitResult]
+    z: Tensor
+    rounds: list[Round]
+
+
+def _against_deformation(settings: Settings, deformation: type) -> str | None:
+    choice = settings.deformation
+    if not issubclass(deformation, RigidCorrection):
+        return f"it needs deformation 'rigid', not '{choice.name}'; choose --deform rigid"
+    if issubclass(deformation, PerParticleTable) and not deformation.uses_table(choice.options):
+        return (
+            f"it needs from=table, but from is 'image'; choose -D from=table, or {BY_MINI_BATCHES}"
+        )
+    if issubclass(deformation, HasBodies) and deformation.body_files(choice.options):
+        return (
+            f"it corrects a particle as a whole, not its bodies; choose {BY_MINI_BATCHES}, or leave"
             " out bodies"
         )
-    for spec in describe(type(deformation.options)):
-        value = getattr(deformation.options, spec.field)
-        if spec.field not in READ and value != spec.default:
+    usual = {spec.field: spec for spec in describe(type(choice.options))}
+    for name in DeformationOptions.__dataclass_fields__:
+        value = getattr(choice.options, name)
+        if value != usual[name].default:
             return (
-                f"its closed form has no place for {spec.name}={value:g}; leave it out, or choose"
-                " --engine images"
+                f"its closed form has no place for {name}={value:g}; leave it out, or choose"
+                f" {BY_MINI_BATCHES}"
             )
-    if not default().get("likelihood", likelihood.name).load().quadratic:
-        return (
-            f"it needs Gaussian noise, likelihood '{likelihood.name}' is not; choose gaussian or"
-            " coloured"
-        )
-    for name in ("statistics", "stages"):
-        if getattr(settings, name) is not None:
-            return f"{name} are not for it; leave them out, or choose --engine images"
     return None
 
 
-def check(settings: Settings) -> None:
-    """Raises CompositionError for what cannot be taken into account."""
-    why = reason(settings)
-    if why:
-        raise CompositionError(f"engine 'poses' cannot correct these poses: {why}")
+def _against_likelihood(settings: Settings, likelihood: type) -> str | None:
+    if issubclass(likelihood, GaussianLikelihood):
+        return None
+    return (
+        f"it needs Gaussian noise, likelihood '{settings.likelihood.name}' is not; choose gaussian"
+        " or coloured"
+    )
 
 
-def reconstruct_poses(
-    settings: Settings,
-    out: Path,
-    *,
-    force: bool = False,
-    say: Say = lambda line: None,
-    watch: Watch = lambda name, look: None,
-    count: Count = lambda done, total: None,
-    announce: Callable[[map_workflow.Data], None] = lambda data: None,
-) -> Outcome:
-    """Correct poses, fit every set, write maps, records and particles_refined.star to the folder
-    `out`.
-
-    Raises InstamapError before anything is written.
-    """
-    output.check(out, force)
-    check(settings)
-    plain = _plain(settings)
-    known = survey(plain)
-    data = map_workflow.surveyed(known, plain, count)
-    announce(data)
-    record = settings.record(settings.engine)
-    with output.staged(out, force) as stage, Log(stage / "log.jsonl") as log:
-        default().hook.instamap_run_started(settings=record)
-        done = _rounds(settings, plain, known, data, say, reporting(log, watch))
-        map_workflow.write(done.result, done.data, stage)
-        pose_star.write(known.particles, done.z, stage / REFINED)
-        (stage / "poses.json").write_text(
-            json.dumps(_said(done), indent=1) + "\n", encoding="utf-8"
-        )
-        write_toml(stage / output.MARK, record)
-    return done
+def _against_the_rest(settings: Settings) -> str | None:
+    if settings.statistics is not None:
+        return f"statistics are not for it; leave them out, or choose {BY_MINI_BATCHES}"
+    if settings.stages is not None:
+        return f"stages are not for it; leave them out, or choose {BY_MINI_BATCHES}"
+    if settings.objective is None:
+        return None
+    chosen = load_class("objective", settings.objective.name)
+    if issubclass(chosen, NormalEquations):
+        return None
+    return (
+        f"it needs objective 'normal', not '{settings.objective.name}'; leave --objective out, or"
+        " choose --workflow map"
+    )
 
 
-def _plain(settings: Settings) -> Settings:
+def _settings_of_map(settings: Settings) -> Settings:
     """The settings of a map alone: one density, normal equations."""
-    options = settings.engine.options
-    normal = {k: v for k, v in to_dict(options).items() if k not in ("rounds", "newton")}
-    parts = {
-        **settings.parts,
-        "deformation": choose("deformation", "identity", []),
-        "forward": choose("forward", "slice", []),
-    }
-    return replace(settings, parts=parts, engine=choose("engine", "normal", normal))
+    return replace(
+        settings,
+        deformation=choose("deformation", "identity"),
+        forward=choose("forward", "slice"),
+    )
 
 
-def _rounds(
-    settings: Settings,
-    plain: Settings,
-    known: Survey,
-    data: map_workflow.Data,
-    say: Say,
-    look_at: Watch,
-) -> Outcome:
-    """Rounds as long as held-out particles get likelier, if corrections make them so at all; then
-    back to the best one.
-    """
-    options, unit = settings.engine.options, settings.parts["deformation"].options
-    prior = Prior(math.radians(unit.angle), unit.shift)
-    z = torch.zeros(known.particles.count, 5, dtype=torch.float64)
-    done: list[Outcome] = []
-    for number in range(options.rounds + 1):
-        if number:
-            data = map_workflow.surveyed(
-                replace(known, particles=_posed(known.particles, z)), plain
-            )
-        suffix = f" round {number}" if number else ""
-        fits = map_workflow.fit_all(
-            plain, data, lambda name, look, s=suffix: look_at(name + s, look)
-        )
-        result = map_workflow.finish(fits, data.scene, data.evidence)
-        work = Work(known, compose(plain.parts, data.scene).likelihood, result, options.newton)
-        own, seen = work.judge(z, prior)
-        done.append(
-            Outcome(
-                result, replace(data, evidence={}), z, [*(done[-1].rounds if done else []), seen]
-            )
-        )
-        say(_line(number, seen, known.particles))
-        if number == options.rounds or _idle(done, len(known.held_out), options.tolerance):
-            break
-        z = work.correct(own, prior := seen.prior)
-    return replace(max(done, key=lambda one: one.rounds[-1].held_out), rounds=done[-1].rounds)
+def _idle(done: list[_Done], held_out: int, tolerance: float) -> bool:
+    """Whether corrections do not help.
 
-
-def _idle(done: list[Outcome], count: int, tolerance: float) -> bool:
-    """Whether corrections do not help: after the first map if its held-out particles gain no more
-    by them than chance allows (where poses are right, exp(gain) has mean 1), then if the last ones
-    gained no more than the share `tolerance`.
+    After the first map: if its held-out particles gain no more by them than chance allows (where
+    poses are right, exp(gain) has mean 1). Later: if the last corrections gained no more than the
+    share `tolerance`.
     """
     last = done[-1].rounds[-1]
     if len(done) == 1:
-        return (last.held_out - last.given) * count <= math.log(1 / CHANCE)
+        gain = (last.held_out - last.given) * held_out
+        return gain <= math.log(1 / FALSE_POSITIVE_RATE)
     before = done[-2].rounds[-1].held_out
     return last.held_out - before <= tolerance * abs(before)
 
 
-def _posed(particles: Particles, z: Tensor) -> Particles:
+def _with_poses(particles: Particles, z: Tensor) -> Particles:
     """The particles with corrected poses."""
     moved = copy(particles)
     moved.views = correction.corrected(particles.views, z)
     return moved
 
 
-def _line(number: int, seen: Round, particles: Particles) -> str:
-    angle = math.degrees(seen.prior.angle) * math.sqrt(3)
-    shift = seen.prior.shift * math.sqrt(2)
-    finest = particles.box * particles.pixel_size / seen.shell
+def _line(number: int, found: Round, particles: Particles) -> str:
+    angle = math.degrees(found.prior.angle) * math.sqrt(3)
+    shift = found.prior.shift * math.sqrt(2)
+    finest = particles.box * particles.pixel_size / found.shell
     return (
-        f"round {number}: held-out {seen.held_out:+.4g} nats/particle,"
-        f" {seen.held_out - seen.given:+.3g} of them by correcting poses; poses err by {angle:.2g}°"
-        f" and {shift:.2g} Å rms, compared down to {finest:.3g} Å"
+        f"round {number}: held-out {found.held_out:+.4g} nats/particle,"
+        f" {found.held_out - found.given:+.3g} of them by correcting poses; poses err by"
+        f" {angle:.2g}° and {shift:.2g} Å rms, compared down to {finest:.3g} Å"
     )
 
 
-def _said(done: Outcome) -> dict:
+def _record(z: Tensor, rounds: list[Round]) -> dict[str, Any]:
     """What poses.json says; all likelihoods in nats per held-out particle."""
-    angle, shift = correction.rms(done.z)
-    rounds = [
+    angle, shift = correction.root_mean_square(z)
+    each = [
         {
-            "angle": math.degrees(r.prior.angle),
-            "shift": r.prior.shift,
-            "shell": r.shell,
-            "held_out": r.held_out,
-            "given": r.given,
+            "angle": math.degrees(one.prior.angle),
+            "shift": one.prior.shift,
+            "shell": one.shell,
+            "held_out": one.held_out,
+            "given": one.given,
         }
-        for r in done.rounds
+        for one in rounds
     ]
-    return {"rms_angle": angle, "rms_shift": shift, "corrected": done.corrected, "rounds": rounds}
-
-
-def conclusion(done: Outcome, out: Path) -> list[str]:
-    """What became of the poses, in lines for a person."""
-    angle, shift = correction.rms(done.z)
-    if not done.corrected:
-        return [
-            "poses: left as they were given, as held-out particles are no likelier with corrected"
-            " ones than chance allows"
-        ]
-    gain = done.gain
-    return [
-        f"poses: corrected by {angle:.2g}° and {shift:.2g} Å rms, in {out / REFINED}; held-out"
-        f" particles gain {gain:+.4g} nats each"
-    ]
+    corrected = bool((z != 0).any())
+    return {"rms_angle": angle, "rms_shift": shift, "corrected": corrected, "rounds": each}

@@ -1,5 +1,6 @@
-"""What is settled before statistics are gathered: particles, noise, sets, weights. It depends on
-all particles, so shards agree on it.
+"""What is settled before anything is fitted: particles, noise, sets, then what each fit may see.
+
+The first half depends on all particles, so that shards of one set agree on it.
 """
 
 from dataclasses import dataclass, replace
@@ -10,24 +11,34 @@ from torch import Tensor
 
 from instamap.data import noise
 from instamap.data.particles import Particles
-from instamap.errors import DataError, OptionError
-from instamap.fourier.ctf import ctf
-from instamap.geometry.symmetry import point_group
+from instamap.errors import CompositionError, DataError
+from instamap.fit import stages
+from instamap.fit.objective import FitData, ImageData, StatisticsData, distinct_images
 from instamap.maps import mask
-from instamap.model import compose
+from instamap.model import check_compatible, compose, make_part
+from instamap.parts import GaussianLikelihood, HasBodies, RefinesNoise
+from instamap.plugin.choice import Choice, choose, load_class
+from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
-from instamap.statistics import noise_refinement
+from instamap.statistics import initial_map, noise_refinement
+from instamap.statistics.statistics import Statistics
+from instamap.statistics.streaming import accumulate
 from instamap.workflows.settings import Settings
+from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 
-# images, at least, are held out: of fewer, one strange image would decide when every fit stops
-LEAST = 3
+MIN_HELD_OUT_IMAGES = 3  # of fewer, one strange image would decide when every fit stops
+MAX_FIRST_MAP_IMAGES = 2000  # of the first map of objectives that need no statistics
+HALVES = ("half1", "half2")
+HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Particles that were read and checked. scene: with the user's mask, if any. rows: row numbers
-    of each set that is fitted; held_out: of the one that judges. symmetry "S 3 3": rotations, None
-    for C1. weights "n": of every particle's log p, None for 1.
+class Dataset:
+    """Particles that were read and checked.
+
+    scene: with the user's mask, if any. rows: row numbers of each set that is fitted; held_out: of
+    the one that tells when to stop. symmetry "S 3 3": rotations, None for C1. weights "n": of every
+    particle's log p, None for 1.
     """
 
     particles: Particles
@@ -37,24 +48,43 @@ class Survey:
     symmetry: Tensor | None
     weights: Tensor | None
 
+    @property
+    def sets(self) -> dict[str, Tensor]:
+        """Row numbers of each set that is fitted and of the held-out one."""
+        return {**self.rows, HELD_OUT: self.held_out}
 
-def survey(settings: Settings) -> Survey:
-    """Read and check the particles, estimate the noise, draw the sets. Raises InstamapError."""
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scene with its mask and scale, and what each fit may see.
+
+    particles: None where statistics on disk took their place. mask_was_found: in a first map.
+    """
+
+    particles: Particles | None
+    scene: Scene
+    fits: dict[str, FitData]
+    mask_was_found: bool
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of images of each set and of the held-out one."""
+        some = next(iter(self.fits.values()))
+        counts = {name: data.count for name, data in self.fits.items()}
+        return {**counts, HELD_OUT: some.held_out_count}
+
+
+def open_dataset(settings: Settings) -> Dataset:
+    """Reads and checks the particles, estimates the noise, draws the sets. Raises InstamapError."""
     particles = Particles.open(
         settings.particles, datadir=settings.datadir, preprocess=settings.preprocess
     )
-    window = (
-        mask.load(settings.mask, particles.box, particles.pixel_size) if settings.mask else None
-    )
+    window = None
+    if settings.mask:
+        window = mask.load(settings.mask, particles.box, particles.pixel_size)
     rows, held_out = draw_sets(particles, settings)
-    weights = None if settings.weights is None else particles.weights(settings.weights)
-    for name, some in {**rows, "held_out": held_out}.items():
-        if weights is not None and not weights[some].sum() > 0:
-            raise DataError(
-                f"{settings.weights} of '{particles.path}' is 0 for all {len(some)} particles of"
-                f" {name}; weigh some of them"
-            )
-    spectra = noise.estimate(particles, seed=settings.seed, transfer=ctf)
+    weights = _weights(particles, settings, {**rows, HELD_OUT: held_out})
+    spectra = noise.estimate(particles, seed=settings.seed)
     scene = Scene(
         box=particles.box,
         pixel_size=particles.pixel_size,
@@ -64,57 +94,205 @@ def survey(settings: Settings) -> Survey:
         noise_variance=spectra.float(),
         bodies=_bodies(settings, particles),
     )
-    symmetry = None if settings.symmetry == "C1" else point_group(settings.symmetry)
-    likelihood = compose(settings.parts, scene).likelihood
-    if likelihood.refines:
-        spectra = noise_refinement.refine(
-            particles, torch.cat(list(rows.values())), likelihood, scene, symmetry=symmetry
-        )
-        scene = replace(scene, noise_variance=spectra)
-    return Survey(particles, scene, rows, held_out, symmetry, weights)
+    check_compatible(settings.parts, scene.premultiplied)
+    symmetry = settings.point_group
+    dataset = Dataset(particles, scene, rows, held_out, symmetry, weights)
+    return _with_refined_noise(dataset, settings)
 
 
-def _bodies(settings: Settings, particles: Particles) -> torch.Tensor | None:
-    """Masks "M D D D" of the bodies that the deformation names, if it does."""
-    files = getattr(settings.parts["deformation"].options, "bodies", None)
-    return (
-        torch.stack(
-            [mask.load(Path(f), particles.box, particles.pixel_size) for f in files.split(",")]
-        )
-        if files
-        else None
+def _weights(particles: Particles, settings: Settings, sets: dict[str, Tensor]) -> Tensor | None:
+    """Factors "n" of every particle's log p. Raises DataError where a set has none above 0."""
+    if settings.weights is None:
+        return None
+    weights = particles.weights(settings.weights)
+    for name, rows in sets.items():
+        if not weights[rows].sum() > 0:
+            raise DataError(
+                f"{settings.weights} of '{particles.path}' is 0 for all {len(rows)} particles of"
+                f" {name}; weigh some of them"
+            )
+    return weights
+
+
+def _with_refined_noise(dataset: Dataset, settings: Settings) -> Dataset:
+    """The dataset with the noise measured again on what a first map leaves, where that is asked
+    for.
+    """
+    choice = settings.likelihood
+    likelihood_class = load_class("likelihood", choice.name)
+    if not issubclass(likelihood_class, RefinesNoise):
+        return dataset
+    if not likelihood_class.refines_noise(choice.options):
+        return dataset
+    scene = dataset.scene
+    likelihood = make_part("likelihood", choice, scene)
+    fitted = torch.cat(list(dataset.rows.values()))
+    spectra = noise_refinement.refine(
+        dataset.particles, fitted, likelihood, scene, symmetry=dataset.symmetry
     )
+    return replace(dataset, scene=replace(scene, noise_variance=spectra))
+
+
+def _bodies(settings: Settings, particles: Particles) -> Tensor | None:
+    """Masks "M D D D" of the bodies that the deformation names, if it does."""
+    choice = settings.deformation
+    deformation = load_class("deformation", choice.name)
+    if not issubclass(deformation, HasBodies):
+        return None
+    files = deformation.body_files(choice.options)
+    if not files:
+        return None
+    masks = [mask.load(Path(file), particles.box, particles.pixel_size) for file in files]
+    return torch.stack(masks)
 
 
 def draw_sets(particles: Particles, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:
-    """Row numbers of each fit and of the held-out set, drawn with the seed; rows that stay together
-    (`Particles.units`) are drawn together.
+    """Row numbers of each fit and of the held-out set, drawn with the seed.
 
-    Raises DataError where a set would be empty, or an image in two of them; OptionError where
-    nothing is to be held out.
+    Rows that stay together (`Particles.exclusive_groups`) are drawn together. Raises DataError
+    where a set would be empty.
     """
-    if not settings.held_out > 0:
-        raise OptionError(
-            f"held_out is {settings.held_out:g}, and nothing would tell a fit when to stop; give a"
-            " share such as 0.05"
-        )
-    unit = particles.units(settings.together)
-    order = torch.randperm(
-        int(unit.max()) + 1, generator=torch.Generator().manual_seed(settings.seed)
-    )
-    enough = 1 + int((torch.bincount(unit)[order].cumsum(0) < LEAST).sum())
-    out = torch.isin(unit, order[: max(enough, round(settings.held_out * len(order)))])
-    half = (
-        particles.split(settings.seed, settings.together)
-        if settings.halves
-        else torch.zeros(particles.count)
-    )
-    names = ("half1", "half2") if settings.halves else ("map",)
-    rows = {name: ((half == i) & ~out).nonzero()[:, 0] for i, name in enumerate(names)}
-    for name, some in rows.items():
-        if not len(some):
+    group = particles.exclusive_groups(settings.group_by)
+    generator = torch.Generator().manual_seed(settings.seed)
+    order = torch.randperm(int(group.max()) + 1, generator=generator)
+    images_before = torch.bincount(group)[order].cumsum(0)
+    enough = 1 + int((images_before < MIN_HELD_OUT_IMAGES).sum())
+    count = max(enough, round(settings.held_out * len(order)))
+    out = torch.isin(group, order[:count])
+    rows = _rows_of_fits(particles, settings, out)
+    for name, chosen in rows.items():
+        if not len(chosen):
             raise DataError(
                 f"no particles are left for {name} of the {particles.count} in"
                 f" '{settings.particles}'; give more, mend rlnRandomSubset, or add --no-halves"
             )
     return rows, out.nonzero()[:, 0]
+
+
+def _rows_of_fits(particles: Particles, settings: Settings, out: Tensor) -> dict[str, Tensor]:
+    """Row numbers of each fit, of which the rows that are `out` have no part."""
+    if not settings.halves:
+        return {"map": (~out).nonzero()[:, 0]}
+    half = particles.split(settings.seed, settings.group_by)
+    return {name: ((half == i) & ~out).nonzero()[:, 0] for i, name in enumerate(HALVES)}
+
+
+def prepare(settings: Settings, progress: Progress = SILENT) -> Prepared:
+    """What each fit may see: read from the images, or taken from statistics on disk.
+
+    settings: resolved, so that the objective is known. Raises InstamapError.
+    """
+    if settings.statistics:
+        return _prepare_statistics(settings)
+    return prepare_dataset(open_dataset(settings), settings, progress)
+
+
+def prepare_dataset(dataset: Dataset, settings: Settings, progress: Progress = SILENT) -> Prepared:
+    """What each fit may see of particles that have been read and checked."""
+    check_stages(settings, dataset.scene)
+    if needs_statistics(settings):
+        return _gather_statistics(dataset, settings, progress)
+    return _gather_sample(dataset, settings, progress)
+
+
+def needs_statistics(settings: Settings) -> bool:
+    """Whether the objective is made with statistics rather than images."""
+    assert settings.objective is not None  # settings are resolved
+    return load_class("objective", settings.objective.name).needs == "statistics"
+
+
+def check_stages(settings: Settings, scene: Scene) -> None:
+    """Raises CompositionError for a stage in which nothing learns."""
+    if settings.stages:
+        stages.check(compose(settings.parts, scene), settings.stages)
+
+
+def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress) -> Prepared:
+    """The statistics of each set and the held-out one."""
+    likelihood = make_part("likelihood", settings.likelihood, dataset.scene)
+    if not isinstance(likelihood, GaussianLikelihood):
+        raise CompositionError(
+            f"likelihood '{settings.likelihood.name}' is not Gaussian, and objective"
+            f" '{_objective_name(settings)}' needs statistics of Gaussian noise; choose"
+            " --likelihood gaussian or --objective images"
+        )
+    found = accumulate(
+        dataset.particles,
+        dataset.sets,
+        likelihood,
+        symmetry=dataset.symmetry,
+        weights=dataset.weights,
+        progress=progress,
+    )
+    held_out = found.pop(HELD_OUT)
+    distinct = distinct_images(dataset.particles, dataset.held_out)
+    fits: dict[str, FitData] = {
+        name: StatisticsData(fitted, held_out, distinct) for name, fitted in found.items()
+    }
+    scene, was_found = with_mask_and_scale(dataset.scene, list(found.values()))
+    return Prepared(dataset.particles, scene, fits, was_found)
+
+
+def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> Prepared:
+    """The images themselves; a first map comes from the statistics of a sample of them."""
+    fitted = torch.cat(list(dataset.rows.values()))
+    sample = {"first": fitted[:: -(-len(fitted) // MAX_FIRST_MAP_IMAGES)]}
+    likelihood = make_part("likelihood", choose("likelihood", "coloured"), dataset.scene)
+    found = accumulate(
+        dataset.particles,
+        sample,
+        likelihood,
+        symmetry=dataset.symmetry,
+        weights=dataset.weights,
+        progress=progress,
+    )
+    fits: dict[str, FitData] = {
+        name: ImageData(dataset.particles, rows, dataset.held_out)
+        for name, rows in dataset.rows.items()
+    }
+    scene, was_found = with_mask_and_scale(dataset.scene, [found["first"]])
+    return Prepared(dataset.particles, scene, fits, was_found)
+
+
+def _prepare_statistics(settings: Settings) -> Prepared:
+    """What each fit may see, from statistics on disk alone."""
+    assert settings.statistics is not None
+    folder = StatisticsFolder.open(settings.statistics)
+    folder.check(settings)
+    scene = folder.scene
+    if settings.mask:
+        scene = replace(scene, mask=mask.load(settings.mask, scene.box, scene.pixel_size))
+    check_compatible(settings.parts, scene.premultiplied)
+    check_stages(settings, scene)
+    if not needs_statistics(settings):
+        raise CompositionError(
+            f"objective '{_objective_name(settings)}' needs images: the statistics in"
+            f" '{folder.path}' hold no images; choose normal"
+        )
+    one, two, held_out = (folder.statistics(name) for name in SETS)
+    sets = {"half1": one, "half2": two} if settings.halves else {"map": one + two}
+    fits: dict[str, FitData] = {
+        name: StatisticsData(fitted, held_out) for name, fitted in sets.items()
+    }
+    scene, was_found = with_mask_and_scale(scene, list(sets.values()))
+    return Prepared(None, scene, fits, was_found)
+
+
+def with_mask_and_scale(scene: Scene, sample: list[Statistics]) -> tuple[Scene, bool]:
+    """The scene with its mask and the density's scale, from a first map of these statistics.
+
+    Also whether the mask was found there, since the scene had none.
+    """
+    total = sum(sample, start=Statistics.empty(scene.box, scene.pixel_size))
+    sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
+    first = initial_map.solve(total, sphere)
+    window = scene.mask
+    if window is None:
+        window = initial_map.find_mask(first, scene.pixel_size)
+    scale = initial_map.density_scale(first, window)
+    return replace(scene, mask=window, density_scale=scale), scene.mask is None
+
+
+def _objective_name(settings: Settings) -> str:
+    choice: Choice | None = settings.objective
+    return choice.name if choice else "auto"

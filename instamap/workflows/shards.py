@@ -1,123 +1,143 @@
 """Statistics gathered in shards, on many machines or with interruptions, and added up."""
 
 import hashlib
-from collections.abc import Callable
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from instamap import __version__
-from instamap.errors import DataError
-from instamap.fit import normal
-from instamap.model import compose, record
+from instamap.errors import CompositionError, DataError
+from instamap.fit.normal import NormalEquations
+from instamap.model import make_part, part_classes
+from instamap.progress import SILENT, Progress
 from instamap.statistics.statistics import Statistics
-from instamap.statistics.streaming import counter, gather
-from instamap.workflows.prepare import Survey, survey
+from instamap.statistics.streaming import accumulate as accumulate_statistics
+from instamap.workflows.prepare import Dataset, open_dataset
 from instamap.workflows.settings import Settings
-from instamap.workflows.statistics_folder import SETS, Folder, Shard
+from instamap.workflows.shard import ALL_ROWS, Shard, missing_share
+from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 
-WHOLE = Shard(1, 1)
+
+@dataclass(frozen=True)
+class FolderCheckpoint:
+    """Keeps the statistics of a set in a folder each time that the Fourier grid is emptied."""
+
+    folder: StatisticsFolder
+
+    def save(self, name: str, statistics: Statistics) -> None:
+        """Keeps what has been gathered of the set called `name`."""
+        statistics.save(self.folder.file(name))
 
 
 def accumulate(
     settings: Settings,
     out: Path,
     *,
-    shard: Shard = WHOLE,
+    shard: Shard = ALL_ROWS,
     force: bool = False,
-    count: Callable[[int, int], None] = lambda done, total: None,
-    announce: Callable[[Folder, dict[str, int]], None] = lambda folder, done: None,
-) -> Folder:
-    """Gather the statistics of a shard's images in the folder `out`, for which nothing is fitted.
+    progress: Progress = SILENT,
+) -> StatisticsFolder:
+    """Gathers the statistics of a shard's images in the folder `out`, for which nothing is fitted.
 
     Noise and sets are those of all particles, so shards of one STAR file and seed add up. What is
     done is kept each time the Fourier grid is emptied (every 16,384 images over the order of the
     symmetry): the same call after an interruption goes on from there, with the same outcome to the
-    last bit, and does nothing if all is done. announce(folder, done) is told how many images of
-    each set were kept; count(done, total) how many of those left have been read. Raises
-    InstamapError, before anything is written if the particles, the settings or the folder are to
-    blame.
+    last bit, and does nothing if all is done. Raises InstamapError, before anything is written if
+    the particles, the settings or the folder are to blame.
     """
-    known = survey(settings)
-    model = compose(settings.parts, known.scene)
-    normal.check(model)
-    rows = {
-        name: some[shard.holds(some)]
-        for name, some in {**known.rows, "held_out": known.held_out}.items()
-    }
-    folder = Folder(
-        out, _said(settings, known, shard, {name: len(some) for name, some in rows.items()})
-    )
+    _check_likelihood(settings)
+    dataset = open_dataset(settings)
+    rows = {name: chosen[shard.holds(chosen)] for name, chosen in dataset.sets.items()}
+    folder = StatisticsFolder(out, _manifest(settings, dataset, shard, rows))
     state = folder.begin(force)
+    _describe(folder, shard, progress)
     if state == "done":
-        announce(folder, folder.said["sets"])
+        _resumed(folder, dict(folder.counts), progress)
         return folder
-    before = {
-        name: Statistics.load(folder.file(name))
-        for name in rows
-        if state == "resumed" and folder.file(name).exists()
-    }
-    announce(folder, {name: some.count for name, some in before.items()})
-    left = {
-        name: some[before[name].count if name in before else 0 :] for name, some in rows.items()
-    }
-    gather(
-        known.particles,
+    before = {}
+    if state == "resumed":
+        files = {name: folder.file(name) for name in rows}
+        before = {name: Statistics.load(file) for name, file in files.items() if file.exists()}
+        _resumed(folder, {name: one.count for name, one in before.items()}, progress)
+    accumulate_statistics(
+        dataset.particles,
         rows,
-        model.likelihood,
-        symmetry=known.symmetry,
-        weights=known.weights,
-        watch=counter(left, count),
+        make_part("likelihood", settings.likelihood, dataset.scene),
+        symmetry=dataset.symmetry,
+        weights=dataset.weights,
+        progress=progress,
         before=before,
-        keep=lambda name, some: some.save(folder.file(name)),
+        checkpoint=FolderCheckpoint(folder),
     )
     folder.end()
     return folder
 
 
-def _said(settings: Settings, known: Survey, shard: Shard, counts: dict[str, int]) -> dict:
+def _check_likelihood(settings: Settings) -> None:
+    reason = NormalEquations.reason_against(part_classes(settings.parts))
+    if reason is not None:
+        raise CompositionError(
+            f"statistics need one density for all particles and Gaussian noise, but {reason};"
+            " choose --likelihood gaussian or coloured"
+        )
+
+
+def _describe(folder: StatisticsFolder, shard: Shard, progress: Progress) -> None:
+    manifest = folder.manifest
+    sets = ", ".join(f"{name} {count}" for name, count in folder.counts.items())
+    progress.message(
+        f"shard {shard} of {manifest['images']} images of {manifest['image_box']} px at"
+        f" {manifest['pixel_size']:g} Å: {sets}"
+    )
+
+
+def _resumed(folder: StatisticsFolder, done: dict[str, int], progress: Progress) -> None:
+    total = sum(folder.counts.values())
+    progress.message(f"resumed: {sum(done.values())} of {total} images were there already")
+
+
+def _manifest(
+    settings: Settings, dataset: Dataset, shard: Shard, rows: dict[str, Tensor]
+) -> dict[str, Any]:
     """What accumulate.toml says."""
-    scene = known.scene
-    names = ("particles", "datadir", "together", "weights", "held_out", "seed", "symmetry")
-    plain = {
-        n: str(v.resolve()) if isinstance(v, Path) else v
-        for n in names
-        if (v := getattr(settings, n)) is not None
-    }
+    scene = dataset.scene
+    assert scene.noise_variance is not None  # of every dataset
     with settings.particles.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    done = {"preprocess": settings.preprocess.record()} if settings.preprocess else {}
     return {
         "instamap": __version__,
-        **plain,
-        **done,
+        **settings.data_record(),
         "digest": digest,
         "shards": [str(shard)],
-        "box": scene.box,
+        "images": scene.count,
+        "image_box": scene.box,
         "pixel_size": scene.pixel_size,
         "premultiplied": scene.premultiplied,
-        "count": scene.count,
         "noise_variance": scene.noise_variance.tolist(),
-        "sets": counts,
-        **record({"likelihood": settings.parts["likelihood"]}),
+        "sets": {name: len(chosen) for name, chosen in rows.items()},
     }
 
 
-def merge(paths: list[Path], out: Path, *, force: bool = False) -> Folder:
-    """Add the statistics of disjoint shards and write them to the folder `out`.
+def merge(paths: list[Path], out: Path, *, force: bool = False) -> StatisticsFolder:
+    """Adds the statistics of disjoint shards and writes them to the folder `out`.
 
     Raises DataError, naming both, if two folders share a shard or were not gathered alike; nothing
     is written then.
     """
-    folders = [Folder.open(path) for path in paths]
-    for i, one in enumerate(folders):
-        for two in folders[:i]:
-            _check(two, one)
-    counts = {name: sum(folder.said["sets"][name] for folder in folders) for name in SETS}
-    shards = sorted(
-        (s for folder in folders for s in folder.shards), key=lambda s: (s.of, s.number)
-    )
-    shards = [WHOLE] if missing(shards) == 0 else shards
-    target = Folder(out, {**folders[0].said, "shards": [str(s) for s in shards], "sets": counts})
+    folders = [StatisticsFolder.open(path) for path in paths]
+    for number, folder in enumerate(folders):
+        for other in folders[:number]:
+            _check_mergeable(other, folder)
+    counts = {name: sum(folder.counts[name] for folder in folders) for name in SETS}
+    shards = [shard for folder in folders for shard in folder.shards]
+    shards.sort(key=lambda shard: (shard.of, shard.number))
+    if missing_share(shards) == 0:
+        shards = [ALL_ROWS]
+    words = [str(shard) for shard in shards]
+    manifest = {**folders[0].manifest, "shards": words, "sets": counts}
+    target = StatisticsFolder(out, manifest)
     sums = {name: _sum(folders, name) for name in SETS}
     if target.begin(force) != "done":
         for name, total in sums.items():
@@ -126,30 +146,20 @@ def merge(paths: list[Path], out: Path, *, force: bool = False) -> Folder:
     return target
 
 
-def missing(shards: list[Shard]) -> Fraction:
-    """The share of all rows that is in none of these disjoint shards."""
-    return 1 - sum(Fraction(1, shard.of) for shard in shards)
-
-
-def _sum(folders: list[Folder], name: str) -> Statistics:
-    """One file in memory at a time, beside the sum."""
+def _sum(folders: list[StatisticsFolder], name: str) -> Statistics:
+    """The sum over folders; one file is in memory at a time, beside the sum."""
     total = folders[0].statistics(name)
     for folder in folders[1:]:
         total = total + folder.statistics(name)
     return total
 
 
-def _check(one: Folder, two: Folder) -> None:
+def _check_mergeable(one: StatisticsFolder, two: StatisticsFolder) -> None:
+    both = f"'{one.path}' and '{two.path}' cannot be merged"
     reason = one.difference(two, beside=("shards", "sets"))
     if reason:
-        raise DataError(
-            f"'{one.path}' and '{two.path}' cannot be merged: {reason}; accumulate both with the"
-            " same settings"
-        )
+        raise DataError(f"{both}: {reason}; accumulate both with the same settings")
     for a in one.shards:
         for b in two.shards:
             if a.meets(b):
-                raise DataError(
-                    f"'{one.path}' and '{two.path}' cannot be merged: shards {a} and {b} share"
-                    " images; give each image once"
-                )
+                raise DataError(f"{both}: shards {a} and {b} share images; give each image once")

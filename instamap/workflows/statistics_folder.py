@@ -1,338 +1,271 @@
-"""A folder of statistics on disk: what `fit` and `merge` need of the images, and what they were
-gathered from.
-"""
+"""A folder of statistics on disk: what `fit` and `merge` need of the images, and their origin."""
 
-import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from instamap.data.preprocess import Preprocess
-from instamap.errors import DataError, OptionError, OutputError
-from instamap.files import replacing
-from instamap.model import choose, defaults, record
+from instamap.errors import DataError, InstamapError, OptionError, OutputError
 from instamap.scene import Scene
 from instamap.statistics.statistics import Statistics
-from instamap.workflows.record import read_toml, write_toml
-from instamap.workflows.settings import Settings
+from instamap.toml_text import read_toml, write_toml
+from instamap.workflows.settings import Settings, facts_of, plain_settings
+from instamap.workflows.shard import Shard
 
 SETS = ("half1", "half2", "held_out")
 MARK = "accumulate.toml"
-BEGUN = "unfinished.toml"  # the same text: the second becomes the first when all files are there
-PLACES = (
-    "instamap",
-    "particles",
-    "datadir",
-)  # may differ where the same data are seen from another machine; the digest may not
-SAID = {
+UNFINISHED = "unfinished.toml"  # the same text: becomes the mark when all files are there
+NOISE_ROUNDING = 1e-5  # relative: the same estimate on another machine differs by rounding
+AGAIN = "accumulate again"
+
+MANIFEST: dict[str, type] = {
     "instamap": str,
-    "particles": str,
-    "datadir": str,
-    "together": str,
-    "weights": str,
-    "held_out": float,
-    "seed": int,
-    "symmetry": str,
-    "preprocess": dict,
     "digest": str,
     "shards": list,
-    "box": int,
+    "images": int,
+    "image_box": int,
     "pixel_size": float,
     "premultiplied": bool,
-    "count": int,
     "noise_variance": list,
     "sets": dict,
-    "likelihood": dict,
 }
-OPTIONAL = ("datadir", "together", "weights", "preprocess")
-NOISE = 1e-5  # relative: the same estimate on another machine differs by rounding
+"""What accumulate.toml says beside the settings: the STAR file's digest, the shards, the images as
+preprocessed (their number, box, pixel size, whether they are premultiplied, their noise) and how
+many there are in each set.
+"""
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Every of-th row of a STAR file, `number` counted from 1. Raises OptionError for a number that
-    is not in 1..of.
-    """
-
-    number: int = 1
-    of: int = 1
-
-    def __post_init__(self):
-        if not 1 <= self.number <= self.of:
-            raise OptionError(
-                f"shard '{self}' does not exist; the first number must be from 1 to the second,"
-                " such as 3/16"
-            )
-
-    @staticmethod
-    def parse(text: str) -> "Shard":
-        """The shard that "3/16" names."""
-        words = text.split("/")
-        if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
-            raise OptionError(
-                f"shard '{text}' cannot be read; write two whole numbers, such as 3/16"
-            )
-        return Shard(*map(int, words))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
-
-    def holds(self, rows: torch.Tensor) -> torch.Tensor:
-        """Which of the row numbers (from 0) belong to it."""
-        return rows % self.of == self.number - 1
-
-    def meets(self, other: "Shard") -> bool:
-        """Whether some row number belongs to both."""
-        return (self.number - other.number) % math.gcd(self.of, other.of) == 0
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of statistics: one .npz per set, and `said`, the plain values of accumulate.toml.
-
-    said: those of Settings that decide the statistics; digest of the STAR file; shards; box,
-    pixel_size, premultiplied, count and noise_variance as in Scene, of images as preprocessed;
-    tables `sets` (images of each), `likelihood` and, if anything, `preprocess`.
-    """
+class StatisticsFolder:
+    """A folder of statistics: one .npz per set, and `manifest`, the values of accumulate.toml."""
 
     path: Path
-    said: dict
+    manifest: dict[str, Any]
 
     @staticmethod
-    def open(path: Path) -> "Folder":
-        """One that is complete. Raises DataError for a folder that is unfinished, damaged or of
-        another kind.
-        """
+    def open(path: Path) -> "StatisticsFolder":
+        """A folder that is complete. Raises DataError for an unfinished, damaged or other one."""
         if not (path / MARK).exists():
-            if (path / BEGUN).exists():
+            if (path / UNFINISHED).exists():
                 raise DataError(
-                    f"statistics in '{path}' are unfinished; run the command that began them again,"
-                    " it resumes where it was"
+                    f"statistics in '{path}' are unfinished; run the command that began them"
+                    " again, it resumes where it was"
                 )
             raise DataError(
-                f"folder '{path}' holds no statistics ({MARK} is missing); give one that accumulate"
-                " or merge has written"
+                f"folder '{path}' holds no statistics ({MARK} is missing); give one that"
+                " accumulate or merge has written"
             )
-        folder = Folder(path, read_toml(path / MARK))
-        folder._check_types()
+        folder = StatisticsFolder(path, read_toml(path / MARK))
+        _check_manifest(folder.manifest, path / MARK)
         try:
-            whole = (
-                set(folder.said["sets"]) == set(SETS)
-                and folder.settings
-                and folder.scene.noise_variance.ndim == 2
-                and folder.shards
-            )
+            whole = folder.scene.noise_variance.ndim == 2 and len(folder.shards) > 0
         except (KeyError, TypeError, ValueError, AttributeError):
             whole = False
         if not whole:
-            raise DataError(f"'{path / MARK}' is damaged; accumulate again")
+            raise DataError(f"'{path / MARK}' is damaged; {AGAIN}")
         return folder
-
-    def _check_types(self) -> None:
-        """Raises DataError, with the value, for one that is missing, unknown or of another type."""
-        said = self.said
-        where = f"'{self.path / MARK}'"
-        for key in dict.fromkeys([*SAID, *said]):
-            kind = SAID.get(key)
-            value = said.get(key)
-            if key not in said and key not in OPTIONAL:
-                raise DataError(f"{where} is damaged: '{key}' is missing; accumulate again")
-            if kind is None:
-                raise DataError(
-                    f"{where} is damaged: '{key}' is unknown; accumulate again with this version of"
-                    " instamap"
-                )
-            if key in said and not _is(value, kind):
-                raise DataError(
-                    f"{where} is damaged: '{key}' is {value!r}, which is no {kind.__name__};"
-                    " accumulate again"
-                )
-        for name, count in said["sets"].items():
-            if not _is(count, int):
-                raise DataError(
-                    f"{where} is damaged: '{name}' in the table sets is {count!r}, which is no int;"
-                    " accumulate again"
-                )
 
     @property
     def settings(self) -> Settings:
-        """With which `prepare` takes the statistics from here; change mask, halves, seed, engine
-        and the other parts at will.
+        """The settings with which the statistics are taken from here.
+
+        Change mask, halves, seed, objective and the other parts at will.
         """
-        said, place = self.said, lambda name: Path(self.said[name]) if name in self.said else None
-        likelihood = dict(said["likelihood"])
-        parts = {
-            **defaults(),
-            "likelihood": choose("likelihood", likelihood.pop("name"), likelihood),
-        }
-        return Settings(
-            particles=place("particles"),
-            datadir=place("datadir"),
-            preprocess=Preprocess(**said.get("preprocess", {})),
-            together=said.get("together"),
-            held_out=said["held_out"],
-            seed=said["seed"],
-            symmetry=said["symmetry"],
-            weights=said.get("weights"),
-            statistics=self.path,
-            parts=parts,
-        )
+        record = {**self.manifest, "statistics": str(self.path)}
+        return Settings.from_record(record)
 
     @property
     def scene(self) -> Scene:
         """The images' box, pixel size, number and noise."""
-        names = ("box", "pixel_size", "count", "premultiplied")
+        manifest = self.manifest
+        noise = torch.tensor(manifest["noise_variance"], dtype=torch.float32)
         return Scene(
-            **{n: self.said[n] for n in names},
-            noise_variance=torch.tensor(self.said["noise_variance"], dtype=torch.float32),
+            box=manifest["image_box"],
+            pixel_size=manifest["pixel_size"],
+            count=manifest["images"],
+            premultiplied=manifest["premultiplied"],
+            noise_variance=noise,
         )
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The number of images of each set."""
+        return self.manifest["sets"]
+
+    @property
     def shards(self) -> list[Shard]:
-        return [Shard.parse(text) for text in self.said["shards"]]
+        """The shards whose images are in the statistics."""
+        return [Shard.parse(text) for text in self.manifest["shards"]]
 
     def file(self, name: str) -> Path:
-        """Where the set called `name` is kept; the name says which shard it is of."""
+        """The file of the set called `name`; its own name says which shard it is of."""
         shards = self.shards
-        suffix = (
-            "-merged"
-            if len(shards) > 1
-            else ""
-            if shards[0].of == 1
-            else f"-{shards[0].number}of{shards[0].of}"
-        )
+        suffix = ""
+        if len(shards) > 1:
+            suffix = "-merged"
+        elif shards[0].of > 1:
+            suffix = f"-{shards[0].number}of{shards[0].of}"
         return self.path / f"{name}{suffix}.npz"
 
     def statistics(self, name: str) -> Statistics:
-        """Of the set called `name`. Raises DataError if the file is not the one that
-        accumulate.toml speaks of.
+        """The statistics of the set called `name`.
+
+        Raises DataError if the file is not the one that accumulate.toml speaks of.
         """
         found = Statistics.load(self.file(name))
-        said = self.said
-        if (found.box, found.pixel_size, found.count) != (
-            said["box"],
-            said["pixel_size"],
-            said["sets"][name],
-        ):
+        count = self.counts[name]
+        box = self.manifest["image_box"]
+        expected = (box, self.manifest["pixel_size"], count)
+        if (found.box, found.pixel_size, found.count) != expected:
             raise DataError(
                 f"'{self.file(name)}' holds {found.count} images of {found.box} px, but {MARK}"
-                f" speaks of {said['sets'][name]} of {said['box']} px; put back the file that was"
-                " written with it, or accumulate again"
+                f" speaks of {count} of {box} px; put back the file that was written with it, or"
+                f" {AGAIN}"
             )
         return found
 
     def check(self, settings: Settings) -> None:
         """Raises OptionError if `settings` ask for statistics other than these."""
-        own = self.settings
-        for name in (
-            "particles",
-            "datadir",
-            "preprocess",
-            "together",
-            "held_out",
-            "symmetry",
-            "weights",
-        ):
-            value = getattr(settings, name)
-            kept = getattr(own, name)
-            if value != kept:
-                raise OptionError(
-                    f"{name} is '{value}', but the statistics in '{self.path}' were gathered with"
-                    f" '{kept}'; accumulate again"
-                )
-        value, kept = (
-            record({"likelihood": s.parts["likelihood"]})["likelihood"] for s in (settings, own)
-        )
-        if value != kept:
+        own = self.settings.data_record()
+        asked = settings.data_record()
+        for name in dict.fromkeys([*own, *asked]):
+            if facts_of(name).role == "draw" or own.get(name) == asked.get(name):
+                continue
             raise OptionError(
-                f"likelihood is {value}, but the statistics in '{self.path}' were gathered with"
-                f" {kept}; accumulate again"
+                f"{name} is '{asked.get(name)}', but the statistics in '{self.path}' were gathered"
+                f" with '{own.get(name)}'; {AGAIN}"
             )
 
-    def difference(self, other: "Folder", beside: tuple[str, ...] = ()) -> str | None:
-        """The first thing, in words, that both were not gathered with alike, places and what is
-        named `beside` left out.
+    def difference(self, other: "StatisticsFolder", beside: tuple[str, ...] = ()) -> str | None:
+        """The first thing, in words, that both were not gathered with alike.
+
+        Places, and what is named `beside`, are left out.
         """
-        for name in dict.fromkeys([*self.said, *other.said]):
-            one = self.said.get(name)
-            two = other.said.get(name)
-            if (
-                name in (*PLACES, *beside)
-                or one == two
-                or (name == "noise_variance" and _close(one, two))
-            ):
+        ignored = {"instamap", *_places(), *beside}
+        for name in dict.fromkeys([*self.manifest, *other.manifest]):
+            one = self.manifest.get(name)
+            two = other.manifest.get(name)
+            if name in ignored or one == two:
                 continue
-            if name in ("noise_variance", "digest"):
-                return {
-                    "noise_variance": "their noise differs",
-                    "digest": "their STAR files differ",
-                }[name]
-            return f"{name} is {one} and {two}"
+            if name == "noise_variance" and _close(one, two):
+                continue
+            words = {"noise_variance": "their noise differs", "digest": "their STAR files differ"}
+            return words.get(name, f"{name} is {one} and {two}")
         return None
 
     def begin(self, force: bool) -> Literal["new", "resumed", "done"]:
-        """Make the folder and mark it as unfinished; `resumed` if it was so already, or lacks
-        files, `done` if it is complete.
+        """Makes the folder and marks it as unfinished.
 
-        force: as new in any case.
-
-        Raises OutputError if it holds statistics that were gathered otherwise, or cannot be a
-        folder.
+        "resumed" if it was so already, or lacks files; "done" if it is complete. force: as new in
+        any case. Raises OutputError if it holds statistics that were gathered otherwise, or cannot
+        be a folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"output '{self.path}' is a file; name a folder")
-        for mark in () if force else (MARK, BEGUN):
-            if (self.path / mark).exists():
-                reason = self.difference(Folder(self.path, read_toml(self.path / mark)))
-                if reason:
-                    raise OutputError(
-                        f"'{self.path}' holds other statistics ({reason}); choose another folder or"
-                        " replace them: --force"
-                    )
-                if mark == MARK and all(zipfile.is_zipfile(self.file(name)) for name in SETS):
-                    return "done"
-                self._reopen()
-                return "resumed"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for old in [*map(self.file, SETS), self.path / MARK, self.path / BEGUN]:
-                old.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"output folder '{self.path}' cannot be used: {error.strerror}; choose another"
-            ) from None
-        with replacing(self.path / BEGUN) as sibling:
-            write_toml(sibling, self.said)
+        for mark in () if force else (MARK, UNFINISHED):
+            if not (self.path / mark).exists():
+                continue
+            self._check_same(mark)
+            files = [self.file(name) for name in SETS]
+            if mark == MARK and all(zipfile.is_zipfile(file) for file in files):
+                return "done"
+            self._reopen()
+            return "resumed"
+        self._make()
         return "new"
 
+    def _check_same(self, mark: str) -> None:
+        """Raises OutputError where the statistics that are there were gathered otherwise."""
+        reason = self.difference(StatisticsFolder(self.path, read_toml(self.path / mark)))
+        if reason:
+            raise OutputError(
+                f"'{self.path}' holds other statistics ({reason}); choose another folder or"
+                " replace them: --force"
+            )
+
+    def _make(self) -> None:
+        """Makes the folder, without files of earlier statistics, and marks it as unfinished."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for old in [*map(self.file, SETS), self.path / MARK, self.path / UNFINISHED]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+        write_toml(self.path / UNFINISHED, self.manifest)
+
     def _reopen(self) -> None:
-        """Files that are gone or cut off are to be written again."""
+        """Lets files that are gone or cut off be written again."""
         try:
             for file in map(self.file, SETS):
                 if file.exists() and not zipfile.is_zipfile(file):
                     file.unlink()
             if (self.path / MARK).exists():
-                (self.path / MARK).replace(self.path / BEGUN)
+                (self.path / MARK).replace(self.path / UNFINISHED)
         except OSError as error:
-            raise OutputError(
-                f"output folder '{self.path}' cannot be used: {error.strerror}; choose another"
-            ) from None
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"output folder '{self.path}' cannot be used: {error.strerror}; choose another"
+        )
 
     def end(self) -> None:
-        """Mark as complete."""
-        (self.path / BEGUN).replace(self.path / MARK)
+        """Marks the folder as complete."""
+        (self.path / UNFINISHED).replace(self.path / MARK)
 
 
-def _is(value, kind: type) -> bool:
-    """Whether a value of TOML has a type; whole numbers are also numbers, and truth values are not."""
-    return isinstance(value, (int, float) if kind is float else kind) and isinstance(
-        value, bool
-    ) == (kind is bool)
+def _places() -> set[str]:
+    """The settings that may differ where the same data are seen from another machine."""
+    return {spec.field for spec in plain_settings() if facts_of(spec.field).role == "place"}
 
 
-def _close(one, two) -> bool:
-    return np.shape(one) == np.shape(two) and np.allclose(one, two, rtol=NOISE, atol=0)
+def _check_manifest(manifest: Mapping[str, Any], where: Path) -> None:
+    """Raises DataError, with the value, for one that is missing, unknown or of another type."""
+    for key, kind in MANIFEST.items():
+        if key not in manifest:
+            raise DataError(f"'{where}' is damaged: '{key}' is missing; {AGAIN}")
+        value = manifest[key]
+        if not _is(value, kind):
+            raise DataError(
+                f"'{where}' is damaged: '{key}' is {value!r}, which is no {kind.__name__}; {AGAIN}"
+            )
+    for name in SETS:
+        count = manifest["sets"].get(name)
+        if not _is(count, int):
+            raise DataError(
+                f"'{where}' is damaged: '{name}' in the table sets is {count!r}, which is no int;"
+                f" {AGAIN}"
+            )
+    _check_settings({k: v for k, v in manifest.items() if k not in MANIFEST}, where)
+
+
+def _check_settings(record: Mapping[str, Any], where: Path) -> None:
+    """Raises DataError where the settings are not those of statistics."""
+    expected = set(Settings(particles=Path("any.star"), datadir=Path("any")).data_record())
+    unset = {"datadir"} | {s.field for s in plain_settings() if s.default is None}
+    for key in sorted(expected - set(record) - unset):
+        raise DataError(f"'{where}' is damaged: '{key}' is missing; {AGAIN}")
+    known = {s.field for s in plain_settings()} | {"likelihood"}
+    for key in record:
+        if key not in known or facts_of(key).role == "fit":
+            raise DataError(
+                f"'{where}' is damaged: '{key}' is unknown; {AGAIN} with this version of instamap"
+            )
+    try:
+        Settings.from_record(record)
+    except InstamapError as error:
+        raise DataError(f"'{where}' is damaged: {error}; {AGAIN}") from None
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value of TOML has a type; whole numbers are numbers, truth values are not."""
+    allowed = (int, float) if kind is float else kind
+    return isinstance(value, allowed) and isinstance(value, bool) == (kind is bool)
+
+
+def _close(one: Any, two: Any) -> bool:
+    return np.shape(one) == np.shape(two) and np.allclose(one, two, rtol=NOISE_ROUNDING, atol=0)

@@ -1,0 +1,107 @@
+"""One run for a person: settings from what was typed, the API, and the outcome in words."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from instamap.workflows.read_settings import Given
+
+if TYPE_CHECKING:
+    from instamap.progress import Progress
+    from instamap.workflows.result import Result
+    from instamap.workflows.settings import Settings
+
+
+def with_plain(given: Given, **values: Any) -> Given:
+    """What was typed, with plain settings that are arguments of the command."""
+    return replace(given, plain={**given.plain, **values})
+
+
+def run(config: Path | None, given: Given, out: Path, force: bool) -> None:
+    """Carries out what was typed over an earlier run's settings; says what was found."""
+    given.check_names()  # before anything that takes its time is imported
+    from instamap.cli.earlier import translated_record
+    from instamap.toml_text import read_toml
+    from instamap.workflows.settings import check_record
+
+    record: dict[str, Any] = {}
+    if config is not None:
+        record = translated_record(read_toml(config))
+        check_record(record, str(config))
+    run_record(record, given, out, force)
+
+
+def run_record(record: Mapping[str, Any], given: Given, out: Path, force: bool) -> None:
+    """As `run`, with the earlier settings as a record."""
+    from instamap.workflows.read_settings import read_settings
+
+    run_settings(read_settings(record, given), out, force, _automatic(record, given))
+
+
+def _automatic(record: Mapping[str, Any], given: Given) -> list[str]:
+    """The kinds that nobody has chosen."""
+    kinds = ("workflow", "objective")
+    named = {kind: given.names.get(kind) or record.get(kind, {}).get("name") for kind in kinds}
+    return [kind for kind, name in named.items() if name in (None, "auto")]
+
+
+def run_settings(
+    settings: "Settings", out: Path, force: bool, automatic: list[str] | None = None
+) -> None:
+    """Carries out resolved settings and says what was found, once all is written."""
+    from instamap.cli.progress_bars import ProgressBars
+    from instamap.workflows import api, output
+
+    output.check(out, force, api.may_write(settings), settings.input_files())
+    with ProgressBars() as progress:
+        introduce(settings, automatic or [], progress)
+        result = api.run(settings, progress)
+        result.save(out, force)
+    for line in conclusion(result, out):
+        typer.echo(line)
+
+
+def introduce(settings: "Settings", automatic: list[str], progress: "Progress") -> None:
+    """Tells what slows the run down, if anything, what was chosen, and the stages."""
+    from instamap.geometry import compiled
+    from instamap.plugin.options import to_dict
+
+    objective = settings.objective.name if settings.objective else ""
+    slices = _has_slices(settings)
+    note = compiled.note()
+    if note:
+        progress.message(note)
+    for name, value in settings.special().items():
+        progress.message(f"{name:15} {value}")
+    for kind, choice in settings.choices().items():
+        options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
+        if kind == "forward" and slices:
+            progress.message(
+                f"{kind:15} none: objective {objective} has exact Fourier slices; {choice.name} and"
+                " its options play no part"
+            )
+            continue
+        how = " (auto)" if kind in automatic else ""
+        progress.message(f"{kind:15} {choice.name}{how}  {options}".rstrip())
+    for number, stage in enumerate(settings.stages or (), 1):
+        usual = to_dict(type(stage)())
+        changed = [f"{k}={v}" for k, v in to_dict(stage).items() if v != usual[k]]
+        progress.message(f"{f'stage {number}':15} {' '.join(changed) or 'all parts learn'}")
+
+
+def _has_slices(settings: "Settings") -> bool:
+    """Whether the objective images the map by exact Fourier slices, without a forward operator."""
+    from instamap.plugin.choice import load_class
+
+    if settings.objective is None:
+        return False
+    return load_class("objective", settings.objective.name).needs != "images"
+
+
+def conclusion(result: "Result", out: Path) -> list[str]:
+    """What was found and where it is, in lines for a person."""
+    files = ", ".join(sorted(result.files()))
+    return [*result.summary(), f"maps and records in {out}/: {files}"]

@@ -1,0 +1,46 @@
+"""Plain TOML: values, tables of values and lists of such tables, read and written."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instamap.errors import DataError
+from instamap.files import replacing
+
+
+def write_toml(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes values, tables of values and lists of such tables, whole or not at all."""
+    lines = [f"{key} = {_literal(v)}" for key, v in values.items() if not _tables(v)]
+    for name, value in values.items():
+        for table in _tables(value):
+            heading = f"[{name}]" if table is value else f"[[{name}]]"
+            lines += ["", heading, *[f"{key} = {_literal(v)}" for key, v in table.items()]]
+    with replacing(path) as sibling:
+        sibling.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """The tables that a value is; none for a plain one."""
+    if isinstance(value, dict):
+        return [value]
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return value
+    return []
+
+
+def _literal(value: Any) -> str:
+    """A TOML literal; JSON's spelling of strings, numbers, booleans and lists is also TOML's."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a file, such as an earlier run's run.toml. Raises DataError naming the file."""
+    remedy = "give the run.toml of an earlier run"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"settings file '{path}' does not exist; {remedy}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"settings file '{path}' cannot be read: {error}; {remedy}") from None

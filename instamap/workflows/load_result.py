@@ -1,0 +1,108 @@
+"""A result read back from the folder that it was saved to."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instamap.errors import DataError
+from instamap.fit.loop import FitResult
+from instamap.maps import mrc
+from instamap.plugin.choice import load_class
+from instamap.progress import Evaluation
+from instamap.scene import Scene
+from instamap.toml_text import read_toml
+from instamap.workflows import output
+from instamap.workflows.result import RECORD, Result
+from instamap.workflows.settings import Settings
+
+MAPS = ("map", "half1", "half2")
+
+
+def load_result(folder: Path) -> Result:
+    """The result in a folder, of the class that its workflow makes.
+
+    Raises DataError for a folder without a result, or with a damaged one.
+    """
+    if not (folder / output.MARK).exists():
+        raise DataError(f"'{folder}' holds no result: no {output.MARK}; give the folder of a run")
+    settings = Settings.from_record(read_toml(folder / output.MARK))
+    record = _read_json(folder / RECORD)
+    maps, pixel_size = _read_maps(folder)
+    result = Result(
+        settings=settings,
+        scene=_scene(folder, maps["map"], pixel_size, settings),
+        maps=maps,
+        fits=_read_fits(folder / "log.jsonl", record, maps),
+        fsc=_read_curves(folder / "fsc.csv"),
+        resolution=record["resolution"],
+        counts=record["counts"],
+        mask_was_found=(folder / "mask.mrc").exists(),
+        log=_read_log(folder / "log.jsonl"),
+    )
+    if settings.workflow is None:
+        return result
+    return load_class("workflow", settings.workflow.name).reload(folder, result)
+
+
+def _read_maps(folder: Path) -> tuple[dict[str, Tensor], float]:
+    """The maps by name, and their pixel size in Å."""
+    maps = {}
+    pixel_size = 1.0
+    for name in MAPS:
+        file = folder / f"{name}.mrc"
+        if file.exists():
+            maps[name], pixel_size = mrc.read(file)
+    if "map" not in maps:
+        raise DataError(f"'{folder}' has no map.mrc; copy the whole folder again")
+    return maps, pixel_size
+
+
+def _scene(folder: Path, volume: Tensor, pixel_size: float, settings: Settings) -> Scene:
+    """The scene as far as the folder knows it."""
+    file = folder / "mask.mrc"
+    mask = None
+    if file.exists():
+        mask = mrc.read(file)[0]
+    elif settings.mask is not None and settings.mask.exists():
+        mask = mrc.read(settings.mask)[0]
+    return Scene(box=len(volume), pixel_size=pixel_size, mask=mask)
+
+
+def _read_fits(log: Path, record: dict[str, Any], maps: dict[str, Tensor]) -> dict[str, FitResult]:
+    """What was kept of each fit: its map, its evaluations and whether it found a signal."""
+    fits = {}
+    for name, rows in record["evaluations"].items():
+        evaluations = [Evaluation(**row) for row in rows]
+        volume = maps.get(name, torch.zeros(0))
+        fits[name] = FitResult(volume, evaluations, name not in record["without_signal"])
+    return fits
+
+
+def _read_curves(file: Path) -> dict[str, Tensor]:
+    """The FSC curves of fsc.csv by name; none without the file."""
+    if not file.exists():
+        return {}
+    with file.open(newline="", encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    names = [name for name in rows[0] if name not in ("shell", "resolution", "frequency")]
+    return {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
+
+
+def _read_log(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The record of a result. Raises DataError where it is missing or damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(
+            f"'{file}' is missing or damaged; copy the whole folder again, or repeat the run"
+        ) from None

@@ -1,0 +1,181 @@
+"""The result of a workflow: what it found, as an object that writes itself to a folder."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from instamap.fit.loop import FitResult
+from instamap.maps import fsc, mrc
+from instamap.progress import Evaluation
+from instamap.report import fsc_plot, likelihood_plot, slices
+from instamap.scene import Scene
+from instamap.toml_text import write_toml
+from instamap.workflows import output
+from instamap.workflows.record import write_json, write_log
+from instamap.workflows.settings import Settings
+
+RECORD = "result.json"
+NYQUIST_ROUNDING = 2.001  # pixels: a resolution below this is Nyquist's
+
+
+class Artefact(ABC):
+    """Something that a workflow found beside maps, with files of its own."""
+
+    @abstractmethod
+    def files(self) -> list[str]:
+        """The names of the files that `write` makes."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Writes them into an existing folder."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Maps and what they are worth.
+
+    settings: with the workflow and objective that were used. scene: with the mask. maps "D D D" by
+    name: map, and half1 and half2 where there are halves. fits: of each set. fsc: curves by name;
+    resolution: where the last of them falls to 0.143, in Å, None without a signal or halves.
+    counts: images of each set, "held_out" among them. log: an entry for each evaluation.
+    mask_was_found: the mask was made from a first map. artefacts: whatever else was found.
+    """
+
+    settings: Settings
+    scene: Scene
+    maps: dict[str, Tensor]
+    fits: dict[str, FitResult]
+    fsc: dict[str, Tensor]
+    resolution: float | None
+    counts: dict[str, int]
+    mask_was_found: bool
+    log: list[dict[str, Any]] = field(default_factory=list)
+    artefacts: Sequence[Artefact] = ()
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask "D D D" in 0..1; None means the largest sphere."""
+        return self.scene.mask
+
+    @property
+    def evaluations(self) -> dict[str, list[Evaluation]]:
+        """The evaluations of each fit."""
+        return {name: fit.evaluations for name, fit in self.fits.items()}
+
+    @property
+    def without_signal(self) -> list[str]:
+        """Names of the fits that found no signal; their maps are empty."""
+        return [name for name, fit in self.fits.items() if not fit.signal]
+
+    @property
+    def latents(self) -> Tensor | None:
+        """Coordinates "n L" of all particles, where the workflow found any."""
+        return None
+
+    @property
+    def verdict(self) -> str:
+        """What was found, in one line."""
+        if self.without_signal:
+            return f"no signal found in {', '.join(self.without_signal)}"
+        if self.resolution is None:
+            return "a map without half maps, whose resolution is not known"
+        return f"resolution {self.resolution:.2f} Å"
+
+    def files(self) -> list[str]:
+        """The names of the files that `save` writes."""
+        names = ["held_out.png", *(f"{name}.mrc" for name in self._volumes()), "log.jsonl", RECORD]
+        if self.fsc:
+            names.append("fsc.csv")
+        if not self.without_signal:
+            names += ["fsc.png"] * bool(self.fsc) + ["map.png"]
+        for artefact in self.artefacts:
+            names += artefact.files()
+        return [*names, output.MARK]
+
+    def _volumes(self) -> dict[str, Tensor]:
+        """The maps to be written; a mask that was given has a file already."""
+        if self.mask_was_found and self.mask is not None:
+            return {**self.maps, "mask": self.mask}
+        return self.maps
+
+    def save(self, folder: str | Path, force: bool = False) -> None:
+        """Writes maps, curves, pictures and records to a folder, all or nothing.
+
+        force: replaces a run that the folder holds. Raises OutputError.
+        """
+        with output.atomic_folder(Path(folder), force) as temporary:
+            self._write(temporary)
+
+    def _write(self, folder: Path) -> None:
+        scene = self.scene
+        curves = {
+            name: [(one.step, one.held_out) for one in evaluations]
+            for name, evaluations in self.evaluations.items()
+        }
+        likelihood_plot.plot(folder / "held_out.png", curves)
+        for name, volume in self._volumes().items():
+            mrc.write(folder / f"{name}.mrc", volume, scene.pixel_size)
+        if self.fsc:
+            fsc.write_csv(folder / "fsc.csv", self.fsc, scene.box, scene.pixel_size)
+        if not self.without_signal:
+            self._draw(folder)
+        for artefact in self.artefacts:
+            artefact.write(folder)
+        write_log(folder / "log.jsonl", self.log)
+        write_json(folder / RECORD, self.facts())
+        write_toml(folder / output.MARK, self.record())
+
+    def _draw(self, folder: Path) -> None:
+        scene = self.scene
+        if self.fsc:
+            fsc_plot.plot(folder / "fsc.png", self.fsc, scene.box, scene.pixel_size)
+        slices.plot(folder / "map.png", self.maps["map"], scene.pixel_size)
+
+    def record(self) -> dict[str, Any]:
+        """What run.toml says: the settings, with which the run can be repeated, and its files."""
+        plain = self.settings.record()
+        return {"instamap": plain["instamap"], "files": self.files(), **plain}
+
+    def facts(self) -> dict[str, Any]:
+        """What was found as plain values, for programs: result.json."""
+        evaluations = {name: [asdict(e) for e in some] for name, some in self.evaluations.items()}
+        return {
+            "verdict": self.verdict,
+            "resolution": self.resolution,
+            "counts": self.counts,
+            "without_signal": self.without_signal,
+            "evaluations": evaluations,
+        }
+
+    def summary(self) -> list[str]:
+        """What the maps are worth, in lines for a person."""
+        lines = []
+        for name, evaluations in self.evaluations.items():
+            best = max(evaluations, key=lambda one: one.held_out)
+            lines.append(
+                f"{name}: held-out likelihood {best.held_out:+.4g} nats/image beyond an empty map,"
+                f" at step {best.step} of {evaluations[-1].step}"
+            )
+            if name in self.without_signal:
+                lines.append(
+                    f"{name}: no signal found: the {self.counts['held_out']} held-out images are no"
+                    " likelier than chance allows; this map is empty"
+                )
+        if self.resolution is not None:
+            lines.append(self._resolution_line(self.resolution))
+        elif self.fsc:
+            lines.append("resolution: none, as no signal was found")
+        return lines
+
+    def _resolution_line(self, resolution: float) -> str:
+        how = "mask-corrected by phase randomisation"
+        if "unbiased" in self.fsc:
+            how += ", and held against direct inversions"
+        line = f"resolution: {resolution:.2f} Å (half-map FSC 0.143, {how})"
+        if resolution <= NYQUIST_ROUNDING * self.scene.pixel_size:
+            line += ", which is Nyquist: smaller pixels may hold more"
+        return line
