@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from instamap.fit import draws
 from instamap.geometry import grids, strain
 from instamap.model import Model
+from instamap.parts import Deformation, SharedDensity
 
 POINTS = 2048  # at which the density is looked up; the displacements of a batch share as many
 SMOOTH = 1e-12  # under the root of the gradient's square: smooth at zero, where u begins
@@ -29,16 +30,11 @@ class Regulariser(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         density = model.representation.options
-        displacement = model.deformation.options
         self.density_weights = {
             "total_variation": density.total_variation,
             "positivity": density.positivity,
         }
-        self.displacement_weights = {
-            "magnitude": displacement.magnitude,
-            "total_variation": displacement.total_variation,
-            "strain": displacement.strain,
-        }
+        self.displacement_weights = _displacement_weights(model.deformation)
         self.cell = model.scene.pixel_size
         device = next(model.parameters()).device
         centres = grids.voxel_centres(model.scene.box, self.cell).to(device)
@@ -107,3 +103,15 @@ class Regulariser(nn.Module):
         for name, weight in self.displacement_weights.items():
             cost = cost + weight * terms[name].mean()
         return cost
+
+
+def _displacement_weights(deformation: Deformation) -> dict[str, float]:
+    """The weights of the terms of a deformation's displacement; none where no point moves."""
+    if isinstance(deformation, SharedDensity):
+        return {}
+    options = deformation.options
+    return {
+        "magnitude": options.magnitude,
+        "total_variation": options.total_variation,
+        "strain": options.strain,
+    }

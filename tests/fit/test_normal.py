@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instamap.deform.identity import Identity
-from instamap.errors import CompositionError
 from instamap.fit import loop
-from instamap.fit.images import Images
+from instamap.fit.images import MiniBatches
 from instamap.fit.lattice import Lattice
-from instamap.fit.normal import Normal, check
-from instamap.fit.objective import Evidence
+from instamap.fit.normal import NormalEquations
+from instamap.fit.objective import ImageData, StatisticsData
 from instamap.forward.ray import Ray
 from instamap.fourier import ctf
 from instamap.geometry import grids, rotations
-from instamap.model import Model, compose
+from instamap.model import Model, compose, part_classes
 from instamap.parts import ForwardOperator, Representation
 from instamap.plugin.choice import choose, default_parts
 from instamap.plugin.options import Options, RepresentationOptions
@@ -170,13 +169,13 @@ class Case:
             .eval()
         )
 
-    def engine(self, model: Model, rows=slice(None)) -> Normal:
+    def objective(self, model: Model, rows=slice(None)) -> NormalEquations:
         """The normal equations of some rows, which are also those that judge; without jitter, in
         float32 as in a run.
         """
         found = self.statistics(rows).to(torch.float32)
-        return Normal(
-            Normal.Options(jitter=0.0), model, Evidence(statistics=found, held_out_statistics=found)
+        return NormalEquations(
+            NormalEquations.Options(jitter=0.0), model, StatisticsData(found, found)
         )
 
 
@@ -209,13 +208,13 @@ def test_loss_is_minus_the_mean_log_prob_of_the_model(likelihood, premultiplied,
     assert -float(exact.loss(volume)) / exact.weight == pytest.approx(
         expected, abs=GRIDDING * (norm + abs(expected))
     )
-    # The engine itself rasters, crops and judges in float32.
-    engine = case.engine(model.float())
-    loss = engine(model, torch.Generator())
-    engine.follow(model, 0.0)
-    for found in (-float(loss.detach()), engine.held_out()):
+    # The objective itself rasters, crops and judges in float32.
+    objective = case.objective(model.float())
+    loss = objective(model, torch.Generator())
+    objective.follow(model, 0.0)
+    for found in (-float(loss.detach()), objective.held_out()):
         assert found == pytest.approx(expected, abs=GRIDDING * (norm + abs(expected)))
-    torch.testing.assert_close(engine.map().double(), volume, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(objective.map().double(), volume, rtol=1e-5, atol=1e-6)
 
 
 @given(seed=seeds, box=st.integers(9, 12), low=st.integers(0, 3), cut=st.integers(0, 3))
@@ -276,12 +275,12 @@ def test_both_engines_agree_on_held_out_images(premultiplied):
     known = Known(RepresentationOptions(floor="none"), case.scene, density)
     model = case.model(known, Ray(Ray.Options(padding=1.0), case.scene))
     held_out = torch.arange(8, 12)
-    images = Images(
-        Images.Options(batch=3), model, Evidence(Memory(case.batch), held_out[:0], held_out)
+    images = MiniBatches(
+        MiniBatches.Options(batch=3), model, ImageData(Memory(case.batch), held_out[:0], held_out)
     )
     expected = images.held_out()
     model = model.float()
-    normal = case.engine(model, held_out)
+    normal = case.objective(model, held_out)
     with torch.no_grad():
         normal(model, torch.Generator())
     normal.follow(model, 0.0)
@@ -294,23 +293,27 @@ def test_both_engines_agree_on_held_out_images(premultiplied):
 
 @pytest.mark.parametrize("name", [part.name for part in default().parts("representation")])
 def test_nothing_is_found_in_noise(name):
-    """Whatever a map is made of, held-out noise is at no look likelier than chance allows: ½ z²
-    nats for the best of a few looks.
+    """Whatever a map is made of, held-out noise is at no evaluation likelier than chance
+    allows: ½ z² nats for the best of a few evaluations.
     """
     case = Case.draw(6, 16, "gaussian", False, count=160)
     case.batch = case.batch.to(torch.float32)
     scene = replace(case.scene, density_scale=0.02)  # about the noise in a map of these images
     rows = torch.arange(160)
     fitted, judging = (case.statistics(some).to(torch.float32) for some in (rows[:120], rows[120:]))
-    evidence = Evidence(statistics=fitted, held_out_statistics=judging)
+    data = StatisticsData(fitted, judging)
     torch.manual_seed(0)
-    model = compose({**default_parts(), "representation": choose("representation", name, [])}, scene)
-    engine = Normal(Normal.Options(steps=40, look=4, patience=10), model, evidence)
-    fit = loop.fit(model, engine, generator=torch.Generator().manual_seed(0))
-    assert len(fit.looks) == 10 and fit.looks[-1].loss < 0, (
+    model = compose(
+        {**default_parts(), "representation": choose("representation", name, [])}, scene
+    )
+    objective = NormalEquations(
+        NormalEquations.Options(steps=40, evaluate_every=4, patience=10), model, data
+    )
+    fit = loop.optimise(model, objective, generator=torch.Generator().manual_seed(0))
+    assert len(fit.evaluations) == 10 and fit.evaluations[-1].loss < 0, (
         "nothing was fitted, so nothing was shown"
     )
-    assert max(40 * look.held_out for look in fit.looks) < 6
+    assert max(40 * evaluation.held_out for evaluation in fit.evaluations) < 6
 
 
 def test_the_average_is_that_of_the_rasters():
@@ -324,26 +327,28 @@ def test_the_average_is_that_of_the_rasters():
     model = case.model(
         Voxel(Voxel.Options(floor="none"), case.scene), Slices(Options(), case.scene)
     ).float()
-    engine = case.engine(model)
+    objective = case.objective(model)
     maps = []
     for level in (1.0, 3.0):
         with torch.no_grad():
             model.representation.values.fill_(level)
-            engine(model, torch.Generator())
-        engine.follow(model, 0.25)
-        maps.append(engine.map())
+            objective(model, torch.Generator())
+        objective.follow(model, 0.25)
+        maps.append(objective.map())
     torch.testing.assert_close(maps[0], 0.75 * mask)
     torch.testing.assert_close(maps[1], (0.25 * 0.75 + 0.75 * 3.0) * mask)
 
 
 def test_what_has_no_normal_equations_is_refused():
-    scene = Scene(8, 2.0, noise_variance=torch.ones(1, 5))
-    check(compose(default_parts(), scene))
-    with pytest.raises(
-        CompositionError,
-        match="engine 'normal' needs one density .*deformation Rigid .*choose --engine images",
-    ):
-        check(compose(default_parts("rigid"), scene))
+    def reason(**names):
+        parts = default_parts(names.get("deformation", "identity"))
+        classes = part_classes({**parts, **{k: choose(k, n, []) for k, n in names.items()}})
+        return NormalEquations.reason_against(classes)
+
+    assert reason() is None
+    assert reason(likelihood="coloured") is None
+    assert reason(deformation="rigid") == "deformation Rigid gives every particle its own density"
+    assert reason(likelihood="correlation") == "likelihood Correlation is not Gaussian"
 
 
 class Slope(Representation):

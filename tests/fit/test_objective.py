@@ -1,4 +1,4 @@
-"""What engines add to the likelihood: regularisers enter each loss and its gradient; views are
+"""What objectives add to the likelihood: regularisers enter each loss and its gradient; views are
 augmented as far as they should be.
 """
 
@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import States
-from instamap.fit.images import Images
-from instamap.fit.normal import Normal
-from instamap.fit.objective import Evidence, Objective
-from instamap.fit.regulariser import Prior
+from instamap.fit.conformations import ConformationData, Conformations
+from instamap.fit.images import MiniBatches
+from instamap.fit.normal import NormalEquations
+from instamap.fit.objective import ImageData, Objective, StatisticsData
+from instamap.fit.regulariser import Regulariser
 from instamap.geometry import rotations
 from instamap.model import Model, compose
 from instamap.plugin.choice import choose, default_parts
+from instamap.plugin.options import parse
 from instamap.scene import Batch, Scene, Views
 from instamap.statistics.statistics import Statistics
 
@@ -26,9 +27,11 @@ SCENE = Scene(
 )
 DENSITY = ("total_variation", "positivity")
 DISPLACEMENT = ("magnitude", "total_variation", "strain")
-CASES = [(engine, "density", name) for engine in ("normal", "images", "states") for name in DENSITY]
+CASES = [
+    (kind, "density", name) for kind in ("normal", "images", "conformations") for name in DENSITY
+]
 CASES += [
-    (engine, "displacement", name) for engine in ("images", "states") for name in DISPLACEMENT
+    (kind, "displacement", name) for kind in ("images", "conformations") for name in DISPLACEMENT
 ]
 
 
@@ -67,9 +70,9 @@ def statistics(seed: int) -> Statistics:
     )
 
 
-def stirred(engine: str, density: list[str], displacement: list[str]) -> Model:
+def stirred(kind: str, density: list[str], displacement: list[str]) -> Model:
     """A model away from birth, the same whatever the weights."""
-    name = "identity" if engine == "normal" else "bending-field"
+    name = "identity" if kind == "normal" else "bending-field"
     choices = {"representation": choose("representation", "voxel", ["floor=none", *density])}
     choices["deformation"] = choose("deformation", name, displacement)
     torch.manual_seed(0)
@@ -81,34 +84,30 @@ def stirred(engine: str, density: list[str], displacement: list[str]) -> Model:
     return model
 
 
-def objective(engine: str, model: Model) -> Objective:
-    if engine == "normal":
-        return Normal(
-            Normal.Options(),
+def make_objective(kind: str, model: Model) -> Objective:
+    if kind == "normal":
+        return NormalEquations(
+            NormalEquations.Options(),
             model,
-            Evidence(statistics=statistics(5), held_out_statistics=statistics(6)),
+            StatisticsData(statistics(5), statistics(6)),
         )
-    if engine == "images":
+    if kind == "images":
         rows = torch.arange(COUNT)
-        return Images(Images.Options(batch=3), model, Evidence(pictures(), rows[:4], rows[4:]))
-    some = [statistics(7), statistics(8)]
-    return States(
-        States.Options(batch=2),
-        model,
-        some,
-        some,
-        torch.randn(2, model.deformation.options.latent, generator=seeded(9)),
-    )
+        data = ImageData(pictures(), rows[:4], rows[4:])
+        return MiniBatches(MiniBatches.Options(batch=3), model, data)
+    both = [statistics(7), statistics(8)]
+    z = torch.randn(2, model.deformation.options.latent, generator=seeded(9))
+    return Conformations(Conformations.Options(batch=2), model, ConformationData(both, both, z))
 
 
-def coordinates(engine: str, model: Model, loss: Objective) -> Tensor | None:
-    """Those of the particles, or the states, of the first step, which the seed decides."""
-    if engine == "images":
-        rows = loss.evidence.rows[torch.randperm(len(loss.evidence.rows), generator=seeded())][
-            : loss.options.batch
-        ]
-        return model.deformation.latent(loss.evidence.particles.views[rows])
-    return None if engine == "normal" else loss.z[torch.randperm(len(loss.z), generator=seeded())]
+def coordinates(kind: str, model: Model, loss: Objective) -> Tensor | None:
+    """The coordinates, of particles or conformations, of the first step, which the seed decides."""
+    if kind == "images":
+        rows = loss.data.rows
+        order = torch.randperm(len(rows), generator=seeded())
+        rows = rows[order][: loss.options.batch]
+        return model.deformation.latent(loss.data.particles.views[rows])
+    return None if kind == "normal" else loss.z[torch.randperm(len(loss.z), generator=seeded())]
 
 
 def gradient(loss: Tensor, model: Model) -> Tensor:
@@ -123,15 +122,15 @@ def gradient(loss: Tensor, model: Model) -> Tensor:
     )
 
 
-def step(engine: str, model: Model) -> tuple[float, Tensor, torch.Generator]:
+def step(kind: str, model: Model) -> tuple[float, Tensor, torch.Generator]:
     """The loss and the gradient of a first step, and the generator after it."""
     generator = seeded()
-    loss = objective(engine, model.train())(model, generator)
+    loss = make_objective(kind, model.train())(model, generator)
     return float(loss.detach()), gradient(loss, model), generator
 
 
-@pytest.mark.parametrize(("engine", "of", "name"), CASES)
-def test_a_regulariser_adds_its_cost_and_its_gradient(engine, of, name):
+@pytest.mark.parametrize(("kind", "of", "name"), CASES)
+def test_a_regulariser_adds_its_cost_and_its_gradient(kind, of, name):
     """Without weights no random number is drawn for regularisers, so the generator then stands
     where that of a weighted loss stood. The weight is one with which the cost is ten times the
     log-likelihood.
@@ -139,15 +138,17 @@ def test_a_regulariser_adds_its_cost_and_its_gradient(engine, of, name):
 
     def weighted(weight: float) -> Model:
         items = {"density": [], "displacement": [], of: [f"{name}={weight}"]}
-        return stirred(engine, items["density"], items["displacement"]).train()
+        return stirred(kind, items["density"], items["displacement"]).train()
 
     def cost(model: Model) -> Tensor:
         start = torch.Generator().set_state(after.get_state())
-        return Prior(model)(model, coordinates(engine, model, objective(engine, model)), start)
+        return Regulariser(model)(
+            model, coordinates(kind, model, make_objective(kind, model)), start
+        )
 
-    plain, slope, after = step(engine, stirred(engine, [], []))
+    plain, slope, after = step(kind, stirred(kind, [], []))
     model = weighted(10 * abs(plain) / float(cost(weighted(1.0)).detach()))
-    whole, steeper, _ = step(engine, model)
+    whole, steeper, _ = step(kind, model)
     added = cost(model)
     assert whole - plain == pytest.approx(float(added.detach()), rel=1e-4)
     assert float(added.detach()) == pytest.approx(10 * abs(plain), rel=1e-3)
@@ -162,15 +163,15 @@ MANY = 4000
 
 
 def augmented(*items: str, seed: int = 0) -> tuple[Batch, Batch]:
-    """Many particles as they are, and as a step of the engine sees them."""
+    """Many particles as they are, and as a step of the kind sees them."""
     model = stirred("images", [], [])
     rows = torch.arange(MANY)
     some = pictures(MANY)
-    engine = Images(
-        choose("engine", "images", [*items]).options, model, Evidence(some, rows, rows[:4])
+    objective = MiniBatches(
+        parse(MiniBatches.Options, [*items]), model, ImageData(some, rows, rows[:4])
     )
     batch = some.batch(rows)
-    return batch, engine._augmented(batch, seeded(seed))
+    return batch, objective.augment(batch, seeded(seed))
 
 
 def test_views_turn_and_move_about_their_poses():
@@ -209,13 +210,13 @@ def losses(*items: str) -> tuple[float, float]:
     """That of a first step without jitter, and the held-out likelihood."""
     model = stirred("images", [], [])
     rows = torch.arange(COUNT)
-    engine = Images(
-        choose("engine", "images", ["batch=4", *items]).options,
+    objective = MiniBatches(
+        parse(MiniBatches.Options, ["batch=4", *items]),
         model,
-        Evidence(pictures(), rows[:4], rows[4:]),
+        ImageData(pictures(), rows[:4], rows[4:]),
     )
-    engine.jitter = 0.0
-    return float(engine(model.train(), seeded()).detach()), engine.held_out()
+    objective.jitter = 0.0
+    return float(objective(model.train(), seeded()).detach()), objective.held_out()
 
 
 def test_steps_see_other_views_and_held_out_images_the_poses_given():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.fit.regulariser import Prior
+from instamap.fit.regulariser import Regulariser
 from instamap.model import compose
 from instamap.parts import Deformation
 from instamap.plugin.choice import choose, default_parts
@@ -59,7 +59,7 @@ def _model(density=(), deformation=None):
 
 
 def _cost(model, z=None, seed=0):
-    return Prior(model)(model, z, torch.Generator().manual_seed(seed)).detach()
+    return Regulariser(model)(model, z, torch.Generator().manual_seed(seed)).detach()
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def test_a_density_below_zero_costs_its_depth():
         for p in model.representation.parameters():
             p.fill_(-0.5)
     model.window = Ball(10.0)
-    prior = Prior(model)
+    prior = Regulariser(model)
     model.window = Ball(100.0)  # no edge within reach of the points
 
     def cost():
@@ -138,7 +138,7 @@ def test_a_density_below_zero_costs_its_depth():
 def test_a_slope_costs_its_change_over_a_voxel():
     model = _model(["total_variation=2"])
     model.window = Ball(8.0)
-    prior = Prior(model)
+    prior = Regulariser(model)
     model.density = lambda x: (
         SCENE.density_scale * (0.3 * x[..., 0])
     )  # 0.6 of the scale over a voxel of 2 Å along x, none along y and z
@@ -156,5 +156,5 @@ def test_the_gradient_at_birth_is_finite():
     rigid = choose("deformation", "rigid", ["total_variation=1", "strain=1", "magnitude=1"])
     model = compose({**default_parts("rigid"), "deformation": rigid}, SCENE)
     z = model.deformation.table * 1.0
-    Prior(model)(model, z, torch.Generator().manual_seed(0)).backward()
+    Regulariser(model)(model, z, torch.Generator().manual_seed(0)).backward()
     assert model.deformation.table.grad.isfinite().all()

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from support.command import instamap
 
 from instamap.errors import CompositionError, OptionError
 from instamap.fit import loop, stages
-from instamap.fit.objective import EngineOptions, Objective
-from instamap.fit.stages import Stage
+from instamap.fit.objective import FitData, Objective, ObjectiveOptions
+from instamap.fit.stage import Stage
 from instamap.model import compose
 from instamap.plugin.choice import default_parts
 from instamap.plugin.options import from_dict, parse, to_dict
 from instamap.scene import Scene
-from instamap.workflows.record import read_toml, write_toml
+from instamap.toml_text import read_toml, write_toml
 
 SCENE = Scene(box=8, pixel_size=2.0, count=5, noise_variance=torch.ones(1, 5))
 
@@ -21,19 +20,26 @@ def _model(deformation="identity"):
     return compose(default_parts(deformation), SCENE)
 
 
+class HundredHeldOut(FitData):
+    """A hundred images that were held out."""
+
+    count = 5
+    held_out_count = 100
+    held_out_weight = 100.0
+
+
 class _Scripted(Objective):
     """Held-out likelihoods as written down, and a note of what it was asked to do; the loss is the
     sum of all parameters.
     """
 
     def __init__(self, model, script, **options):
-        super().__init__(EngineOptions(look=1, **options), model, None)
+        super().__init__(ObjectiveOptions(evaluate_every=1, **options), model, HundredHeldOut())
         self.script = iter(script)
         self.retries = 0
         self.rates = []
         self.jitters = []
         self.average = torch.zeros(())
-        self.evidence = type("Evidence", (), {"held_out_weight": 100.0})
 
     def __call__(self, model, generator):
         self.jitters.append(self.jitter)
@@ -50,10 +56,10 @@ class _Scripted(Objective):
         self.retries += 1
         return self.retries == 1
 
-    def state(self):
+    def average_state(self):
         return self.average
 
-    def restore(self, state):
+    def load_average(self, state):
         self.average = state
 
     def map(self):
@@ -69,15 +75,15 @@ def _fit(script, some=(Stage(),), model=None, **options):
     model = model or _model()
     objective = _Scripted(model, script, **options)
     return (
-        loop.fit(model, objective, tuple(some), generator=torch.Generator().manual_seed(0)),
+        loop.optimise(model, objective, tuple(some), generator=torch.Generator().manual_seed(0)),
         objective,
         model,
     )
 
 
-def test_a_fit_that_turns_tries_once_more_and_returns_to_its_best_look():
+def test_a_fit_that_turns_tries_once_more_and_returns_to_its_best_evaluation():
     fit, objective, _ = _fit([1, 2, 3, 2, 2, 2, 2.5, 2.6, 2.7, 9], patience=3)
-    assert [look.held_out for look in fit.looks] == [
+    assert [evaluation.held_out for evaluation in fit.evaluations] == [
         1,
         2,
         3,
@@ -90,12 +96,12 @@ def test_a_fit_that_turns_tries_once_more_and_returns_to_its_best_look():
     ]  # after the retry again three without a gain
     assert objective.retries == 2
     assert fit.best.step == 3
-    assert (fit.map == 3).all()  # the average of the best look, not of the last one
+    assert (fit.map == 3).all()  # the average of the best evaluation, not of the last one
 
 
 def test_a_fit_that_gains_less_than_the_tolerance_ends_without_another_try():
     fit, objective, _ = _fit([1, 2, 100, 100.1, 100.2, 100.3, 200], patience=3, tolerance=0.003)
-    assert len(fit.looks) == 6
+    assert len(fit.evaluations) == 6
     assert objective.retries == 0
     assert fit.best.held_out == 100.3
 
@@ -103,21 +109,20 @@ def test_a_fit_that_gains_less_than_the_tolerance_ends_without_another_try():
 def test_a_tolerance_of_zero_follows_the_smallest_gain():
     fit, *_ = _fit([100, 100.1, 100.2, 100.3, 100.4, 1, 1, 1, 1, 1, 1], patience=3, tolerance=0.0)
     assert fit.best.held_out == 100.4
-    assert len(fit.looks) == 11
+    assert len(fit.evaluations) == 11
 
 
-def test_a_stage_that_has_ended_hands_its_best_look_to_the_next():
+def test_a_stage_that_has_ended_hands_its_best_evaluation_to_the_next():
     fit, *_ = _fit([1, 5, 4, 3, 6], [Stage(steps=4), Stage(steps=1)], patience=9)
-    assert [(look.stage, look.step) for look in fit.looks] == [
+    assert [(evaluation.stage, evaluation.step) for evaluation in fit.evaluations] == [
         (1, 1),
         (1, 2),
         (1, 3),
         (1, 4),
         (2, 5),
     ]
-    assert (
-        fit.map == 3
-    ).all()  # steps of the average: two until the best look of the first stage, one more after it
+    # Steps of the average: two until the best evaluation of the first stage, one more after it.
+    assert (fit.map == 3).all()
 
 
 def test_frozen_parts_stay_and_others_learn_at_their_rate():
@@ -193,6 +198,8 @@ def test_unknown_and_impossible_stages_name_the_remedy():
 
 
 def test_the_command_line_describes_a_stage():
+    from support.command import instamap
+
     done = instamap("describe", "stage")
     assert done.code == 0
     assert "--stage" in done.out and "warm_up" in done.out and "jitter_end" in done.out

@@ -20,6 +20,7 @@ from instamap.geometry import compiled, grids, rotations
 from instamap.scene import Views
 from instamap.statistics import accumulator as accumulators
 from instamap.statistics.accumulator import Accumulator
+from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.statistics import Statistics
 
 NUMBA = compiled.usable()
@@ -392,11 +393,9 @@ def gridding_cells(case: Case) -> Tensor:
     from instamap.fourier import gridding_numba
 
     grid = gridding.Grid(case.box)
-    components = accumulators.Components(case.box, torch.float32, torch.device("cpu"))
-    data = components.of(case.images.float(), case.views.origin)
-    gridding_numba.spread(
-        grid, case.views.rotation[:, :2].float(), components.plane, data, data.abs()
-    )
+    plane = FourierPlane(case.box)
+    data = plane.transform(case.images.float(), case.views.origin)
+    gridding_numba.spread(grid, case.views.rotation[:, :2].float(), plane.points, data, data.abs())
     return grid.cells
 
 
