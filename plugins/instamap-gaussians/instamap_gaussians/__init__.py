@@ -1,7 +1,6 @@
 """Announces the representation `gaussians` to instamap, without importing torch."""
 
-from instamap.plugin.component import Component
-from instamap.plugin.hooks import hookimpl
+from instamap import Component, hookimpl
 
 
 @hookimpl

@@ -4,9 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from instamap.parts import Representation
-from instamap.plugin.options import RepresentationOptions, option
-from instamap.scene import Scene
+from instamap import Representation, RepresentationOptions, Scene, option
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -44,24 +42,25 @@ class Gaussians(Representation):
         super().__init__(options, scene)
         g = torch.Generator().manual_seed(options.seed)
         direction = nn.functional.normalize(torch.randn(options.count, 3, generator=g), dim=-1)
-        self.centres = nn.Parameter(
-            options.extent * direction * torch.rand(options.count, 1, generator=g) ** (1 / 3)
-        )
+        distance = torch.rand(options.count, 1, generator=g) ** (1 / 3)
+        self.centres = nn.Parameter(options.extent * direction * distance)
         neighbours = options.extent * scene.radius * (4 / 3 * math.pi / options.count) ** (1 / 3)
-        self.log_widths = nn.Parameter(
-            torch.full((options.count,), math.log(options.width or 0.5 * neighbours))
-        )
+        width = options.width or 0.5 * neighbours
+        self.log_widths = nn.Parameter(torch.full((options.count,), math.log(width)))
         self.amplitudes = nn.Parameter(torch.zeros(options.count))
 
     def forward(self, x: Tensor) -> Tensor:
         points = x.reshape(-1, 3)
-        order = _octree(
-            points.detach() / self.scene.radius
-        ).argsort()  # neighbours make blocks that few Gaussians reach
+        # Neighbours make blocks that few Gaussians reach.
+        order = _octree(points.detach() / self.scene.radius).argsort()
         centres = self.centres * self.scene.radius
         widths = (self.log_widths.exp().square() + (0.25 * self.scene.pixel_size) ** 2).sqrt()
-        blocks = [
-            checkpoint(
+        blocks = [points.new_zeros(0)]
+        for block in points[order].split(BLOCK):
+            if len(block) == 0:
+                continue
+            # Evaluated again in the backward pass, so that no pair is kept for it.
+            density = checkpoint(
                 _sum,
                 block,
                 centres,
@@ -70,10 +69,9 @@ class Gaussians(Representation):
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
-            for block in points[order].split(BLOCK)
-            if len(block)
-        ]
-        return torch.cat([*blocks, points.new_zeros(0)])[order.argsort()].reshape(x.shape[:-1])
+            blocks.append(density)
+        in_order = torch.cat(blocks)
+        return in_order[order.argsort()].reshape(x.shape[:-1])
 
 
 def _octree(x: Tensor) -> Tensor:
@@ -81,9 +79,12 @@ def _octree(x: Tensor) -> Tensor:
     runs of cells are compact (Morton).
     """
     cell = ((x + 1) * 8).clamp(0, 15).long()
-    return sum(
-        ((cell[:, axis] >> bit) & 1) << (3 * bit + axis) for bit in range(4) for axis in range(3)
-    )
+    number = torch.zeros_like(cell[:, 0])
+    for bit in range(4):
+        for axis in range(3):
+            digit = (cell[:, axis] >> bit) & 1
+            number += digit << (3 * bit + axis)
+    return number
 
 
 def _sum(x: Tensor, centres: Tensor, widths: Tensor, amplitudes: Tensor) -> Tensor:
@@ -91,13 +92,14 @@ def _sum(x: Tensor, centres: Tensor, widths: Tensor, amplitudes: Tensor) -> Tens
     reaches it.
     """
     with torch.no_grad():
-        gap = torch.maximum(x.amin(0) - centres, centres - x.amax(0)).clamp(min=0).norm(dim=1)
+        outside_box = torch.maximum(x.amin(0) - centres, centres - x.amax(0))
+        gap = outside_box.clamp(min=0).norm(dim=1)
         near = (gap < REACH * widths).nonzero()[:, 0]
-        i, j = (torch.cdist(x, centres[near]) < REACH * widths[near]).nonzero().unbind(1)
+        reached = torch.cdist(x, centres[near]) < REACH * widths[near]
+        i, j = reached.nonzero().unbind(1)
         j = near[j]
     apart = x.index_select(0, i) - centres.index_select(0, j)
     square = apart.square().sum(-1) / widths.index_select(0, j).square()
-    values = (torch.exp(-0.5 * square) - math.exp(-0.5 * REACH**2)).clamp(
-        min=0
-    ) * amplitudes.index_select(0, j)
+    heights = (torch.exp(-0.5 * square) - math.exp(-0.5 * REACH**2)).clamp(min=0)
+    values = heights * amplitudes.index_select(0, j)
     return torch.zeros_like(x[:, 0]).index_add(0, i, values)

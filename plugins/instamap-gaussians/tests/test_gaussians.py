@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from instamap.scene import Scene
+from instamap import Scene
 from instamap.testing import RepresentationLaws
 
 from instamap_gaussians.gaussians import Gaussians
@@ -29,9 +29,8 @@ def test_one_gaussian():
     r = torch.linspace(0, 30, 100, dtype=torch.float64)
     variance = 25 + 0.75**2
     expected = 2 * (torch.exp(-(r**2) / (2 * variance)) - math.exp(-4.5)).clamp(min=0)
-    torch.testing.assert_close(
-        part(r[:, None] * torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)), expected
-    )
+    along = torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
+    torch.testing.assert_close(part(r[:, None] * along), expected)
 
 
 def test_seed_decides_where_they_are_born():
