@@ -8,11 +8,12 @@ q (in cycles per N voxels) is
 
 found by dividing V by the transform of the Kaiser-Bessel window, a fast transform of M ≥ 2N points,
 and the window's weights around q. The relative L2 error is 3e-4 for white noise. It is the
-transpose of the gridding in `fit.gridding`, on a finer grid.
+transpose of the gridding in `gridding`, on a finer grid.
 """
 
 import functools
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,13 +30,14 @@ from instamap.fourier.kaiser_bessel import (
 from instamap.geometry import compiled, grids
 
 OVERSAMPLING = 2.0
-BLOCK = 4096  # points at once in torch: of each, 125 cells are looked up
+POINTS_AT_ONCE = 4096  # in torch: of each, 125 cells are looked up
 
 
 def central_slices(volume: Tensor, frames: Tensor, plane: Tensor) -> Tensor:
-    """F "V P" (complex) at the frequencies plane @ frames of a map "N N N". frames "V 2 3": the
-    first two rows of rotations; plane "P 2": (kx, ky) in cycles per N voxels, |k| < N/2 (else
-    ValueError). The gradient is that of the map alone.
+    """F "V P" (complex) at the frequencies plane @ frames of a map "N N N".
+
+    frames "V 2 3": the first two rows of rotations; plane "P 2": (kx, ky) in cycles per N voxels,
+    |k| < N/2 (else ValueError). The gradient is that of the map alone.
     """
     return Spectrum(volume).slices(frames, plane)
 
@@ -43,94 +45,157 @@ def central_slices(volume: Tensor, frames: Tensor, plane: Tensor) -> Tensor:
 class Spectrum:
     """The transform of a map "N N N", kept: to be looked up time and again."""
 
-    def __init__(self, volume: Tensor):
+    def __init__(self, volume: Tensor) -> None:
         self.box = len(volume)
-        self.size = grid_size(len(volume), OVERSAMPLING)
-        self._cells = torch.view_as_real(_grid(volume, self.size))
+        self.size = grid_size(self.box, OVERSAMPLING)
+        grid = _oversampled_grid(volume, self.size)
+        self._cells = torch.view_as_real(grid)
 
     def slices(self, frames: Tensor, plane: Tensor) -> Tensor:
-        """As `central_slices`."""
-        if plane.numel() and not float(plane.norm(dim=1).max()) < self.box / 2:
-            raise ValueError(
-                f"frequencies reach {float(plane.norm(dim=1).max()):g} cycles; they must stay below"
-                f" half of {self.box} voxels"
-            )
-        return _Gather.apply(self._cells, frames * (self.size / self.box), plane, self.size // 2)
+        """F "V P" (complex) at the frequencies plane @ frames, as `central_slices`."""
+        if plane.numel():
+            highest = float(plane.norm(dim=1).max())
+            if not highest < self.box / 2:
+                raise ValueError(
+                    f"frequencies reach {highest:g} cycles; they must stay below half of"
+                    f" {self.box} voxels"
+                )
+        scaled = frames * (self.size / self.box)
+        half = self.size // 2
+        return _Gather.apply(self._cells, scaled, plane, half)
 
 
-def _grid(volume: Tensor, size: int) -> Tensor:
+def _oversampled_grid(volume: Tensor, size: int) -> Tensor:
     """The transform on the cells of `kaiser_bessel`: half a grid of `size` with margins, complex
     [z, y, x].
     """
     box = len(volume)
-    undo = 1 / window_transform(grids.axis(box, 1 / size, dtype=torch.float64)).to(volume)
-    weighted = volume * undo[:, None, None] * undo[:, None] * undo
+    along = grids.axis(
+        box,
+        1 / size,
+        dtype=torch.float64,
+    )
+    undo = 1 / window_transform(along).to(volume)
+    weighted = volume * undo[:, None, None]
+    weighted = weighted * undo[:, None]
+    weighted = weighted * undo
     before = size // 2 - box // 2
     after = size - box - before
-    padded = torch.nn.functional.pad(weighted, (before, after) * 3)
+    margins = (before, after) * 3
+    padded = torch.nn.functional.pad(weighted, margins)
     half = torch.fft.rfftn(torch.fft.ifftshift(padded))
-
-    def mirror(part):
-        return part.flip(0, 1).roll((1, 1), (0, 1)).flip(2).conj()
-
-    left = mirror(half[..., 1 : MARGIN + 1])
-    right = mirror(half[..., size // 2 - MARGIN - 1 : size // 2])
-    whole = torch.fft.fftshift(torch.cat([left, half, right], 2).resolve_conj(), dim=(0, 1))
+    last = size // 2 - MARGIN - 1
+    lowest = half.narrow(2, 1, MARGIN)
+    highest = half.narrow(2, last, MARGIN + 1)
+    wide = torch.cat(
+        [
+            _opposite(lowest),
+            half,
+            _opposite(highest),
+        ],
+        2,
+    )
+    whole = torch.fft.fftshift(wide.resolve_conj(), dim=(0, 1))
     for axis in (0, 1):
-        whole = torch.cat(
-            [whole.narrow(axis, size - MARGIN, MARGIN), whole, whole.narrow(axis, 0, MARGIN + 1)],
-            axis,
-        )
+        end = whole.narrow(axis, size - MARGIN, MARGIN)
+        start = whole.narrow(axis, 0, MARGIN + 1)
+        whole = torch.cat([end, whole, start], axis)
     return whole
 
 
+def _opposite(part: Tensor) -> Tensor:
+    """What components "M M X" of a real map say of the opposite ones."""
+    flipped = part.flip(0, 1)
+    aligned = flipped.roll((1, 1), (0, 1))
+    return aligned.flip(2).conj()
+
+
 class _Gather(torch.autograd.Function):
+    """Interpolation in the cells of a grid; backward spreads onto them."""
+
     @staticmethod
-    def forward(ctx, grid: Tensor, frames: Tensor, plane: Tensor, half: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        grid: Tensor,
+        frames: Tensor,
+        plane: Tensor,
+        half: int,
+    ) -> Tensor:
         ctx.save_for_backward(frames, plane)
         ctx.half = half
         ctx.shape = grid.shape
-        if fast := _kernels(grid):
-            return fast.gather(grid, frames, plane, half)
-        at, sign = (t.flatten(0, 1) for t in first_cells(frames, plane, half))
+        kernels = _kernels_for(grid)
+        if kernels is not None:
+            return kernels.gather(grid, frames, plane, half)
+        at, sign = _points(frames, plane, half)
         table = taps().to(grid)
+        shape = grid.shape[:3]
         cells = grid.reshape(-1, 2)
         parts = []
-        for some in at.split(BLOCK):
-            index, weights = footprint(some, table, grid.shape[:3])
-            parts.append((cells[index] * weights[..., None]).sum(1))
-        values = torch.cat(parts) * torch.cat([torch.ones_like(sign), sign], 1)
-        return torch.view_as_complex(values).view(len(frames), len(plane))
+        for chunk in at.split(POINTS_AT_ONCE):
+            index, weights = footprint(chunk, table, shape)
+            terms = cells[index] * weights[..., None]
+            parts.append(terms.sum(1))
+        values = torch.cat(parts) * _conjugating(sign)
+        flat = torch.view_as_complex(values)
+        return flat.view(len(frames), len(plane))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         frames, plane = ctx.saved_tensors
-        found = torch.zeros(ctx.shape, dtype=frames.dtype, device=frames.device)
-        if fast := _kernels(found):
-            fast.scatter(found, frames, plane, upstream, ctx.half)
-            return found, None, None, None
-        at, sign = (t.flatten(0, 1) for t in first_cells(frames, plane, ctx.half))
-        values = torch.view_as_real(upstream.flatten().resolve_conj()) * torch.cat(
-            [torch.ones_like(sign), sign], 1
+        grad = torch.zeros(
+            ctx.shape,
+            dtype=frames.dtype,
+            device=frames.device,
         )
-        table = taps().to(found)
-        cells = found.view(-1, 2)
-        for some, value in zip(at.split(BLOCK), values.split(BLOCK), strict=True):
-            index, weights = footprint(some, table, ctx.shape[:3])
-            cells.index_add_(
-                0, index.flatten(), (weights[..., None] * value[:, None]).flatten(0, 1)
-            )
-        return found, None, None, None
+        kernels = _kernels_for(grad)
+        if kernels is not None:
+            kernels.scatter(grad, frames, plane, upstream, ctx.half)
+            return grad, None, None, None
+        at, sign = _points(frames, plane, ctx.half)
+        flat = torch.view_as_real(upstream.flatten().resolve_conj())
+        values = flat * _conjugating(sign)
+        table = taps().to(grad)
+        shape = grad.shape[:3]
+        cells = grad.view(-1, 2)
+        chunks = zip(
+            at.split(POINTS_AT_ONCE),
+            values.split(POINTS_AT_ONCE),
+            strict=True,
+        )
+        for chunk, value in chunks:
+            index, weights = footprint(chunk, table, shape)
+            terms = weights[..., None] * value[:, None]
+            cells.index_add_(0, index.flatten(), terms.flatten(0, 1))
+        return grad, None, None, None
 
 
-def _kernels(grid: Tensor) -> ModuleType | None:
+def _points(
+    frames: Tensor,
+    plane: Tensor,
+    half: int,
+) -> tuple[Tensor, Tensor]:
+    """Coordinates "V·P 3" of all points, and their signs "V·P 1"."""
+    at, sign = first_cells(frames, plane, half)
+    return at.flatten(0, 1), sign.flatten(0, 1)
+
+
+def _conjugating(sign: Tensor) -> Tensor:
+    """Factors "P 2" of real and imaginary parts, which conjugate where the sign "P 1" is -1."""
+    return torch.cat([torch.ones_like(sign), sign], 1)
+
+
+def _kernels_for(grid: Tensor) -> ModuleType | None:
     """The compiled form, for float32 on a CPU where there is a numba that works."""
-    return _numba() if grid.dtype == torch.float32 and grid.device.type == "cpu" else None
+    if grid.dtype != torch.float32 or grid.device.type != "cpu":
+        return None
+    return _numba()
 
 
 @functools.cache
 def _numba() -> ModuleType | None:
+    """The compiled kernels, or None where there is no numba that works."""
     if not compiled.usable():
         return None
     from instamap.fourier import central_slices_numba

@@ -2,31 +2,43 @@
 in float32.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from instamap.fourier.kaiser_bessel import WIDTH, taps
 from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
+from instamap.fourier.threads import in_threads
 from instamap.geometry.compiled import jit
 
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 
 
 @jit(fastmath=True)
-def _gather(cells, edge, width, table, frames, plane, sheet, out):
-    """cells: flat, real and imaginary in turn; out "V P 2". The numbers of WIDTH cells come in rows
-    of LANES; the last are idle.
+def _gather(
+    cells: np.ndarray,
+    edge: int,
+    width: int,
+    table: np.ndarray,
+    frames: np.ndarray,
+    plane: np.ndarray,
+    sheet: float,
+    out: np.ndarray,
+) -> None:
+    """Writes the values "V P 2" of `out`.
+
+    cells: flat, real and imaginary in turn. The numbers of WIDTH cells come in rows of LANES; the
+    last are idle.
     """
     wx = np.empty(WIDTH, np.float32)
     wy = np.empty(WIDTH, np.float32)
     wz = np.empty(WIDTH, np.float32)
     row = np.empty(LANES, np.float32)
     for view in range(frames.shape[0]):
+        frame = frames[view]
         for p in range(plane.shape[0]):
-            x, y, z, sign = locate(frames[view], plane[p], sheet)
+            position = plane[p]
+            x, y, z, sign = locate(frame, position, sheet)
             cx = int(x)
             cy = int(y)
             cz = int(z)
@@ -35,20 +47,38 @@ def _gather(cells, edge, width, table, frames, plane, sheet, out):
             weigh(table, z, cz, wz)
             row[:] = 0
             for k in range(_U(WIDTH)):
+                sheet_line = (_U(cz) + k) * edge + _U(cy)
                 for j in range(_U(WIDTH)):
-                    at = (((_U(cz) + k) * edge + _U(cy) + j) * width + _U(cx)) * _U(2)
-                    add_row(row, _U(0), cells, at, wz[k] * wy[j])
+                    line = sheet_line + j
+                    cell = line * width + _U(cx)
+                    at = cell * _U(2)
+                    weight = wz[k] * wy[j]
+                    add_row(row, _U(0), cells, at, weight)
             real = np.float32(0)
             imaginary = np.float32(0)
             for i in range(_U(WIDTH)):
-                real += wx[i] * row[_U(2) * i]
-                imaginary += wx[i] * row[_U(2) * i + _U(1)]
+                weight = wx[i]
+                even = _U(2) * i
+                odd = even + _U(1)
+                real += weight * row[even]
+                imaginary += weight * row[odd]
             out[view, p, 0] = real
             out[view, p, 1] = imaginary * sign
 
 
 @jit(fastmath=True)
-def _scatter(cells, edge, width, table, frames, plane, sheet, values, low, high):
+def _scatter(
+    cells: np.ndarray,
+    edge: int,
+    width: int,
+    table: np.ndarray,
+    frames: np.ndarray,
+    plane: np.ndarray,
+    sheet: float,
+    values: np.ndarray,
+    low: int,
+    high: int,
+) -> None:
     """Adds to planes low ≤ z < high alone. Idle lanes add zeros: to the next row at most, not to
     another plane, whose corner is empty.
     """
@@ -57,8 +87,10 @@ def _scatter(cells, edge, width, table, frames, plane, sheet, values, low, high)
     wz = np.empty(WIDTH, np.float32)
     row = np.zeros(LANES, np.float32)
     for view in range(frames.shape[0]):
+        frame = frames[view]
         for p in range(plane.shape[0]):
-            x, y, z, sign = locate(frames[view], plane[p], sheet)
+            position = plane[p]
+            x, y, z, sign = locate(frame, position, sheet)
             cx = int(x)
             cy = int(y)
             cz = int(z)
@@ -67,70 +99,106 @@ def _scatter(cells, edge, width, table, frames, plane, sheet, values, low, high)
             weigh(table, x, cx, wx)
             weigh(table, y, cy, wy)
             weigh(table, z, cz, wz)
+            real = values[view, p, 0]
+            imaginary = values[view, p, 1]
             for i in range(_U(WIDTH)):
-                row[_U(2) * i] = wx[i] * values[view, p, 0]
-                row[_U(2) * i + _U(1)] = wx[i] * values[view, p, 1] * sign
-            for k in range(max(cz, low), min(cz + WIDTH, high)):
+                weight = wx[i]
+                even = _U(2) * i
+                odd = even + _U(1)
+                row[even] = weight * real
+                row[odd] = weight * imaginary * sign
+            first = max(cz, low)
+            last = min(cz + WIDTH, high)
+            for k in range(first, last):
+                sheet_line = _U(k) * edge + _U(cy)
+                weight_z = wz[_U(k - cz)]
                 for j in range(_U(WIDTH)):
-                    at = _U(((_U(k) * edge + _U(cy) + j) * width + _U(cx)) * _U(2))
-                    add_row(cells, at, row, _U(0), wz[_U(k - cz)] * wy[j])
+                    line = sheet_line + j
+                    cell = line * width + _U(cx)
+                    at = _U(cell * _U(2))
+                    weight = weight_z * wy[j]
+                    add_row(cells, at, row, _U(0), weight)
 
 
-def gather(grid: Tensor, frames: Tensor, plane: Tensor, half: int) -> Tensor:
+def gather(
+    grid: Tensor,
+    frames: Tensor,
+    plane: Tensor,
+    half: int,
+) -> Tensor:
     """Values "V P" (complex64) of the cells "Z Y X 2"; views are shared out among as many threads
     as torch uses.
     """
-    cells = grid.detach().contiguous().view(-1).numpy()
-    lists = _arrays(frames, plane)
-    out = torch.empty(len(frames), len(plane), 2)
-    shape = tuple(map(np.uintp, grid.shape[1:3]))
+    flat = grid.detach().contiguous().view(-1)
+    cells = flat.numpy()
+    axes = _array(frames)
+    points = _array(plane)
     table = taps().float().numpy()
-    found = out.numpy()
+    sheet = np.float32(half) + REACH
+    edge = np.uintp(grid.shape[1])
+    width = np.uintp(grid.shape[2])
+    views = len(frames)
+    values = torch.empty(views, len(plane), 2)
+    out = values.numpy()
 
-    def work(part: slice) -> None:
+    def work(start: int, stop: int) -> None:
         _gather(
-            cells, *shape, table, lists[0][part], lists[1], np.float32(half) + REACH, found[part]
+            cells,
+            edge,
+            width,
+            table,
+            axes[start:stop],
+            points,
+            sheet,
+            out[start:stop],
         )
 
     count = torch.get_num_threads()
-    _together(
-        work,
-        [slice(len(frames) * i // count, len(frames) * (i + 1) // count) for i in range(count)],
-    )
-    return torch.view_as_complex(out)
+    bounds = [views * i // count for i in range(count + 1)]
+    in_threads(work, bounds)
+    return torch.view_as_complex(values)
 
 
-def scatter(grid: Tensor, frames: Tensor, plane: Tensor, values: Tensor, half: int) -> None:
+def scatter(
+    grid: Tensor,
+    frames: Tensor,
+    plane: Tensor,
+    values: Tensor,
+    half: int,
+) -> None:
     """Adds complex `values` "V P" to the cells "Z Y X 2", in place. Each thread owns a stack of
     planes: their number changes no bit.
     """
     cells = grid.view(-1).numpy()
-    lists = _arrays(frames, plane)
-    given = torch.view_as_real(
-        values.detach().to(torch.complex64).resolve_conj().contiguous()
-    ).numpy()
-    shape = tuple(map(np.uintp, grid.shape[1:3]))
+    axes = _array(frames)
+    points = _array(plane)
+    single = values.detach().to(torch.complex64)
+    pairs = torch.view_as_real(single.resolve_conj().contiguous()).numpy()
     table = taps().float().numpy()
-    planes = len(grid)
-    count = torch.get_num_threads()
+    sheet = np.float32(half) + REACH
+    edge = np.uintp(grid.shape[1])
+    width = np.uintp(grid.shape[2])
 
-    def work(part: slice) -> None:
+    def work(low: int, high: int) -> None:
         _scatter(
-            cells, *shape, table, *lists, np.float32(half) + REACH, given, part.start, part.stop
+            cells,
+            edge,
+            width,
+            table,
+            axes,
+            points,
+            sheet,
+            pairs,
+            low,
+            high,
         )
 
-    middle = [round(planes * (0.5 + 0.5 * (2 * i / count - 1))) for i in range(count + 1)]
-    _together(work, [slice(a, b) for a, b in zip(middle[:-1], middle[1:], strict=True)])
+    count = torch.get_num_threads()
+    planes = len(grid)
+    bounds = [round(planes * i / count) for i in range(count + 1)]
+    in_threads(work, bounds)
 
 
-def _arrays(frames: Tensor, plane: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return frames.detach().float().contiguous().numpy(), plane.detach().float().contiguous().numpy()
-
-
-def _together(work, parts: list[slice]) -> None:
-    """Python's own threads: numba's break after a fork or when two threads start them."""
-    if len(parts) == 1:
-        work(parts[0])
-        return
-    with ThreadPoolExecutor(len(parts)) as pool:
-        list(pool.map(work, parts))
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor's numbers in float32, rows one after the other."""
+    return tensor.detach().float().contiguous().numpy()

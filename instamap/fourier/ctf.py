@@ -1,4 +1,4 @@
-"""Contrast transfer: RELION's CTF and its application to images, with padding against wrap-around."""
+"""Contrast transfer: RELION's CTF and its application to images, padded against wrap-around."""
 
 import math
 
@@ -8,11 +8,17 @@ from torch import Tensor
 from instamap.geometry import grids
 from instamap.scene import Optics
 
+# The electron's wavelength in vacuum is h / sqrt(2 m e V (1 + e V / 2 m c²)).
+WAVELENGTH_FACTOR = 12.2642598  # h / sqrt(2 m e) in Å √V
+RELATIVISTIC_FACTOR = 0.978475598e-6  # e / 2 m c² in 1/V
+ANGSTROMS_PER_MILLIMETRE = 1e7
+
 
 def wavelength(voltage: Tensor) -> Tensor:
     """Relativistic electron wavelength in Å for an acceleration voltage in kV."""
     volts = voltage * 1e3
-    return 12.2642598 / torch.sqrt(volts * (1 + 0.978475598e-6 * volts))
+    relativistic = 1 + RELATIVISTIC_FACTOR * volts
+    return WAVELENGTH_FACTOR / torch.sqrt(volts * relativistic)
 
 
 def ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
@@ -22,27 +28,56 @@ def ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
     phase shift and df(θ) = ½ [u + v + (u - v) cos 2(θ - θ_u)]. Protein is white and CTF(0) = +w, as
     in RELION (cryoDRGN, ASPIRE and the paper's code use the opposite sign).
     """
-    k = grids.frequencies(box, pixel_size, dtype=optics.defocus_u.dtype).to(optics.defocus_u.device)
-
-    def column(t):
-        return t[:, None, None]
-
+    like = optics.defocus_u
+    k = grids.frequencies(
+        box,
+        pixel_size,
+        dtype=like.dtype,
+    ).to(like.device)
     square = (k**2).sum(-1)
-    angle = torch.atan2(k[..., 1], k[..., 0])
-    lam = column(wavelength(optics.voltage))
-    w = column(optics.amplitude_contrast)
-    u = column(optics.defocus_u)
-    v = column(optics.defocus_v)
-    defocus = 0.5 * (u + v + (u - v) * torch.cos(2 * (angle - column(optics.defocus_angle))))
-    spherical = column(optics.spherical_aberration) * 1e7  # mm to Å
-    chi = math.pi * lam * square * (defocus - 0.5 * spherical * lam**2 * square) + column(
-        optics.phase_shift
-    )
-    envelope = torch.exp(-0.25 * column(optics.b_factor) * square) * column(optics.scale)
-    return (torch.sqrt(1 - w**2) * torch.sin(chi) + w * torch.cos(chi)) * envelope
+    kx, ky = k.unbind(-1)
+    angle = torch.atan2(ky, kx)
+    phase = _phase(optics, square, angle)
+    weight = _column(optics.amplitude_contrast)
+    b_factor = _column(optics.b_factor)
+    damping = torch.exp(-0.25 * b_factor * square)
+    envelope = damping * _column(optics.scale)
+    phase_weight = torch.sqrt(1 - weight**2)
+    phase_contrast = phase_weight * torch.sin(phase)
+    amplitude_contrast = weight * torch.cos(phase)
+    return (phase_contrast + amplitude_contrast) * envelope
 
 
-def apply(images: Tensor, optics: Optics, pixel_size: float, *, padding: float = 1.0) -> Tensor:
+def _phase(
+    optics: Optics,
+    square: Tensor,
+    angle: Tensor,
+) -> Tensor:
+    """χ "B D D//2+1" at squared frequencies s² (1/Å²) and their angles θ."""
+    lam = _column(wavelength(optics.voltage))
+    u = _column(optics.defocus_u)
+    v = _column(optics.defocus_v)
+    from_axis = angle - _column(optics.defocus_angle)
+    astigmatism = (u - v) * torch.cos(2 * from_axis)
+    defocus = 0.5 * (u + v + astigmatism)
+    spherical = _column(optics.spherical_aberration) * ANGSTROMS_PER_MILLIMETRE
+    aberration = 0.5 * spherical * lam**2 * square
+    chi = math.pi * lam * square * (defocus - aberration)
+    return chi + _column(optics.phase_shift)
+
+
+def _column(values: Tensor) -> Tensor:
+    """Values "B" as "B 1 1", one for each plane."""
+    return values[:, None, None]
+
+
+def apply(
+    images: Tensor,
+    optics: Optics,
+    pixel_size: float,
+    *,
+    padding: float = 1.0,
+) -> Tensor:
     """Images "B D D" after contrast transfer, computed in a frame `padding` times larger and
     cropped.
 
@@ -50,6 +85,11 @@ def apply(images: Tensor, optics: Optics, pixel_size: float, *, padding: float =
     leaves the frame, as in the microscope.
     """
     box = images.shape[-1]
-    frame = box if padding == 1 else 2 * math.ceil(box * padding / 2)
-    spectrum = torch.fft.rfft2(grids.pad(images, frame)) * ctf(optics, frame, pixel_size)
-    return grids.crop(torch.fft.irfft2(spectrum, s=(frame, frame)), box)
+    frame = box
+    if padding != 1:
+        frame = 2 * math.ceil(box * padding / 2)
+    padded = grids.pad(images, frame)
+    transfer = ctf(optics, frame, pixel_size)
+    spectrum = torch.fft.rfft2(padded) * transfer
+    transferred = torch.fft.irfft2(spectrum, s=(frame, frame))
+    return grids.crop(transferred, box)

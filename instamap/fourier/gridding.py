@@ -22,7 +22,9 @@ from instamap.fourier import kaiser_bessel
 from instamap.fourier.kaiser_bessel import MARGIN, footprint, taps, window_transform
 
 OVERSAMPLING = 1.25  # of a lattice of 2N points
-SHEETS = 16  # of the grid transformed at once
+SHEETS_AT_ONCE = 16  # of the grid, transformed together
+POINTS_AT_ONCE = 2048  # spread together in torch
+CHANNELS = 3  # numbers in a cell
 
 
 class Grid:
@@ -34,17 +36,26 @@ class Grid:
     """
 
     def __init__(
-        self, box: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ):
+        self,
+        box: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.box = box
         self.size = kaiser_bessel.grid_size(2 * box, OVERSAMPLING)
         edge = self.size + 2 * MARGIN + 1
+        width = self.size // 2 + 2 * MARGIN + 2
         self.cells = torch.zeros(
-            edge, edge, self.size // 2 + 2 * MARGIN + 2, 3, dtype=dtype, device=device
+            edge,
+            edge,
+            width,
+            CHANNELS,
+            dtype=dtype,
+            device=device,
         )
 
     def clear(self) -> None:
-        """Back to zero."""
+        """Sets all cells back to zero."""
         self.cells.zero_()
 
     def first_cells(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,91 +65,168 @@ class Grid:
         frames "V 2 3": the first two rows of rotations; plane "P 2": frequencies (kx, ky) in
         components of the box.
         """
-        return kaiser_bessel.first_cells(frames * (self.size / self.box), plane, self.size // 2)
+        scaled = frames * (self.size / self.box)
+        return kaiser_bessel.first_cells(scaled, plane, self.size // 2)
 
     def spread(
-        self, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor, *, block: int = 2048
+        self,
+        frames: Tensor,
+        plane: Tensor,
+        data: Tensor,
+        power: Tensor,
+        *,
+        block: int = POINTS_AT_ONCE,
     ) -> None:
         """Add complex `data` "V P" and real `power` "V P" at the frequencies plane @ frames; in
         torch, on any device.
         """
         table = taps().to(self.cells)
-        at, sign = (t.flatten(0, 1) for t in self.first_cells(frames, plane))
-        values = torch.stack([data.real, data.imag, power], -1).flatten(0, 1) * torch.cat(
-            [sign.abs(), sign, sign.abs()], -1
+        at, sign = self.first_cells(frames, plane)
+        one = sign.abs()
+        signs = torch.cat([one, sign, one], -1)
+        values = torch.stack(
+            [
+                data.real,
+                data.imag,
+                power,
+            ],
+            -1,
         )
+        signed = (values * signs).flatten(0, 1)
+        shape = self.cells.shape[:3]
         flat = self.cells.view(-1)
-        for a, v in zip(at.split(block), values.split(block), strict=True):
-            index, weights = footprint(a, table, self.cells.shape[:3])
-            for channel in range(3):
-                flat[channel:].scatter_add_(
-                    0, 3 * index.view(-1), (weights * v[:, channel, None]).view(-1)
-                )
+        chunks = zip(
+            at.flatten(0, 1).split(block),
+            signed.split(block),
+            strict=True,
+        )
+        for points, value in chunks:
+            index, weights = footprint(points, table, shape)
+            place = CHANNELS * index.view(-1)
+            for channel in range(CHANNELS):
+                terms = weights * value[:, channel, None]
+                flat[channel:].scatter_add_(0, place, terms.view(-1))
 
     def data_lattice(self) -> Tensor:
         """The sum of the data's waves on the lattice "N N N" [z, y, x] with the origin at voxel N
         // 2.
         """
-        return self._lattice(
-            lambda cells: torch.view_as_complex(cells[..., :2].contiguous()),
-            self.box,
-            self.box // 2,
-        )
+        origin = self.box // 2
+        return self._lattice(_data, self.box, origin)
 
     def power_lattice(self) -> Tensor:
         """The sum of the power's waves on "2N 2N 2N" with the origin at voxel N; zero at -N, which
         has no opposite.
         """
-        full = self._lattice(lambda cells: cells[..., 2], 2 * self.box, self.box)
-        full[0], full[:, 0], full[:, :, 0] = 0, 0, 0
+        full = self._lattice(_power, 2 * self.box, self.box)
+        full[0] = 0
+        full[:, 0] = 0
+        full[:, :, 0] = 0
         return full
 
-    def _lattice(self, read: Callable[[Tensor], Tensor], size: int, origin: int) -> Tensor:
+    def _lattice(
+        self,
+        read: Callable[[Tensor], Tensor],
+        size: int,
+        origin: int,
+    ) -> Tensor:
         """Inverse FFT of what `read` takes from the cells, axis by axis, each cropped at once;
         sheets of equal x in turn to save memory.
         """
-        at = torch.arange(size, device=self.cells.device) - origin
-        inverse = 1 / window_transform(at.double() / self.size).to(self.cells)
+        device = self.cells.device
+        position = torch.arange(size, device=device) - origin
+        frequency = position.double() / self.size
+        undo = 1 / window_transform(frequency).to(self.cells)
+        in_sheet = undo[:, None, None] * undo[:, None]
+        rows = position % self.size
+        width = self.size // 2 + 1
         half = torch.empty(
             size,
             size,
-            self.size // 2 + 1,
+            width,
             dtype=torch.promote_types(self.cells.dtype, torch.complex64),
-            device=at.device,
+            device=device,
         )
-        for start in range(0, half.shape[2], SHEETS):
+        for start in range(0, width, SHEETS_AT_ONCE):
+            stop = min(start + SHEETS_AT_ONCE, width)
             sheets = fold(
-                self.cells, read, range(start, min(start + SHEETS, half.shape[2])), self.size
+                self.cells,
+                read,
+                range(start, stop),
+                self.size,
             )
             for axis in (0, 1):
-                sheets = torch.fft.ifft(sheets, dim=axis, norm="forward").index_select(
-                    axis, at % self.size
-                )
-            half[:, :, start : start + SHEETS] = sheets * (
-                inverse[:, None, None] * inverse[:, None]
-            )
-        return (
-            torch.fft.irfft(half, n=self.size, dim=2, norm="forward")
-            .index_select(2, at % self.size)
-            .mul_(inverse)
+                waves = torch.fft.ifft(sheets, dim=axis, norm="forward")
+                sheets = waves.index_select(axis, rows)
+            half[:, :, start:stop] = sheets * in_sheet
+        waves = torch.fft.irfft(
+            half,
+            n=self.size,
+            dim=2,
+            norm="forward",
         )
+        lattice = waves.index_select(2, rows)
+        return lattice.mul_(undo)
 
 
-def fold(cells: Tensor, read: Callable[[Tensor], Tensor], sheets: range, size: int) -> Tensor:
-    """Some x of the Hermitian half "M M sheets" that an inverse FFT wants, of cells with margins:
-    G(c) = g(c) + g(-c)*, c periodic.
+def _data(cells: Tensor) -> Tensor:
+    """The data, complex, in cells "* 3"."""
+    pairs = cells[..., :2].contiguous()
+    return torch.view_as_complex(pairs)
+
+
+def _power(cells: Tensor) -> Tensor:
+    """The power in cells "* 3"."""
+    return cells[..., 2]
+
+
+def fold(
+    cells: Tensor,
+    read: Callable[[Tensor], Tensor],
+    sheets: range,
+    size: int,
+) -> Tensor:
+    """Sheets "M M sheets" of the Hermitian half that an inverse FFT wants, of cells with margins.
+
+    sheets: their x. G(c) = g(c) + g(-c)*, c periodic, with what `read` takes from the cells as g.
     """
     middle = size // 2
-    # cell c is at c + M/2 + m on the first two axes, for c = -M/2-m ... M/2+m, and at c + m on the
-    # third
+    # Cell c is at c + M/2 + m on the first two axes, for c = -M/2-m ... M/2+m, and at c + m on the
+    # third.
     m = MARGIN
-    half = read(cells[:, :, m + sheets.start : m + sheets.stop]).clone()
+    inner = slice(m + sheets.start, m + sheets.stop)
+    half = read(cells[:, :, inner]).clone()
     for i, x in enumerate(sheets):
-        for opposite in [m - x] * (x <= m) + [m + size - x] * (x >= middle - m):
-            half[:, :, i] += read(cells[:, :, opposite]).flip(0, 1).conj()
+        if x <= m:
+            half[:, :, i] += _opposite(read, cells, m - x)
+        if x >= middle - m:
+            half[:, :, i] += _opposite(read, cells, m + size - x)
     for axis in (0, 1):
-        inner = half.narrow(axis, m, size).clone()
-        inner.narrow(axis, size - m, m).add_(half.narrow(axis, 0, m))
-        inner.narrow(axis, 0, m + 1).add_(half.narrow(axis, size + m, m + 1))
-        half = inner.roll(-middle, axis)
+        half = _without_margins(half, axis, size)
+        half = half.roll(-middle, axis)
     return half
+
+
+def _opposite(
+    read: Callable[[Tensor], Tensor],
+    cells: Tensor,
+    sheet: int,
+) -> Tensor:
+    """The sheet that lies opposite to one of the cells', conjugate."""
+    values = read(cells[:, :, sheet])
+    return values.flip(0, 1).conj()
+
+
+def _without_margins(
+    half: Tensor,
+    axis: int,
+    size: int,
+) -> Tensor:
+    """The `size` inner cells of an axis, with what its margins hold added at the other end."""
+    m = MARGIN
+    inner = half.narrow(axis, m, size).clone()
+    end = inner.narrow(axis, size - m, m)
+    start = inner.narrow(axis, 0, m + 1)
+    end.add_(half.narrow(axis, 0, m))
+    start.add_(half.narrow(axis, size + m, m + 1))
+    return inner

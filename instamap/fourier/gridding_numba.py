@@ -2,8 +2,6 @@
 rounding the same sums.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,59 +9,93 @@ from torch import Tensor
 from instamap.fourier.gridding import Grid
 from instamap.fourier.kaiser_bessel import WIDTH, taps
 from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
+from instamap.fourier.threads import in_threads
 from instamap.geometry.compiled import jit
 
-# planes and rows of one tile; what its points touch fits into a cache of 256 kB up to boxes of
-# about 100
+# Planes and rows of one tile; what its points touch fits into a cache of 256 kB up to boxes of
+# about 100.
 TILE = 8
+SAMPLED = 29  # one point in so many tells how many reach each plane
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 
 
 @jit(fastmath=True)
-def _sort(edge, half, frames, plane, data, power, low, high):
+def _sort(
+    edge: int,
+    half: int,
+    frames: np.ndarray,
+    plane: np.ndarray,
+    data: np.ndarray,
+    power: np.ndarray,
+    low: int,
+    high: int,
+) -> np.ndarray:
     """The points that reach planes low ≤ z < high as rows (x, y, z, three values), tile by tile; in
     a tile in their own order.
     """
     sheet = np.float32(half) + REACH
     across = edge // TILE + 1
-    begin = np.zeros(across * across + 1, np.int64)
+    tiles = across * across
+    begin = np.zeros(tiles + 1, np.int64)
     for view in range(frames.shape[0]):
+        frame = frames[view]
         for p in range(plane.shape[0]):
-            x, y, z, sign = locate(frames[view], plane[p], sheet)
-            if int(z) + WIDTH > low and int(z) < high:
-                begin[_U((int(z) // TILE) * across + int(y) // TILE + 1)] += 1
+            position = plane[p]
+            x, y, z, sign = locate(frame, position, sheet)
+            cy = int(y)
+            cz = int(z)
+            if cz + WIDTH > low and cz < high:
+                sheet_tile = cz // TILE
+                tile = sheet_tile * across + cy // TILE
+                begin[_U(tile + 1)] += 1
     begin = np.cumsum(begin)
-    points = np.empty((begin[-1], 6), np.float32)
+    count = begin[-1]
+    points = np.empty((count, 6), np.float32)
     for view in range(frames.shape[0]):
+        frame = frames[view]
         for p in range(plane.shape[0]):
-            x, y, z, sign = locate(frames[view], plane[p], sheet)
-            if int(z) + WIDTH > low and int(z) < high:
-                tile = _U((int(z) // TILE) * across + int(y) // TILE)
+            position = plane[p]
+            x, y, z, sign = locate(frame, position, sheet)
+            cy = int(y)
+            cz = int(z)
+            if cz + WIDTH > low and cz < high:
+                sheet_tile = cz // TILE
+                tile = _U(sheet_tile * across + cy // TILE)
                 point = points[_U(begin[tile])]
                 begin[tile] += 1
-                point[0], point[1], point[2] = x, y, z
-                point[3], point[4], point[5] = (
-                    data[view, p].real,
-                    data[view, p].imag * sign,
-                    power[view, p],
-                )
+                value = data[view, p]
+                point[0] = x
+                point[1] = y
+                point[2] = z
+                point[3] = value.real
+                point[4] = value.imag * sign
+                point[5] = power[view, p]
     return points
 
 
 @jit(fastmath=True)
-def _add_points(cells, edge, width, table, points, low, high):
+def _add_points(
+    cells: np.ndarray,
+    edge: int,
+    width: int,
+    table: np.ndarray,
+    points: np.ndarray,
+    low: int,
+    high: int,
+) -> None:
     """Spread points onto the planes low ≤ z < high of the flat `cells`."""
     wx = np.empty(WIDTH, np.float32)
     wy = np.empty(WIDTH, np.float32)
     wz = np.empty(WIDTH, np.float32)
     row = np.zeros(LANES, np.float32)  # three numbers for each of five cells, and one idle
+    line = _U(width * 3)
     for p in range(_U(points.shape[0])):
         x = points[p, 0]
         y = points[p, 1]
         z = points[p, 2]
         real = points[p, 3]
         imaginary = points[p, 4]
-        square = points[p, 5]
+        power = points[p, 5]
         cx = int(x)
         cy = int(y)
         cz = int(z)
@@ -71,63 +103,94 @@ def _add_points(cells, edge, width, table, points, low, high):
         weigh(table, y, cy, wy)
         weigh(table, z, cz, wz)
         for j in range(_U(WIDTH)):
-            row[_U(3) * j], row[_U(3) * j + _U(1)], row[_U(3) * j + _U(2)] = (
-                wx[j] * real,
-                wx[j] * imaginary,
-                wx[j] * square,
-            )
-        for k in range(max(cz, low), min(cz + WIDTH, high)):
-            at = _U(((k * edge + cy) * width + cx) * 3)
+            place = _U(3) * j
+            weight = wx[j]
+            row[place] = weight * real
+            row[place + _U(1)] = weight * imaginary
+            row[place + _U(2)] = weight * power
+        first = max(cz, low)
+        last = min(cz + WIDTH, high)
+        for k in range(first, last):
+            sheet_line = k * edge + cy
+            cell = sheet_line * width + cx
+            start = _U(cell * 3)
+            weight_z = wz[_U(k - cz)]
             for j in range(_U(WIDTH)):
-                add_row(cells, at + j * _U(width * 3), row, _U(0), wz[_U(k - cz)] * wy[j])
+                at = start + j * line
+                weight = weight_z * wy[j]
+                add_row(cells, at, row, _U(0), weight)
 
 
-def spread(grid: Grid, frames: Tensor, plane: Tensor, data: Tensor, power: Tensor) -> None:
+def spread(
+    grid: Grid,
+    frames: Tensor,
+    plane: Tensor,
+    data: Tensor,
+    power: Tensor,
+) -> None:
     """As `Grid.spread`, for a float32 grid on a CPU, with as many threads as torch uses; the number
     of threads changes no bit.
 
     Points are sorted into tiles first, so that the cells they reach are in the cache, which slices
     at random poses miss everywhere. Each thread owns a stack of planes and skips points that do not
-    reach it. They are Python's own threads and not numba's parallel loops, which break after a fork
-    or when two threads start them.
+    reach it.
     """
-
-    def array(t, dtype):
-        return t.to(dtype).contiguous().numpy()
-
-    scaled = array(frames * (grid.size / grid.box), torch.float32)
-    lists = (
-        scaled,
-        array(plane, torch.float32),
-        array(data, torch.complex64),
-        array(power, torch.float32),
-    )
-    (edge, width), cells, table = (
-        grid.cells.shape[1:3],
-        grid.cells.view(-1).numpy(),
-        array(taps(), torch.float32),
-    )
+    edge, width = grid.cells.shape[1:3]
+    half = grid.size // 2
+    cells = grid.cells.view(-1).numpy()
+    scaled = frames * (grid.size / grid.box)
+    axes = _array(scaled, torch.float32)
+    positions = _array(plane, torch.float32)
+    values = _array(data, torch.complex64)
+    powers = _array(power, torch.float32)
+    table = _array(taps(), torch.float32)
 
     def work(low: int, high: int) -> None:
-        points = _sort(edge, grid.size // 2, *lists, low, high)
-        _add_points(cells, edge, width, table, points, low, high)
+        points = _sort(
+            edge,
+            half,
+            axes,
+            positions,
+            values,
+            powers,
+            low,
+            high,
+        )
+        _add_points(
+            cells,
+            edge,
+            width,
+            table,
+            points,
+            low,
+            high,
+        )
 
     bounds = _shares(grid, frames, plane, torch.get_num_threads())
-    if len(bounds) == 2:
-        work(*bounds)
-        return
-    with ThreadPoolExecutor(len(bounds) - 1) as pool:
-        list(pool.map(work, bounds[:-1], bounds[1:]))
+    in_threads(work, bounds)
 
 
-def _shares(grid: Grid, frames: Tensor, plane: Tensor, count: int) -> list[int]:
-    """Limits of `count` stacks of planes that about equally many points reach, judged by every 29th
-    point.
+def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """The tensor's numbers, rows one after the other."""
+    return tensor.to(dtype).contiguous().numpy()
+
+
+def _shares(
+    grid: Grid,
+    frames: Tensor,
+    plane: Tensor,
+    count: int,
+) -> list[int]:
+    """Limits of `count` stacks of planes that about equally many points reach, judged by every
+    SAMPLED-th point.
     """
-    at, _ = grid.first_cells(frames, plane[::29])
-    middle = at[..., 2].flatten().sort().values + 0.5 * WIDTH
-    return [
-        0,
-        *(int(middle[len(middle) * i // count]) for i in range(1, count)),
-        grid.cells.shape[0],
-    ]
+    sample = plane[::SAMPLED]
+    at, _ = grid.first_cells(frames, sample)
+    first = at[..., 2].flatten().sort().values
+    middle = first + 0.5 * WIDTH
+    bounds = [0]
+    for i in range(1, count):
+        quantile = len(middle) * i // count
+        bounds.append(int(middle[quantile]))
+    bounds.append(grid.cells.shape[0])
+    return bounds

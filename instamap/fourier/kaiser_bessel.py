@@ -12,63 +12,79 @@ import math
 import torch
 from torch import Tensor
 
-# cells that one point reaches along an axis: 5 x (complex + real) is 15 floats, one row of 16 in
-# `fit.gridding_numba`
+# Cells that one point reaches along an axis: 5 x (complex + real) is 15 floats, one row of 16 in
+# `gridding_numba`.
 WIDTH = 5
-SHAPE = (
-    2.0 * WIDTH
-)  # of the window; best at this width for a grid 1.5 (1.25 to 2.5) times as fine as the lattice
+# Shape β of the window; best at this width for a grid 1.5 (1.25 to 2.5) times as fine as the
+# lattice.
+SHAPE = 2.0 * WIDTH
 MARGIN = 3  # m: cells around the grid
-STEPS = (
-    512  # subdivisions of a cell in the table of the window; interpolating it linearly errs by 1e-6
-)
+# Subdivisions of a cell in the table of the window; interpolating it linearly errs by 1e-6.
+STEPS = 512
+LARGEST_FACTOR = 5  # of an edge whose FFT is fast
+# Position of a grid's cell x = 0, less how far a point reaches to its left.
+FIRST_CELL = MARGIN + 1 - 0.5 * WIDTH
 
 
 def grid_size(lattice: int, oversampling: float) -> int:
     """The least even number M ≥ oversampling · lattice that has no prime factor above 5."""
-    size = 2 * math.ceil(lattice * oversampling / 2)
-    while _largest_factor(size) > 5:
+    least = lattice * oversampling
+    size = 2 * math.ceil(least / 2)
+    while not _transforms_fast(size):
         size += 2
     return size
 
 
-def _largest_factor(n: int) -> int:
-    for p in (2, 3, 5):
-        while n % p == 0:
-            n //= p
-    return max(n, 2)
+def _transforms_fast(edge: int) -> bool:
+    """Whether an edge has no prime factor above 5."""
+    rest = edge
+    for prime in range(2, LARGEST_FACTOR + 1):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
 
 
 def window(distance: Tensor) -> Tensor:
     """The Kaiser-Bessel window I0(β sqrt(1 - (2d/w)²)) / I0(β) at distances d in cells; 0 beyond
     w/2.
     """
-    inside = (1 - (2 * distance / WIDTH) ** 2).clamp(min=0)
+    relative = 2 * distance / WIDTH
+    inside = (1 - relative**2).clamp(min=0)
+    root = inside.sqrt()
     beta = torch.tensor(SHAPE, dtype=distance.dtype)
-    return (
-        torch.exp(beta * (inside.sqrt() - 1))
-        * torch.special.i0e(beta * inside.sqrt())
-        / torch.special.i0e(beta)
-    )
+    # I0(s) = exp(s) i0e(s): only the difference of exponents is ever raised.
+    fall = torch.exp(beta * (root - 1))
+    height = torch.special.i0e(beta * root)
+    return fall * height / torch.special.i0e(beta)
 
 
 def window_transform(x: Tensor) -> Tensor:
     """Fourier transform of `window` at x cycles per cell: w sinh(s) / (s I0(β)), s² = β² - (π w x)²
     > 0.
     """
-    s = torch.sqrt(SHAPE**2 - (math.pi * WIDTH * x) ** 2)
-    return WIDTH * torch.sinh(s) / s / torch.special.i0(torch.tensor(SHAPE, dtype=x.dtype))
+    phase = math.pi * WIDTH * x
+    s = torch.sqrt(SHAPE**2 - phase**2)
+    beta = torch.tensor(SHAPE, dtype=x.dtype)
+    transform = WIDTH * torch.sinh(s) / s
+    return transform / torch.special.i0(beta)
 
 
 def taps() -> Tensor:
     """Table "STEPS+2 WIDTH" of the window on the cells that a point reaches, by the fraction of a
     cell at which it lies; float64.
     """
-    fraction = torch.arange(STEPS + 2, dtype=torch.float64) / STEPS
-    return window(0.5 * WIDTH - 1 + fraction[:, None] - torch.arange(WIDTH))
+    step = torch.arange(STEPS + 2, dtype=torch.float64)
+    fraction = step / STEPS
+    cell = torch.arange(WIDTH)
+    from_first = 0.5 * WIDTH - 1 + fraction
+    return window(from_first[:, None] - cell)
 
 
-def first_cells(frames: Tensor, plane: Tensor, half: int) -> tuple[Tensor, Tensor]:
+def first_cells(
+    frames: Tensor,
+    plane: Tensor,
+    half: int,
+) -> tuple[Tensor, Tensor]:
     """Coordinates "V P 3" (x, y, z) in cells, whose whole part is the first cell that a point
     reaches, and the sign "V P 1" it got.
 
@@ -77,22 +93,59 @@ def first_cells(frames: Tensor, plane: Tensor, half: int) -> tuple[Tensor, Tenso
     data conjugate.
     """
     q = plane @ frames
-    sign = torch.where(q[..., :1] < 0, -1.0, 1.0).to(q)
-    return q * sign + q.new_tensor([0, half, half]) + (MARGIN + 1 - 0.5 * WIDTH), sign
+    left = q[..., :1] < 0
+    sign = torch.where(left, -1.0, 1.0).to(q)
+    origin = q.new_tensor([0, half, half])
+    at = q * sign + origin + FIRST_CELL
+    return at, sign
 
 
-def footprint(at: Tensor, table: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Of points `at` "P 3" (from `first_cells`) the cells they reach, "P WIDTH³" in a flat grid of
-    `shape` (z, y, x), and the weights.
+def footprint(
+    at: Tensor,
+    table: Tensor,
+    shape: tuple[int, ...],
+) -> tuple[Tensor, Tensor]:
+    """Cells that points reach, "P WIDTH³" in a flat grid of `shape` (z, y, x), and their weights.
+
+    at "P 3": coordinates from `first_cells`. table: `taps`.
     """
-    z, y, x = torch.meshgrid(*[torch.arange(WIDTH, device=at.device)] * 3, indexing="ij")
+    first = at.long()
+    weights = _weights(at - first, table)
+    along = torch.arange(WIDTH, device=at.device)
+    z, y, x = torch.meshgrid(
+        along,
+        along,
+        along,
+        indexing="ij",
+    )
+    within = _flat_index(z, y, x, shape)
+    x, y, z = first.unbind(1)
+    corner = _flat_index(z, y, x, shape)
+    cells = corner[:, None] + within.reshape(-1)
+    return cells, weights
 
-    def flat(z, y, x):
-        return (z * shape[1] + y) * shape[2] + x
 
-    cell = at.long()
-    step = (at - cell) * STEPS
-    low = step.long()
-    wx, wy, wz = (table[low] + (step - low)[..., None] * (table[low + 1] - table[low])).unbind(1)
-    weights = (wz[:, :, None, None] * wy[:, None, :, None] * wx[:, None, None, :]).flatten(1)
-    return flat(*cell.flip(1).T)[:, None] + flat(z, y, x).reshape(-1), weights
+def _weights(fraction: Tensor, table: Tensor) -> Tensor:
+    """Weights "P WIDTH³" of the cells that points at fractions "P 3" of a cell reach."""
+    position = fraction * STEPS
+    low = position.long()
+    share = (position - low)[..., None]
+    below = table[low]
+    above = table[low + 1]
+    along = below + share * (above - below)
+    wx, wy, wz = along.unbind(1)
+    across = wz[:, :, None] * wy[:, None]
+    product = across[..., None] * wx[:, None, None]
+    return product.flatten(1)
+
+
+def _flat_index(
+    z: Tensor,
+    y: Tensor,
+    x: Tensor,
+    shape: tuple[int, ...],
+) -> Tensor:
+    """Index of the cell z, y, x in a flat grid of `shape`."""
+    _, height, width = shape
+    line = z * height + y
+    return line * width + x

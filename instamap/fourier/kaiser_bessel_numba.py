@@ -2,33 +2,58 @@
 `kaiser_bessel.first_cells` and `footprint` for inner loops.
 """
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from instamap.fourier.kaiser_bessel import MARGIN, STEPS, WIDTH
+from instamap.fourier.kaiser_bessel import FIRST_CELL, STEPS, WIDTH
 from instamap.geometry.compiled import jit
 
-REACH = np.float32(MARGIN + 1 - 0.5 * WIDTH)
+REACH = np.float32(FIRST_CELL)
 LANES = 16  # numbers that one vector operation adds
+BYTES = 4  # of a float32
+FAST = ["fast"]  # sums may be done in any order
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 _STEPS = np.float32(STEPS)
 
 
 @jit(fastmath=True, inline="always")
-def locate(frame, k, sheet):
+def locate(
+    frame: np.ndarray,
+    k: np.ndarray,
+    sheet: float,
+) -> tuple[float, float, float, float]:
     """Coordinates of the point k of the plane `frame`, and its sign; sheet: M/2 + REACH."""
-    x = k[0] * frame[0, 0] + k[1] * frame[1, 0]
-    y = k[0] * frame[0, 1] + k[1] * frame[1, 1]
-    z = k[0] * frame[0, 2] + k[1] * frame[1, 2]
+    first = k[0]
+    second = k[1]
+    x = first * frame[0, 0] + second * frame[1, 0]
+    y = first * frame[0, 1] + second * frame[1, 1]
+    z = first * frame[0, 2] + second * frame[1, 2]
     if x < 0:
-        return REACH - x, sheet - y, sheet - z, np.float32(-1.0)
-    return REACH + x, sheet + y, sheet + z, np.float32(1.0)
+        return (
+            REACH - x,
+            sheet - y,
+            sheet - z,
+            np.float32(-1.0),
+        )
+    return (
+        REACH + x,
+        sheet + y,
+        sheet + z,
+        np.float32(1.0),
+    )
 
 
 @jit(fastmath=True, inline="always")
-def weigh(table, at, cell, weights):
+def weigh(
+    table: np.ndarray,
+    at: float,
+    cell: int,
+    weights: np.ndarray,
+) -> None:
     """Writes the weights of the cells that a coordinate reaches along one axis; cell: its whole
     part.
     """
@@ -36,36 +61,64 @@ def weigh(table, at, cell, weights):
     low = _U(step)
     step -= np.float32(low)
     for j in range(_U(WIDTH)):
-        weights[j] = table[low, j] + step * (table[low + _U(1), j] - table[low, j])
+        below = table[low, j]
+        above = table[low + _U(1), j]
+        weights[j] = below + step * (above - below)
 
 
 @intrinsic
-def add_row(typing, target, to, source, start, factor):
+def add_row(
+    typing: Any,
+    target: Any,
+    to: Any,
+    source: Any,
+    start: Any,
+    factor: Any,
+) -> tuple[Any, Any]:
     """target[to : to + LANES] += factor * source[start : start + LANES] of flat arrays, as one
     vector operation, unchecked.
 
     numba by itself leaves loops this short scalar.
     """
 
-    def generate(context, builder, signature, arguments):
+    def generate(
+        context: Any,
+        builder: Any,
+        signature: Any,
+        arguments: Any,
+    ) -> Any:
         vector = ir.VectorType(ir.FloatType(), LANES)
-
-        def at(i):
-            return builder.gep(
-                context.make_array(signature.args[i])(context, builder, arguments[i]).data,
-                [arguments[i + 1]],
-            )
-
-        there, here = (builder.bitcast(at(i), vector.as_pointer()) for i in (0, 2))
-        nothing = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(nothing, arguments[4], ir.Constant(ir.IntType(32), 0))
-        factors = builder.shuffle_vector(
-            first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        )
-        added = builder.fmul(builder.load(here, align=4), factors, flags=["fast"])
-        builder.store(
-            builder.fadd(builder.load(there, align=4), added, flags=["fast"]), there, align=4
-        )
+        pointers = []
+        for i in (0, 2):  # the target and the source, each before its index
+            array = context.make_array(signature.args[i])
+            data = array(context, builder, arguments[i]).data
+            element = builder.gep(data, [arguments[i + 1]])
+            pointers.append(builder.bitcast(element, vector.as_pointer()))
+        there, here = pointers
+        factors = _repeat(builder, arguments[4], vector)
+        values = builder.load(here, align=BYTES)
+        added = builder.fmul(values, factors, flags=FAST)
+        before = builder.load(there, align=BYTES)
+        after = builder.fadd(before, added, flags=FAST)
+        builder.store(after, there, align=BYTES)
         return context.get_dummy_value()
 
-    return types.void(target, to, source, start, factor), generate
+    signature = types.void(
+        target,
+        to,
+        source,
+        start,
+        factor,
+    )
+    return signature, generate
+
+
+def _repeat(builder: Any, number: Any, vector: Any) -> Any:
+    """The number in all places of a vector of this type."""
+    integer = ir.IntType(32)
+    nothing = ir.Constant(vector, ir.Undefined)
+    zero = ir.Constant(integer, 0)
+    first = builder.insert_element(nothing, number, zero)
+    indices = ir.VectorType(integer, LANES)
+    everywhere = ir.Constant(indices, [0] * LANES)
+    return builder.shuffle_vector(first, nothing, everywhere)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from instamap.fourier.central_slices import central_slices
 from instamap.geometry import grids
 
-# of the box: what a shift moves over an edge by up to an eighth of the box leaves, and does not
-# come back opposite
-FRAME = 1.25
+# Edge of the frame in boxes: what a shift moves over an edge by up to an eighth of the box leaves,
+# and does not come back opposite.
+FRAME_EDGE = 1.25
+ROUNDING = 1e-6  # components: a circle of this much less holds no component at Nyquist
 
 
 class Projector(nn.Module):
@@ -21,32 +22,53 @@ class Projector(nn.Module):
     are left empty.
     """
 
-    def __init__(self, box: int, pixel_size: float):
+    inside: Tensor
+    plane: Tensor
+
+    def __init__(self, box: int, pixel_size: float) -> None:
         super().__init__()
         self.box = box
         self.pixel_size = pixel_size
-        self.frame = 2 * round(box * FRAME / 2) + box % 2
-        k = grids.frequencies(self.frame, 1 / self.frame, dtype=torch.float64)
-        self.register_buffer("known", k.norm(dim=-1) < self.frame / 2 - 1e-6, persistent=False)
-        self.register_buffer(
-            "plane", k[self.known], persistent=False
-        )  # "P 2": (kx, ky) in cycles per frame
+        edge = box * FRAME_EDGE
+        self.frame = 2 * round(edge / 2) + box % 2
+        k = grids.frequencies(
+            self.frame,
+            1 / self.frame,
+            dtype=torch.float64,
+        )
+        radius = k.norm(dim=-1)
+        inside = radius < self.frame / 2 - ROUNDING
+        # "P 2": (kx, ky) in cycles per frame
+        plane = k[inside]
+        self.register_buffer("inside", inside, persistent=False)
+        self.register_buffer("plane", plane, persistent=False)
 
-    def forward(self, volume: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+    def forward(
+        self,
+        volume: Tensor,
+        rotation: Tensor,
+        origin: Tensor,
+    ) -> Tensor:
         """Images "B D D" [y, x] of `volume` "D D D" [z, y, x] at poses: rotation "B 3 3", origin "B
         2" in Å.
 
         Differentiable in the volume alone.
         """
         plane = self.plane.to(volume)
-        slices = (
-            central_slices(volume, rotation[:, :2], plane * (self.box / self.frame))
-            * self.pixel_size
-        )
-        turns = (
-            plane @ (self.frame // 2 - origin / self.pixel_size).T / self.frame
-        )  # "P B", of the particle's centre
-        slices = slices * torch.polar(torch.ones_like(turns), -2 * torch.pi * turns).T
-        spectrum = slices.new_zeros(len(rotation), *self.known.shape)
-        spectrum[:, self.known] = slices
-        return grids.crop(torch.fft.irfft2(spectrum, s=(self.frame, self.frame)), self.box)
+        in_box = plane * (self.box / self.frame)
+        slices = central_slices(volume, rotation[:, :2], in_box)
+        projected = slices * self.pixel_size
+        moved = projected * self._shift(plane, origin)
+        shape = (len(rotation), *self.inside.shape)
+        spectrum = moved.new_zeros(shape)
+        spectrum[:, self.inside] = moved
+        size = (self.frame, self.frame)
+        images = torch.fft.irfft2(spectrum, s=size)
+        return grids.crop(images, self.box)
+
+    def _shift(self, plane: Tensor, origin: Tensor) -> Tensor:
+        """Phase factors "B P" that bring the particle's centre from pixel 0 to its place."""
+        centre = self.frame // 2 - origin / self.pixel_size
+        turns = plane @ centre.T / self.frame
+        angle = -2 * torch.pi * turns
+        return torch.polar(torch.ones_like(turns), angle).T

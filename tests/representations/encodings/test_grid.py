@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import instamap.representations
+import instamap.representations.encodings
 from instamap.errors import OptionError
 from instamap.geometry import compiled
 from instamap.representations.encodings import grid as grid_module
@@ -51,7 +51,7 @@ def both_gradients(function, x, table, grid, grad):
 
 
 def agree(x, table, grid, grad) -> bool:
-    """Whether values and both gradients of the kernels are within 1e-5 of the reference's largest."""
+    """Whether the kernels' values and gradients are within 1e-5 of the reference's largest."""
     pairs = zip(
         both_gradients(encode, x, table, grid, grad),
         both_gradients(encode_torch, x, table, grid, grad),
@@ -312,7 +312,7 @@ def test_kernels_repeat_exactly_whatever_the_threads():
 
 
 def worker(threads: int) -> tuple[str, float]:
-    """In another process: the implementation used, and a number that depends on all of its results."""
+    """In another process: the implementation used, and a number that depends on all results."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     grid = levels(3, 4, 40, 1, 12, False)
@@ -351,14 +351,15 @@ def test_reference_is_used_where_numba_is_missing(monkeypatch):
     x = random(0, 60, 3, dtype=torch.float32)
     table = random(1, grid.entries, 2, dtype=torch.float32)
     monkeypatch.setitem(sys.modules, "numba", None)  # makes `import numba` fail
-    for name in ("encoding_numba", "encoding_kernels"):
+    for name in ("grid_numba", "grid_kernels"):
         monkeypatch.delitem(
             sys.modules, f"instamap.representations.encodings.{name}", raising=False
         )
-        monkeypatch.delattr(instamap.representations, name, raising=False)
+        monkeypatch.delattr(instamap.representations.encodings, name, raising=False)
 
     def forget():
-        return (grid._kernels.cache_clear(), compiled._fault.cache_clear())
+        grid_module._kernels.cache_clear()
+        compiled._fault.cache_clear()
 
     forget()
     try:
