@@ -1,19 +1,12 @@
 """The noise, measured on the images themselves."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from instamap.data.particles import Particles
 from instamap.errors import DataError
+from instamap.fourier.ctf import ctf
 from instamap.geometry import grids
-from instamap.scene import Optics
-
-Transfer = Callable[[Optics, int, float], Tensor]
-"""The contrast transfer function: (optics, box, pixel size in Å) -> "B D D//2+1" on the components
-of torch.fft.rfft2.
-"""
 
 _CHUNK = 256  # images in memory at once
 
@@ -24,7 +17,6 @@ def estimate(
     *,
     limit: int = 2000,
     seed: int = 0,
-    transfer: Transfer | None = None,
 ) -> Tensor:
     """Variance "G D//2+1" (float64) of the noise in an unfiltered image's pixels, per optics group
     and Fourier shell.
@@ -33,12 +25,10 @@ def estimate(
     groups. The noise is what lies outside the inscribed circle (pixels farther than box/2 from the
     origin): each image's variance there about its own mean, averaged within a group; its power
     spectrum, in shells, is that of the image with the circle blanked out. Of premultiplied images,
-    whose noise was multiplied by C, it is divided by the mean of C², for which `transfer` is
-    needed. A group of which no image was drawn gets the mean of the others. Raises DataError for an
-    image without variance outside the circle.
+    whose noise was multiplied by C, it is divided by the mean of C². A group of which no image was
+    drawn gets the mean of the others. Raises DataError for an image without variance outside the
+    circle.
     """
-    if particles.premultiplied and transfer is None:
-        raise ValueError("premultiplied images: give the contrast transfer function as `transfer`")
     rows = _draw(particles, torch.arange(particles.count) if rows is None else rows, limit, seed)
     outside = (
         grids.pixel_centres(particles.box, 1.0, dtype=torch.float64).norm(dim=-1)
@@ -54,7 +44,7 @@ def estimate(
         _check(particles, some, corner)
         noise.append(corner)
         square = (
-            transfer(particles.views.optics[some], particles.box, particles.pixel_size) ** 2
+            ctf(particles.views.optics[some], particles.box, particles.pixel_size) ** 2
             if particles.premultiplied
             else None
         )

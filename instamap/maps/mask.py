@@ -10,25 +10,44 @@ from instamap.errors import DataError
 from instamap.geometry import grids
 from instamap.maps import mrc
 
-SLACK = 1e-3  # how far beyond 0..1 a mask's values may be: programs interpolate and round
-ISLAND = 0.1  # parts of at least this share of the largest one's size belong to the particle
+VALUE_TOLERANCE = 1e-3
+"""How far beyond 0..1 a mask's values may be: programs interpolate and round."""
+
+MIN_PART_SHARE = 0.1
+"""Parts of at least this share of the largest one's size belong to the particle."""
 
 
-def sphere(box: int, pixel_size: float, radius: float, edge: float) -> Tensor:
-    """A ball "D D D": 1 up to `radius` - `edge` (Å) from the origin, 0 from `radius` on, half a
-    cosine in between.
+def sphere(
+    box: int,
+    pixel_size: float,
+    radius: float,
+    edge: float,
+) -> Tensor:
+    """A ball "D D D" around the origin with a soft edge.
+
+    1 up to `radius` - `edge` (Å) from the origin, 0 from `radius` on, half a cosine in between.
     """
-    return _soft(grids.voxel_centres(box, pixel_size).norm(dim=-1), radius - edge, edge)
+    distance = grids.voxel_centres(box, pixel_size).norm(dim=-1)
+    return _soft(distance, radius - edge, edge)
 
 
-def _soft(distance: Tensor, inner: float, edge: float) -> Tensor:
+def _soft(
+    distance: Tensor,
+    inner: float,
+    edge: float,
+) -> Tensor:
     """1 up to `inner`, 0 from `inner` + `edge` on, half a cosine in between."""
     if edge == 0:
         return (distance <= inner).to(distance.dtype)
-    return 0.5 + 0.5 * torch.cos(math.pi * ((distance - inner) / edge).clamp(0, 1))
+    phase = ((distance - inner) / edge).clamp(0, 1)
+    return 0.5 + 0.5 * torch.cos(math.pi * phase)
 
 
-def load(path: str | Path, box: int, pixel_size: float) -> Tensor:
+def load(
+    path: str | Path,
+    box: int,
+    pixel_size: float,
+) -> Tensor:
     """The mask "D D D" of an MRC file, for maps of `box` voxels of `pixel_size` Å.
 
     Raises DataError where the file cannot be read, has another box or pixel size, or values that
@@ -47,17 +66,17 @@ def load(path: str | Path, box: int, pixel_size: float) -> Tensor:
         )
     low = float(mask.min())
     high = float(mask.max())
-    if low < -SLACK or high > 1 + SLACK:
+    if low < -VALUE_TOLERANCE or high > 1 + VALUE_TOLERANCE:
         raise DataError(
             f"mask '{path}' has values from {low:g} to {high:g}; they must be from 0 to 1"
         )
-    if high <= SLACK:
-        raise DataError(f"mask '{path}' is empty: no value is above {SLACK:g}")
+    if high <= VALUE_TOLERANCE:
+        raise DataError(f"mask '{path}' is empty: no value is above {VALUE_TOLERANCE:g}")
     return mask.clamp(0, 1)
 
 
 def from_map(
-    map: Tensor,
+    volume: Tensor,
     pixel_size: float,
     *,
     low_pass: float | None = None,
@@ -65,46 +84,66 @@ def from_map(
     extend: float = 3,
     edge: float = 6,
 ) -> Tensor:
-    """A soft mask "D D D" around the particle in `map` "D D D" whose protein is white.
+    """A soft mask "D D D" around the particle in a map "D D D" whose protein is white.
 
     The map is filtered to `low_pass` Å (default: 15 Å, or 2 voxels if that is more) and cut at
     `threshold` of the way from its median, which is solvent, to its highest value. The largest
     connected part remains, and others of at least a tenth of its size; it is extended by `extend`
     voxels and falls off over `edge` voxels more. Raises DataError for a map without contrast.
     """
-    smooth = _low_pass(
-        map.detach(), pixel_size, max(15.0, 2 * pixel_size) if low_pass is None else low_pass
+    cutoff = max(15.0, 2 * pixel_size) if low_pass is None else low_pass
+    smooth = _low_pass(volume.detach(), pixel_size, cutoff)
+    # as Scene.radius: nothing is reconstructed outside
+    ball = sphere(
+        len(volume),
+        1.0,
+        len(volume) // 2 - 0.5,
+        0.0,
     )
-    inside = (
-        sphere(len(map), 1.0, len(map) // 2 - 0.5, 0.0).to(map.device) > 0
-    )  # as Scene.radius: nothing is reconstructed outside
+    inside = ball.to(volume.device) > 0
     solvent = smooth.median()
     highest = smooth[inside].max()
-    if not highest - solvent > 1e-6 * smooth.abs().max():
+    contrast = highest - solvent
+    if not contrast > 1e-6 * smooth.abs().max():
         raise DataError(
             f"the map is flat (median {solvent:g}, highest value {highest:g}): no particle can be"
             " found in it; give a mask"
         )
-    core = _largest((smooth > solvent + threshold * (highest - solvent)) & inside)
-    return _soft(_distance(core, math.ceil(extend + edge)), extend, edge)
+    dense = smooth > solvent + threshold * contrast
+    particle = _largest_parts(dense & inside)
+    distance = _distance(particle, math.ceil(extend + edge))
+    return _soft(distance, extend, edge)
 
 
-def _low_pass(map: Tensor, pixel_size: float, cutoff: float) -> Tensor:
+def _low_pass(
+    volume: Tensor,
+    pixel_size: float,
+    cutoff: float,
+) -> Tensor:
     """The map times a Gaussian in Fourier space that is one half at 1/cutoff."""
-    frequency = [torch.fft.fftfreq(n, pixel_size, device=map.device) for n in map.shape[:2]]
-    frequency.append(torch.fft.rfftfreq(map.shape[2], pixel_size, device=map.device))
-    square = sum(f**2 for f in torch.meshgrid(*frequency, indexing="ij"))
-    return torch.fft.irfftn(
-        torch.fft.rfftn(map.float()) * torch.exp(-math.log(2) * cutoff**2 * square), s=map.shape
-    )
+    device = volume.device
+    depth, height, width = volume.shape
+    z = torch.fft.fftfreq(depth, pixel_size, device=device)
+    y = torch.fft.fftfreq(height, pixel_size, device=device)
+    x = torch.fft.rfftfreq(width, pixel_size, device=device)
+    square_z = z[:, None, None] ** 2
+    square_y = y[:, None] ** 2
+    square = square_z + square_y + x**2
+    exponent = -math.log(2) * cutoff**2 * square
+    gaussian = torch.exp(exponent)
+    transform = torch.fft.rfftn(volume.float())
+    return torch.fft.irfftn(transform * gaussian, s=volume.shape)
 
 
-def _largest(solid: Tensor) -> Tensor:
-    """The largest connected part of booleans "D D D", and others of at least ISLAND times its size."""
+def _largest_parts(solid: Tensor) -> Tensor:
+    """The largest connected part of booleans "D D D", and others of at least MIN_PART_SHARE times
+    its size.
+    """
     label = _components(solid)
     size = torch.bincount(label)
     kept = torch.zeros_like(solid)
-    kept[solid] = size[label] >= ISLAND * size.max()
+    enough = MIN_PART_SHARE * size.max()
+    kept[solid] = size[label] >= enough
     return kept
 
 
@@ -124,9 +163,9 @@ def _components(solid: Tensor) -> Tensor:
         left, right = label[pairs]
         if torch.equal(left, right):
             return label
-        label = label.scatter_reduce(
-            0, torch.minimum(left, right), torch.maximum(left, right), "amax"
-        )
+        lower = torch.minimum(left, right)
+        higher = torch.maximum(left, right)
+        label = label.scatter_reduce(0, lower, higher, "amax")
         while not torch.equal(shorter := label[label], label):
             label = shorter
 
@@ -134,8 +173,11 @@ def _components(solid: Tensor) -> Tensor:
 def _neighbours(number: Tensor, axis: int) -> Tensor:
     """Numbers "2 n" of voxels that are both true and adjacent along `axis`."""
     length = number.shape[axis] - 1
-    pairs = torch.stack([number.narrow(axis, 0, length), number.narrow(axis, 1, length)]).flatten(1)
-    return pairs[:, (pairs >= 0).all(0)]
+    here = number.narrow(axis, 0, length)
+    there = number.narrow(axis, 1, length)
+    pairs = torch.stack([here, there]).flatten(1)
+    both_true = (pairs >= 0).all(0)
+    return pairs[:, both_true]
 
 
 def _distance(solid: Tensor, limit: int) -> Tensor:
@@ -144,14 +186,15 @@ def _distance(solid: Tensor, limit: int) -> Tensor:
 
     The square of the distance is the least of steps² over the axes, taken one axis after the other.
     """
-    square = torch.where(solid, 0.0, float((limit + 1) ** 2))
+    beyond = float((limit + 1) ** 2)
+    square = torch.where(solid, 0.0, beyond)
     for axis in range(3):
-        best = square.clone()
+        nearest = square.clone()
         length = square.shape[axis]
         for step in range(1, min(limit, length - 1) + 1):
             for start in (0, step):  # towards either side
-                here = best.narrow(axis, step - start, length - step)
+                here = nearest.narrow(axis, step - start, length - step)
                 there = square.narrow(axis, start, length - step)
                 torch.minimum(here, there + step**2, out=here)
-        square = best
+        square = nearest
     return square.sqrt()

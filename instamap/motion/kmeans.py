@@ -5,16 +5,18 @@ from torch import Tensor
 
 
 def kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int = 20) -> Tensor:
-    """Centres "K L" of `count` clusters of points "n L" (fewer only where there are fewer points),
-    after at most `rounds` rounds.
+    """Centres "K L" of `count` clusters of points "n L", after at most `rounds` rounds.
 
-    In each, a centre becomes the mean of the points that are nearer to it than to others, until
-    none moves; one without points stays. Lloyd, IEEE Trans. Inf. Theory 28, 129-137 (1982).
+    They are fewer only where there are fewer points. In each round, a centre becomes the mean of
+    the points that are nearer to it than to others, until none moves; one without points stays.
+    Lloyd, IEEE Trans. Inf. Theory 28, 129-137 (1982).
     """
-    centres = points[torch.randperm(len(points), generator=generator)[:count]]
+    drawn = torch.randperm(len(points), generator=generator)[:count]
+    centres = points[drawn]
     for _ in range(rounds):
         before = centres
-        centres = means(points, nearest(points, centres), centres)
+        cluster = nearest(points, centres)
+        centres = means(points, cluster, centres)
         if torch.equal(before, centres):
             break
     return centres
@@ -25,10 +27,12 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
     return torch.cdist(points, centres).argmin(1)
 
 
-def means(points: Tensor, near: Tensor, otherwise: Tensor) -> Tensor:
-    """Means "K L" of the points "n L" by their cluster "n"; the row of `otherwise` "K L" for a
-    cluster without points.
+def means(points: Tensor, cluster: Tensor, otherwise: Tensor) -> Tensor:
+    """Means "K L" of the points "n L" by their cluster "n".
+
+    A cluster without points has its row of `otherwise` "K L".
     """
-    sums = torch.zeros_like(otherwise).index_add_(0, near, points)
-    number = torch.bincount(near, minlength=len(otherwise))[:, None]
-    return torch.where(number > 0, sums / number.clamp(min=1), otherwise)
+    sums = torch.zeros_like(otherwise).index_add_(0, cluster, points)
+    number = torch.bincount(cluster, minlength=len(otherwise))[:, None]
+    mean = sums / number.clamp(min=1)
+    return torch.where(number > 0, mean, otherwise)

@@ -1,79 +1,123 @@
-"""A picture of an audit for a person to look at: slices of its maps through the middle of what
-moves.
-"""
+"""A picture of an audit: slices of its maps through the middle of what moves."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from instamap.files import replacing
 from instamap.motion.audit import Audit
-from instamap.report.slices import VIEWS
+from instamap.report import figure
+from instamap.report.slices import VIEWS, View, label_axes
 
-# map, title, colours, value outside the mask
-SHOWN = (
-    ("displacement", "displacement (Å)", "magma"),
-    ("disagreement", "disagreement (Å)", "magma"),
-    ("believed", "believed", "gray"),
-    ("strain", "strain", "viridis"),
-    ("jacobian", "Jacobian determinant", "RdBu"),
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+TOP_QUANTILE = 0.995
+"""Quantile of the values that gets the last colour: the highest are often alone, at the mask's
+edge.
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One map of an audit: its name, its title and its colours."""
+
+    name: str
+    title: str
+    colours: str
+
+
+COLUMNS = (
+    Column("displacement", "displacement (Å)", "magma"),
+    Column("disagreement", "disagreement (Å)", "magma"),
+    Column("believed", "believed", "gray"),
+    Column("strain", "strain", "viridis"),
+    Column("jacobian", "Jacobian determinant", "RdBu"),
 )
 
 
 def plot(path: str | Path, audit: Audit) -> None:
-    """Write a PNG: slices along z, y and x of all maps, displacement and disagreement in the same
-    colours. Raises OutputError.
-    """
-    from matplotlib.figure import Figure  # slow to import
+    """Write a PNG of slices along z, y and x of all maps of an audit.
 
-    at = middle(audit.maps["displacement"])
-    figure = Figure(figsize=(13, 7.4), layout="constrained")
-    figure.suptitle(
-        f"{audit.verdict}\nmotion {audit.motion_rms:.2f} Å rms, slices through voxel x, y, z ="
-        f" {at[::-1]}",
-        fontsize=10,
-    )
-    grid = figure.subplots(3, len(SHOWN))
-    for column, (name, title, colours) in zip(grid.T, SHOWN, strict=True):
-        low, high = _range(audit.maps, name)
-        for axes, (view, axis, across, up) in zip(column, VIEWS, strict=True):
-            seen = axes.imshow(
-                audit.maps[name].select(axis, at[axis]).numpy(),
-                cmap=colours,
-                origin="lower",
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
+    Displacement and disagreement have the same colours. Raises OutputError.
+    """
+    place = middle(audit.maps["displacement"])
+    motion = f"motion {audit.motion_rms:.2f} Å rms"
+    title = f"{audit.verdict}\n{motion}, slices through voxel x, y, z = {place[::-1]}"
+    with figure.png(path, width=13, height=7.4, dpi=110) as page:
+        page.suptitle(title, fontsize=10)
+        grid = page.subplots(len(VIEWS), len(COLUMNS))
+        for axes_of_column, column in zip(grid.T, COLUMNS, strict=True):
+            span = _colour_range(audit.maps, column.name)
+            for axes, view in zip(axes_of_column, VIEWS, strict=True):
+                section = audit.maps[column.name].select(view.axis, place[view.axis])
+                picture = _draw_slice(axes, section, column, view, span)
+            page.colorbar(
+                picture,
+                ax=list(axes_of_column),
+                location="bottom",
+                shrink=0.8,
             )
-            axes.set_title(f"{title} {view}" if axis == 0 else view, fontsize=8)
-            axes.set_xlabel(f"{across} →", fontsize=7, labelpad=1)
-            axes.set_ylabel(f"{up} →", fontsize=7, labelpad=1)
-            axes.set(xticks=[], yticks=[])
-        figure.colorbar(seen, ax=list(column), location="bottom", shrink=0.8)
-    with replacing(path) as sibling:
-        figure.savefig(sibling, format="png", dpi=110)
+
+
+def _draw_slice(
+    axes: "Axes",
+    section: Tensor,
+    column: Column,
+    view: View,
+    span: tuple[float, float],
+) -> "AxesImage":
+    low, high = span
+    picture = axes.imshow(
+        section.numpy(),
+        cmap=column.colours,
+        origin="lower",
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+    )
+    title = f"{column.title} {view.title}" if view.axis == 0 else view.title
+    axes.set_title(title, fontsize=8)
+    label_axes(axes, view, size=7, distance=1)
+    return picture
 
 
 def middle(displacement: Tensor) -> tuple[int, int, int]:
-    """The voxel (z, y, x) at the mean place of the square displacement; the origin's where nothing
-    moves.
+    """The voxel (z, y, x) at the mean place of the square displacement.
+
+    It is the origin's where nothing moves.
     """
     square = displacement.double().square()
     if not square.any():
-        return (len(square) // 2,) * 3
+        origin = len(square) // 2
+        return origin, origin, origin
+    total = square.sum()
     index = torch.arange(len(square), dtype=torch.float64)
-    return tuple(
-        round(float((square.sum([a for a in range(3) if a != axis]) * index).sum() / square.sum()))
-        for axis in range(3)
-    )
+    place = []
+    for others in ([1, 2], [0, 2], [0, 1]):
+        profile = square.sum(others)
+        mean = (profile * index).sum() / total
+        place.append(round(float(mean)))
+    z, y, x = place
+    return z, y, x
 
 
-def _range(maps: dict[str, Tensor], name: str) -> tuple[float, float]:
-    """Values of the ends of the colours. Determinants lie about 1, and 0 is where space folds."""
-    if name in ("believed", "jacobian"):
-        return 0.0, 1.0 if name == "believed" else 2.0
+def _colour_range(maps: dict[str, Tensor], name: str) -> tuple[float, float]:
+    """Values of the ends of the colours.
+
+    Determinants lie about 1, and 0 is where space folds.
+    """
+    if name == "believed":
+        return 0.0, 1.0
+    if name == "jacobian":
+        return 0.0, 2.0
     alike = ("strain",) if name == "strain" else ("displacement", "disagreement")
-    seen = torch.cat([maps[other].flatten() for other in alike])
-    ordered = seen[seen > 0].sort().values  # the highest are often alone, at the mask's edge
-    return 0.0, float(ordered[round(0.995 * (len(ordered) - 1))]) if len(ordered) else 1.0
+    values = torch.cat([maps[other].flatten() for other in alike])
+    ordered = values[values > 0].sort().values
+    if not len(ordered):
+        return 0.0, 1.0
+    last = len(ordered) - 1
+    return 0.0, float(ordered[round(TOP_QUANTILE * last)])

@@ -1,29 +1,34 @@
-"""A picture of how fits went: the held-out likelihood over the steps, and the looks that were kept."""
+"""A picture of how fits went: the held-out likelihood over the steps, and the best of each fit."""
 
 from pathlib import Path
 
-from instamap.files import replacing
+from instamap.report import figure
+
+Evaluations = list[tuple[int, float]]
 
 
-def plot(path: str | Path, looks: dict[str, list[tuple[int, float]]]) -> None:
-    """Write a PNG of (step, held-out likelihood in nats per image beyond an empty map) of each
-    named fit. Raises OutputError.
+def plot(path: str | Path, evaluations: dict[str, Evaluations]) -> None:
+    """Write a PNG of the evaluations of each named fit.
+
+    An evaluation is a step and the held-out likelihood in nats per image beyond an empty map.
+    Raises OutputError.
     """
-    from matplotlib.figure import Figure  # slow to import, and fits that draw nothing need not wait
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color="0.55", linestyle="--", linewidth=0.8)
-    for name, points in looks.items():
-        best = max(points, key=lambda point: point[1])
-        [line] = axes.plot(
-            *zip(*points, strict=True),
-            linewidth=1.4,
-            label=f"{name}: best {best[1]:+.4g} at step {best[0]}",
-        )
-        axes.plot(*best, "o", color=line.get_color(), markersize=5)
-    axes.set(xlabel="step", ylabel="held-out likelihood\n(nats per image beyond an empty map)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    with replacing(path) as sibling:
-        figure.savefig(sibling, format="png", dpi=140)
+    with figure.png(path, width=6.4, height=3.6, dpi=140) as page:
+        axes = page.subplots()
+        axes.axhline(0, color="0.55", linestyle="--", linewidth=0.8)
+        for name, points in evaluations.items():
+            steps, likelihoods = zip(*points, strict=True)
+            best_step, best = max(points, key=lambda point: point[1])
+            label = f"{name}: best {best:+.4g} at step {best_step}"
+            [line] = axes.plot(steps, likelihoods, linewidth=1.4, label=label)
+            axes.plot(
+                best_step,
+                best,
+                "o",
+                color=line.get_color(),
+                markersize=5,
+            )
+        axes.set_xlabel("step")
+        axes.set_ylabel("held-out likelihood\n(nats per image beyond an empty map)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)

@@ -1,72 +1,96 @@
 """A picture of a map for a person to look at: three central slices, three projections."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from instamap.files import replacing
+from instamap.report import figure
 
-SHOWN = (
-    0.001,
-    0.999,
-)  # quantiles that become black and white: a hot voxel shall not turn the rest gray
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GRAY_QUANTILES = (0.001, 0.999)
+"""Quantiles that become black and white: a hot voxel shall not turn the rest gray."""
+
+ROUND_STEPS = (1, 2, 5)  # of a scale bar's length, times a power of ten
+
+
+@dataclass(frozen=True)
+class View:
+    """A direction of view along an axis of a map [z, y, x], and what is horizontal and vertical."""
+
+    title: str
+    axis: int
+    across: str
+    up: str
+
+
 VIEWS = (
-    ("along z", 0, "x", "y"),
-    ("along y", 1, "x", "z"),
-    ("along x", 2, "y", "z"),
-)  # title, summed axis, horizontal, vertical
+    View("along z", 0, "x", "y"),
+    View("along y", 1, "x", "z"),
+    View("along x", 2, "y", "z"),
+)
 
 
-def plot(path: str | Path, map: Tensor, pixel_size: float) -> None:
-    """Write a PNG: central slices [D // 2] and projections of `map` [z, y, x] along z, y and x,
-    with a scale bar in Å.
+def plot(path: str | Path, volume: Tensor, pixel_size: float) -> None:
+    """Write a PNG: central slices [D // 2] and projections of a map [z, y, x], with a scale bar.
 
-    Raises OutputError.
+    Views are along z, y and x. Raises OutputError.
     """
-    from matplotlib.figure import Figure  # slow to import, and fits that draw nothing need not wait
-
-    map = map.detach().cpu().double()
-    slices = [map.select(axis, map.shape[axis] // 2) for _, axis, _, _ in VIEWS]
-    projections = [map.sum(axis) * pixel_size for _, axis, _, _ in VIEWS]
-    figure = Figure(figsize=(7.2, 5.1), layout="constrained")
-    for row, images, name in zip(
-        figure.subplots(2, 3), (slices, projections), ("central slice", "projection"), strict=True
-    ):
-        low, high = _range(images)
-        for axes, image, (title, _, across, up) in zip(row, images, VIEWS, strict=True):
-            axes.imshow(
-                image.numpy(),
-                cmap="gray",
-                origin="lower",
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
-            )
-            axes.set_title(f"{name} {title}", fontsize=9)
-            axes.set_xlabel(f"{across} →", fontsize=8, labelpad=2)
-            axes.set_ylabel(f"{up} →", fontsize=8, labelpad=2)
-            axes.set(xticks=[], yticks=[])
-    _scale_bar(figure.axes[0], map.shape[-1], pixel_size)
-    with replacing(path) as sibling:
-        figure.savefig(sibling, format="png", dpi=140)
+    volume = volume.detach().cpu().double()
+    slices = [volume.select(view.axis, volume.shape[view.axis] // 2) for view in VIEWS]
+    projections = [volume.sum(view.axis) * pixel_size for view in VIEWS]
+    with figure.png(path, width=7.2, height=5.1, dpi=140) as page:
+        upper, lower = page.subplots(2, 3)
+        _draw_row(upper, slices, "central slice")
+        _draw_row(lower, projections, "projection")
+        _draw_scale_bar(upper[0], volume.shape[-1], pixel_size)
 
 
-def _range(images: list[Tensor]) -> tuple[float, float]:
-    """Gray values common to all `images`."""
-    ordered = torch.cat([i.flatten() for i in images]).sort().values
-    return tuple(float(ordered[round(q * (len(ordered) - 1))]) for q in SHOWN)
+def label_axes(axes: "Axes", view: View, *, size: float, distance: float) -> None:
+    """Name what is horizontal and vertical, and leave out ticks.
+
+    size: of the letters in points. distance: from the axes in points.
+    """
+    axes.set_xlabel(f"{view.across} →", fontsize=size, labelpad=distance)
+    axes.set_ylabel(f"{view.up} →", fontsize=size, labelpad=distance)
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
-def _scale_bar(axes, box: int, pixel_size: float) -> None:
+def _draw_row(row: "list[Axes]", images: list[Tensor], name: str) -> None:
+    """An image for each view, all in the same gray values."""
+    low, high = _gray_range(images)
+    for axes, image, view in zip(row, images, VIEWS, strict=True):
+        axes.imshow(
+            image.numpy(),
+            cmap="gray",
+            origin="lower",
+            vmin=low,
+            vmax=high,
+            interpolation="nearest",
+        )
+        axes.set_title(f"{name} {view.title}", fontsize=9)
+        label_axes(axes, view, size=8, distance=2)
+
+
+def _gray_range(images: list[Tensor]) -> tuple[float, float]:
+    """Values that become black and white in all `images`."""
+    values = torch.cat([image.flatten() for image in images])
+    ordered = values.sort().values
+    last = len(ordered) - 1
+    low, high = (float(ordered[round(quantile * last)]) for quantile in GRAY_QUANTILES)
+    return low, high
+
+
+def _draw_scale_bar(axes: "Axes", box: int, pixel_size: float) -> None:
     """A bar of a round length (1, 2 or 5 times a power of ten), at most a third of the box."""
     longest = box * pixel_size / 3
-    length = max(
-        step * 10.0**power
-        for power in range(-3, 5)
-        for step in (1, 2, 5)
-        if step * 10.0**power <= longest
-    )
+    lengths = [step * 10.0**power for power in range(-3, 5) for step in ROUND_STEPS]
+    length = max(length for length in lengths if length <= longest)
     left = 0.05 * box
     bottom = 0.06 * box
     axes.plot(
@@ -76,4 +100,11 @@ def _scale_bar(axes, box: int, pixel_size: float) -> None:
         linewidth=3,
         solid_capstyle="butt",
     )
-    axes.text(left, bottom + 0.03 * box, f"{length:g} Å", color="white", fontsize=8, va="bottom")
+    axes.text(
+        left,
+        bottom + 0.03 * box,
+        f"{length:g} Å",
+        color="white",
+        fontsize=8,
+        va="bottom",
+    )

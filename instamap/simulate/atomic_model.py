@@ -2,16 +2,25 @@
 smeared out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from instamap.errors import DataError, OptionError
 
-ENDINGS = (".pdb", ".ent", ".cif", ".mmcif")  # of the files of models; each may be followed by .gz
-_USUAL = "HCNOSP"  # elements that the first letter of an atom's name stands for, in a residue
+if TYPE_CHECKING:
+    import gemmi
+
+    AtomInResidue = tuple[gemmi.Residue, gemmi.Atom]
+
+MODEL_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif")  # each may be followed by .gz
+
+ORGANIC_ELEMENTS = "HCNOSP"
+"""Elements that the first letter of an atom's name stands for, in a residue."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,8 @@ class Atoms:
     @property
     def mass(self) -> Tensor:
         """The factor at s = 0, times the occupancy, of each atom: "P" in Å."""
-        return self.weights.sum(1)[self.kind] * self.occupancy
+        factor = self.weights.sum(1)
+        return factor[self.kind] * self.occupancy
 
     def __len__(self) -> int:
         return len(self.position)
@@ -43,65 +53,48 @@ class Atoms:
 
 def is_model(path: Path) -> bool:
     """Whether the name is that of a model."""
-    return path.name.lower().removesuffix(".gz").endswith(ENDINGS)
+    name = path.name.lower().removesuffix(".gz")
+    return name.endswith(MODEL_ENDINGS)
 
 
 def read(path: Path, b_factor: float | None = None) -> Atoms:
-    """The first model of a PDB or mmCIF file, perhaps gzipped, without water and without what has
-    no occupancy.
+    """The first model of a PDB or mmCIF file, perhaps gzipped.
 
-    Atoms that the file has no coordinates for, such as most hydrogens, are not there, nor is
-    symmetry applied. b_factor: that of every atom, instead of the file's. Raises DataError naming
-    the file, or the atom that cannot be used.
+    Water is left out, and what has no occupancy. Atoms that the file has no coordinates for, such
+    as most hydrogens, are not there, nor is symmetry applied. b_factor: that of every atom, instead
+    of the file's. Raises DataError naming the file, or the atom that cannot be used.
     """
     structure = load(path)
     structure.remove_waters()
-    found = (
-        [
-            (residue, atom)
-            for chain in structure[0]
-            for residue in chain
-            for atom in residue
-            if atom.occ > 0
-        ]
-        if len(structure)
-        else []
-    )
-    if not found:
+    occupied = _occupied_atoms(structure)
+    if not occupied:
         raise DataError(
             f"model '{path}' holds no atoms besides water; give a PDB or mmCIF file of a molecule"
         )
-    displaced = any(atom.element.name == "X" for _, atom in found)
-    names = [_element(path, residue, atom, displaced) for residue, atom in found]
+    atoms = [atom for _, atom in occupied]
+    displaced = any(atom.element.name == "X" for atom in atoms)
+    names = [_element(path, residue, atom, displaced) for residue, atom in occupied]
     elements = sorted(set(names))
-    kinds = {name: number for number, name in enumerate(elements)}
-
-    def double(values):
-        return torch.tensor(values, dtype=torch.float64)
-
-    b_factors = [atom.b_iso if b_factor is None else b_factor for _, atom in found]
-    for (residue, atom), value in zip(found, b_factors, strict=True):
-        if not value >= 0:
-            raise DataError(
-                f"{_name(path, residue, atom)} has a B-factor of {value:g} Å²; give --b-factor for"
-                " all atoms, at least 0"
-            )
-    tables = [_table(path, name) for name in elements]
+    number_of = {name: number for number, name in enumerate(elements)}
+    b_factors = [atom.b_iso if b_factor is None else b_factor for atom in atoms]
+    _check_b_factors(path, occupied, b_factors)
+    tables = [_scattering_table(path, name) for name in elements]
     return Atoms(
-        path,
-        double([atom.pos.tolist() for _, atom in found]),
-        double(b_factors),
-        double([atom.occ for _, atom in found]),
-        torch.tensor([kinds[name] for name in names]),
-        elements,
-        double([t.a for t in tables]),
-        double([t.b for t in tables]),
+        path=path,
+        position=_double([atom.pos.tolist() for atom in atoms]),
+        b_factor=_double(b_factors),
+        occupancy=_double([atom.occ for atom in atoms]),
+        kind=torch.tensor([number_of[name] for name in names]),
+        elements=elements,
+        weights=_double([table.a for table in tables]),
+        widths=_double([table.b for table in tables]),
     )
 
 
-def load(path: Path):
-    """What gemmi reads from a PDB or mmCIF file, perhaps gzipped. Raises OptionError without gemmi,
-    DataError naming the file.
+def load(path: Path) -> "gemmi.Structure":
+    """What gemmi reads from a PDB or mmCIF file, perhaps gzipped.
+
+    Raises OptionError without gemmi, DataError naming the file.
     """
     try:
         import gemmi
@@ -119,16 +112,47 @@ def load(path: Path):
         ) from None
 
 
-def _element(path: Path, residue, atom, displaced: bool) -> str:
-    """The element's name. Where a file leaves elements out and has names in the wrong columns
-    (`displaced`), a residue's C-alpha looks like calcium: the first letter of the name decides
-    there.
+def _double(values: Iterable) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _occupied_atoms(structure: "gemmi.Structure") -> "list[AtomInResidue]":
+    """Each atom of the first model that is there at all, with its residue."""
+    if not len(structure):
+        return []
+    residues = [residue for chain in structure[0] for residue in chain]
+    return [(residue, atom) for residue in residues for atom in residue if atom.occ > 0]
+
+
+def _check_b_factors(
+    path: Path,
+    atoms: "list[AtomInResidue]",
+    b_factors: list[float],
+) -> None:
+    for (residue, atom), value in zip(atoms, b_factors, strict=True):
+        if not value >= 0:
+            raise DataError(
+                f"{_name(path, residue, atom)} has a B-factor of {value:g} Å²; give --b-factor for"
+                " all atoms, at least 0"
+            )
+
+
+def _element(
+    path: Path,
+    residue: "gemmi.Residue",
+    atom: "gemmi.Atom",
+    displaced: bool,
+) -> str:
+    """The name of an atom's element.
+
+    Where a file leaves elements out and has names in the wrong columns (`displaced`), a residue's
+    C-alpha looks like calcium: the first letter of the name decides there.
     """
-    if not displaced or len(residue) == 1:
-        name = atom.element.name
-    else:
-        first = atom.name.lstrip("0123456789'\"")[:1].upper()
-        name = first if first in _USUAL else atom.element.name
+    name = atom.element.name
+    if displaced and len(residue) > 1:
+        letter = atom.name.lstrip("0123456789'\"")[:1].upper()
+        if letter in ORGANIC_ELEMENTS:
+            name = letter
     if name == "X":
         raise DataError(
             f"{_name(path, residue, atom)} is of no known element; fill in columns 77 and 78 of the"
@@ -137,7 +161,7 @@ def _element(path: Path, residue, atom, displaced: bool) -> str:
     return name
 
 
-def _table(path: Path, name: str):
+def _scattering_table(path: Path, name: str) -> "gemmi.C4322Coef":
     """gemmi's five Gaussians of an element: electron scattering factors of Peng et al. 1996, of
     neutral atoms.
     """
@@ -152,5 +176,5 @@ def _table(path: Path, name: str):
     return table
 
 
-def _name(path: Path, residue, atom) -> str:
+def _name(path: Path, residue: "gemmi.Residue", atom: "gemmi.Atom") -> str:
     return f"atom {atom.name} of residue {residue.name} {residue.seqid} of '{path}'"

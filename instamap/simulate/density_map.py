@@ -1,6 +1,4 @@
-"""A map as a source of images: fitted to the wanted lattice and projected by the projection
-theorem.
-"""
+"""A map as a specimen: fitted to the wanted lattice and projected by the projection theorem."""
 
 import torch
 from torch import Tensor
@@ -11,27 +9,34 @@ from instamap.fourier.projector import Projector
 
 
 class DensityMap:
-    """A map "M M M" [z, y, x] of voxels of `size` Å on a lattice of `box` pixels of `pixel_size` Å,
-    each that of the map if None.
+    """A map "M M M" [z, y, x] of voxels of `size` Å on a lattice of `box` pixels of `pixel_size` Å.
 
-    It is surrounded with zeros, or its middle kept, and then scaled down by Fourier cropping.
-    Raises OptionError where pixels are finer than voxels, or the box's edge is no whole number of
-    voxels.
+    Each is that of the map if None. It is surrounded with zeros, or its middle kept, and then
+    scaled down by Fourier cropping. Raises OptionError where pixels are finer than voxels, or the
+    box's edge is no whole number of voxels.
     """
 
     def __init__(
-        self, volume: Tensor, size: float, box: int | None = None, pixel_size: float | None = None
-    ):
+        self,
+        volume: Tensor,
+        size: float,
+        box: int | None = None,
+        pixel_size: float | None = None,
+    ) -> None:
         self.pixel_size = size if pixel_size is None else pixel_size
-        self.box = max(1, round(len(volume) * size / self.pixel_size)) if box is None else box
-        edge = round(self.box * self.pixel_size / size)
-        if abs(edge * size - self.box * self.pixel_size) > 1e-3 * size or edge < self.box:
+        if box is None:
+            box = max(1, round(len(volume) * size / self.pixel_size))
+        self.box = box
+        extent = self.box * self.pixel_size
+        voxels = round(extent / size)
+        if abs(voxels * size - extent) > 1e-3 * size or voxels < self.box:
             raise OptionError(
                 f"{self.box} pixels of {self.pixel_size:g} Å cannot be made of the map's voxels of"
                 f" {size:g} Å; leave out --box and --pixel, or choose pixels that are no finer,"
                 " with an edge that is a whole number of voxels"
             )
-        self._volume = _scaled(_fitted(volume, edge), self.box)
+        fitted = _pad_or_crop(volume, voxels)
+        self._volume = _fourier_cropped(fitted, self.box)
         self._projector = Projector(self.box, self.pixel_size)
 
     def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
@@ -44,14 +49,15 @@ class DensityMap:
         return self._volume
 
 
-def _fitted(volume: Tensor, edge: int) -> Tensor:
+def _pad_or_crop(volume: Tensor, edge: int) -> Tensor:
     """The middle "E E E", or zeros with the map in their middle, origin on origin."""
     before = edge // 2 - len(volume) // 2
-    return torch.nn.functional.pad(volume, (before, edge - len(volume) - before) * 3)
+    after = edge - len(volume) - before
+    return torch.nn.functional.pad(volume, (before, after) * 3)
 
 
-def _scaled(volume: Tensor, box: int) -> Tensor:
-    """Fourier-cropped to "D D D"."""
+def _fourier_cropped(volume: Tensor, box: int) -> Tensor:
+    """The map of "D D D" voxels that has the same Fourier components below their Nyquist."""
     if len(volume) == box:
         return volume.float()
     matrix = fourier_crop(len(volume), box).float()

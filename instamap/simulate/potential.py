@@ -1,5 +1,5 @@
-"""An atomic model as a source of images: electron scattering factors are sums of Gaussians,
-projected in closed form.
+"""An atomic model as a specimen: electron scattering factors are sums of Gaussians, projected in
+closed form.
 """
 
 import math
@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from instamap.errors import DataError
-from instamap.fourier.projector import FRAME
+from instamap.fourier.projector import FRAME_EDGE
 from instamap.geometry import grids
 from instamap.simulate.atomic_model import Atoms
 
-# h²/(2π m e) in V Å²: what turns a scattering factor (Å) into the integral of the potential (V Å³)
 VOLTS = 47.877645
-# Å: the σ by which the water that an atom displaces is smeared out more than the atom itself
+"""h²/(2π m e) in V Å²: what turns a scattering factor (Å) into the integral of the potential (V
+Å³).
+"""
+
 WATER = 3.5
-_ATOMS = 2048  # whose waves are in memory at once
+"""The σ (Å) by which the water that an atom displaces is smeared out more than the atom itself."""
+
+MAX_ATOMS_AT_ONCE = 2048  # whose waves are in memory
 
 
 class Potential:
@@ -45,13 +49,14 @@ class Potential:
         *,
         solvent: float = 0.0,
         point_mass: float = 0.0,
-    ):
+    ) -> None:
         self.atoms = atoms
         self.box = box
         self.pixel_size = pixel_size
         self.solvent = solvent
         self.point_mass = point_mass
-        self.centre = (atoms.mass[:, None] * atoms.position).sum(0) / atoms.mass.sum()
+        weighted = atoms.mass[:, None] * atoms.position
+        self.centre = weighted.sum(0) / atoms.mass.sum()
         self.position = atoms.position - self.centre
         reach = float(self.position.norm(dim=1).max())
         edge = box * pixel_size / 2
@@ -64,63 +69,95 @@ class Potential:
 
     def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
         """Projections "B D D" [y, x] (V Å, float32) at poses: rotation "B 3 3", origin "B 2" in Å.
-        They leave the frame at its edges.
+
+        Atoms leave the frame at its edges.
         """
-        lattice = _Lattice(2 * round(self.box * FRAME / 2) + self.box % 2, self.pixel_size)
-        shape = self._factors(lattice.plane)
-        spectra = torch.zeros(len(rotation), *lattice.plane.shape, dtype=torch.complex64)
-        for kind, rows in self._groups():
+        frame = 2 * round(self.box * FRAME_EDGE / 2) + self.box % 2
+        lattice = _Lattice(frame, self.pixel_size)
+        factors = self._factors(lattice.plane)
+        spectra = torch.zeros(
+            len(rotation),
+            *lattice.plane.shape,
+            dtype=torch.complex64,
+        )
+        for kind, rows in self._rows_by_kind():
             damping = lattice.damping(self.atoms.b_factor[rows])
             position = self.position[rows]
             weighted = damping * self.atoms.occupancy[rows].float()
             for spectrum, turn, shift in zip(spectra, rotation, origin, strict=True):
                 x, y = (position @ turn[:2].T - shift).T
-                spectrum += shape[kind] * lattice.sum(
-                    lattice.waves(y, damping), lattice.waves(x, weighted)
-                )
-        return grids.crop(lattice.real(spectra, 2), self.box)
+                waves_y = lattice.waves(y, damping)
+                waves_x = lattice.waves(x, weighted)
+                spectrum += factors[kind] * lattice.sum(waves_y, waves_x)
+        images = lattice.real(spectra, 2)
+        return grids.crop(images, self.box)
 
     def density(self) -> Tensor:
         """The map "D D D" [z, y, x] (V, float32)."""
         lattice = _Lattice(self.box, self.pixel_size)
-        depth = torch.fft.fftfreq(self.box, self.pixel_size, dtype=torch.float64).square()
-        shape = self._factors(lattice.plane + depth[:, None, None])
-        spectrum = torch.zeros(self.box, *lattice.plane.shape, dtype=torch.complex64)
-        for kind, rows in self._groups():
-            damping = lattice.damping(self.atoms.b_factor[rows])
-            position = self.position[rows]
-            y, z = (lattice.waves(position[:, axis], damping) for axis in (1, 2))
-            x = lattice.waves(position[:, 0], damping * self.atoms.occupancy[rows].float())
-            for k in range(lattice.count):
-                real, imaginary = (
-                    lattice.sum(y * part, x) for part in (z[k], z[k + lattice.count])
-                )
-                spectrum[k] += shape[kind, k] * torch.complex(
-                    real.real - imaginary.imag, real.imag + imaginary.real
-                )
-                if k:
-                    spectrum[-k] += shape[kind, -k] * torch.complex(
-                        real.real + imaginary.imag, real.imag - imaginary.real
-                    )
+        frequency = torch.fft.fftfreq(
+            self.box,
+            self.pixel_size,
+            dtype=torch.float64,
+        )
+        square = lattice.plane + frequency.square()[:, None, None]
+        factors = self._factors(square)
+        spectrum = torch.zeros(
+            self.box,
+            *lattice.plane.shape,
+            dtype=torch.complex64,
+        )
+        for kind, rows in self._rows_by_kind():
+            self._add_waves(
+                spectrum,
+                factors[kind],
+                rows,
+                lattice,
+            )
         return lattice.real(spectrum, 3)
 
-    def _groups(self) -> Iterator[tuple[int, Tensor]]:
+    def _add_waves(
+        self,
+        spectrum: Tensor,
+        factor: Tensor,
+        rows: Tensor,
+        lattice: "_Lattice",
+    ) -> None:
+        """Add the atoms in `rows`, of one kind with F(s) `factor`, to the spectrum of the map."""
+        damping = lattice.damping(self.atoms.b_factor[rows])
+        weighted = damping * self.atoms.occupancy[rows].float()
+        x, y, z = self.position[rows].T
+        waves_x = lattice.waves(x, weighted)
+        waves_y = lattice.waves(y, damping)
+        waves_z = lattice.waves(z, damping)
+        for k in range(lattice.count):
+            cosine = lattice.sum(waves_y * waves_z[k], waves_x)
+            sine = lattice.sum(waves_y * waves_z[k + lattice.count], waves_x)
+            wave = torch.complex(cosine.real - sine.imag, cosine.imag + sine.real)
+            spectrum[k] += factor[k] * wave
+            if k:
+                opposite = torch.complex(cosine.real + sine.imag, cosine.imag - sine.real)
+                spectrum[-k] += factor[-k] * opposite
+
+    def _rows_by_kind(self) -> Iterator[tuple[int, Tensor]]:
         """Rows of atoms of one kind, some at a time."""
         for kind in range(len(self.atoms.elements)):
-            yield from (
-                (kind, rows) for rows in (self.atoms.kind == kind).nonzero()[:, 0].split(_ATOMS)
-            )
+            rows = (self.atoms.kind == kind).nonzero()[:, 0]
+            for part in rows.split(MAX_ATOMS_AT_ONCE):
+                yield kind, part
 
     def _factors(self, square: Tensor) -> Tensor:
         """F(s) less its phase, B-factor and occupancy, "K *n" (float32), of each kind of atom at s²
         "*n".
         """
-        a, b = (
-            t.view(*t.shape, *[1] * square.ndim) for t in (self.atoms.weights, self.atoms.widths)
-        )
-        shape = (a * torch.exp(-b * square / 4)).sum(1) + self.point_mass * a.sum(1)
-        water = 1 - self.solvent * torch.exp(-2 * (math.pi * WATER) ** 2 * square)
-        return (VOLTS * shape * water).float()
+        ones = [1] * square.ndim
+        a = self.atoms.weights.view(*self.atoms.weights.shape, *ones)
+        b = self.atoms.widths.view(*self.atoms.widths.shape, *ones)
+        gaussians = a * torch.exp(-b * square / 4)
+        atom = gaussians.sum(1) + self.point_mass * a.sum(1)
+        blur = torch.exp(-2 * (math.pi * WATER) ** 2 * square)
+        water = 1 - self.solvent * blur
+        return (VOLTS * atom * water).float()
 
 
 class _Lattice:
@@ -130,37 +167,53 @@ class _Lattice:
     plane "D D//2+1": s² (1/Å²) of the components of torch.fft.rfft2.
     """
 
-    def __init__(self, size: int, pixel_size: float):
+    def __init__(self, size: int, pixel_size: float) -> None:
         self.size = size
         self.pixel_size = pixel_size
         self.count = (size + 1) // 2
-        self.plane = grids.frequencies(size, pixel_size, dtype=torch.float64).square().sum(-1)
-        self.axis = torch.arange(self.count, dtype=torch.float64)[:, None] / (size * pixel_size)
+        frequencies = grids.frequencies(
+            size,
+            pixel_size,
+            dtype=torch.float64,
+        )
+        self.plane = frequencies.square().sum(-1)
+        number = torch.arange(self.count, dtype=torch.float64)
+        self.axis = number[:, None] / (size * pixel_size)
 
     def damping(self, b_factor: Tensor) -> Tensor:
         """exp(-B s²/4) "S P" along one axis of atoms "P"."""
-        return torch.exp(-0.25 * b_factor * self.axis.square()).float()
+        exponent = -0.25 * b_factor * self.axis.square()
+        return torch.exp(exponent).float()
 
-    def waves(self, where: Tensor, damping: Tensor) -> Tensor:
-        """Real parts, then imaginary parts, of e^{-2πi s x} "2S P" times the damping, of atoms at x
-        = `where` "P" (Å).
+    def waves(self, position: Tensor, damping: Tensor) -> Tensor:
+        """e^{-2πi s x} times the damping "2S P": real parts, then imaginary parts.
+
+        position: x of atoms, "P" (Å).
         """
-        angle = (-2 * math.pi * self.axis).float() * where.float()
-        return torch.cat([angle.cos().mul_(damping), angle.sin().mul_(damping)])
+        angle = (-2 * math.pi * self.axis).float() * position.float()
+        cosine = angle.cos().mul_(damping)
+        sine = angle.sin().mul_(damping)
+        return torch.cat([cosine, sine])
 
     def sum(self, y: Tensor, x: Tensor) -> Tensor:
         """Σ over atoms of the product of their waves along y and x: "D D//2+1", zero at Nyquist."""
         n = self.count
         pairs = y @ x.T
-        real = pairs[:n, :n]
-        twisted = pairs[n:, n:]  # of both real parts, and both imaginary ones
-        down = pairs[n:, :n]
-        across = pairs[:n, n:]
+        real_real = pairs[:n, :n]
+        imaginary_imaginary = pairs[n:, n:]
+        imaginary_real = pairs[n:, :n]
+        real_imaginary = pairs[:n, n:]
         spectrum = torch.zeros(self.plane.shape, dtype=torch.complex64)
-        spectrum[:n, :n] = torch.complex(real - twisted, across + down)
-        spectrum[self.size - n + 1 :, :n] = torch.complex(real + twisted, across - down)[1:].flip(
-            0
-        )  # the conjugate wave along y
+        spectrum[:n, :n] = torch.complex(
+            real_real - imaginary_imaginary,
+            real_imaginary + imaginary_real,
+        )
+        # the conjugate wave along y
+        conjugate = torch.complex(
+            real_real + imaginary_imaginary,
+            real_imaginary - imaginary_real,
+        )
+        spectrum[self.size - n + 1 :, :n] = conjugate[1:].flip(0)
         return spectrum
 
     def real(self, spectrum: Tensor, dimensions: int) -> Tensor:
@@ -168,5 +221,11 @@ class _Lattice:
         `spectrum`.
         """
         axes = tuple(range(-dimensions, 0))
-        lattice = torch.fft.irfftn(spectrum, s=(self.size,) * dimensions, dim=axes)
-        return torch.fft.fftshift(lattice, dim=axes) / self.pixel_size**dimensions
+        size = (self.size,) * dimensions
+        lattice = torch.fft.irfftn(
+            spectrum,
+            s=size,
+            dim=axes,
+        )
+        centred = torch.fft.fftshift(lattice, dim=axes)
+        return centred / self.pixel_size**dimensions

@@ -8,13 +8,20 @@ import torch
 from torch import Tensor
 
 from instamap.data.formats import star
-from instamap.errors import OptionError
+from instamap.errors import DataError, OptionError
 from instamap.scene import Optics
+
+VOLTAGE = 300.0  # kV
+SPHERICAL_ABERRATION = 2.7  # mm
+AMPLITUDE_CONTRAST = 0.1
+MAX_ASTIGMATISM = 500  # Å
 
 
 @dataclass(frozen=True)
 class Poses:
-    """angles "n 3": rot, tilt, psi in radians. origin "n 2": Å. optics of each. group "n": optics
+    """The poses of particles, and how each was imaged.
+
+    angles "n 3": rot, tilt, psi in radians. origin "n 2": Å. optics of each. group "n": optics
     group from 0.
     """
 
@@ -28,58 +35,71 @@ class Poses:
 
 
 def uniform(
-    count: int, *, shift: float, defocus: tuple[float, float], generator: torch.Generator
+    count: int,
+    *,
+    shift: float,
+    defocus: tuple[float, float],
+    generator: torch.Generator,
 ) -> Poses:
-    """Angles uniform over rotations, origins of standard deviation `shift` Å along each axis, a
-    defocus between the two of `defocus` (Å).
+    """Angles uniform over rotations, origins of standard deviation `shift` Å along each axis.
 
-    At 300 kV, Cs 2.7 mm and amplitude contrast 0.1, in one optics group, with up to 500 Å of
-    astigmatism.
+    The defocus is between the two of `defocus` (Å), at 300 kV, Cs 2.7 mm and amplitude contrast
+    0.1, in one optics group, with up to 500 Å of astigmatism.
     """
-
-    def between(low, high):
-        return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
-
-    angles = torch.stack(
-        [between(-math.pi, math.pi), torch.acos(between(-1, 1)), between(-math.pi, math.pi)], -1
-    )
+    rot = _between(-math.pi, math.pi, count, generator)
+    tilt = torch.acos(_between(-1, 1, count, generator))
+    psi = _between(-math.pi, math.pi, count, generator)
     origin = shift * torch.randn(count, 2, generator=generator, dtype=torch.float64)
-
-    def same(value):
-        return torch.full((count,), value, dtype=torch.float64)
-
-    defocus_u = between(*defocus)
+    low, high = defocus
+    defocus_u = _between(low, high, count, generator)
+    astigmatism = _between(0, MAX_ASTIGMATISM, count, generator)
     optics = Optics(
-        voltage=same(300.0),
-        spherical_aberration=same(2.7),
-        amplitude_contrast=same(0.1),
+        voltage=_constant(VOLTAGE, count),
+        spherical_aberration=_constant(SPHERICAL_ABERRATION, count),
+        amplitude_contrast=_constant(AMPLITUDE_CONTRAST, count),
         defocus_u=defocus_u,
-        defocus_v=defocus_u - between(0, 500),
-        defocus_angle=between(0, math.pi),
-        phase_shift=same(0.0),
-        b_factor=same(0.0),
-        scale=same(1.0),
+        defocus_v=defocus_u - astigmatism,
+        defocus_angle=_between(0, math.pi, count, generator),
+        phase_shift=_constant(0.0, count),
+        b_factor=_constant(0.0, count),
+        scale=_constant(1.0, count),
     )
+    angles = torch.stack([rot, tilt, psi], -1)
     return Poses(angles, origin, optics, torch.zeros(count, dtype=torch.long))
 
 
-def from_star(path: Path, count: int | None, generator: torch.Generator) -> Poses:
-    """Those of a STAR file: all of them, or `count` rows drawn at random, in the file's order. Its
-    images are not looked at.
+def _between(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    """Uniform values "n" (float64) from `low` to `high`."""
+    return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
 
-    Beam tilt and other aberrations are left out. Raises DataError, or OptionError if it has fewer
-    rows.
+
+def _constant(value: float, count: int) -> Tensor:
+    return torch.full((count,), value, dtype=torch.float64)
+
+
+def from_star(path: Path, count: int | None, generator: torch.Generator) -> Poses:
+    """Poses and optics of a STAR file: all of them, or `count` rows drawn at random, in its order.
+
+    Its images are not looked at. Beam tilt and other aberrations are left out. Raises DataError, or
+    OptionError if it has fewer rows.
     """
     table = star.read(path)
     if count is not None and count > len(table):
         raise OptionError(
             f"count is {count}, but '{path}' has {len(table)} rows; give at most as many"
         )
+    if table.optics is None:
+        raise DataError(
+            f"'{path}' has no defocus values, so it says nothing of how particles were imaged;"
+            " give a file with CTF parameters, or --poses uniform"
+        )
     rows = torch.arange(len(table))
     if count is not None and count < len(table):
-        rows = torch.randperm(len(table), generator=generator)[:count].sort().values
+        drawn = torch.randperm(len(table), generator=generator)[:count]
+        rows = drawn.sort().values
     optics = table.optics[rows]
-    constant = torch.stack(
+    # old files may hold several microscopes in one group
+    microscope = torch.stack(
         [
             table.group[rows].double(),
             optics.voltage,
@@ -88,7 +108,6 @@ def from_star(path: Path, count: int | None, generator: torch.Generator) -> Pose
         ],
         -1,
     )
-    _, group = constant.unique(
-        dim=0, return_inverse=True
-    )  # old files may hold several microscopes in one group
-    return Poses(table.angles[rows], table.origin[rows], optics, group)
+    _, group = microscope.unique(dim=0, return_inverse=True)
+    angles = star.euler_angles(table.columns)
+    return Poses(angles[rows], table.origin[rows], optics, group)

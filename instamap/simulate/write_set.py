@@ -1,39 +1,44 @@
-"""A simulated set on disk: images of a source at given poses, their STAR file, and the source's map
-as the truth.
+"""A simulated set on disk: images of a specimen at given poses, their STAR file, and the specimen's
+map as the truth.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import mrcfile
+import numpy as np
 import pandas as pd
 import starfile
 import torch
 from torch import Tensor
 
-from instamap.data.noise import Transfer
 from instamap.errors import DataError, OutputError
+from instamap.fourier.ctf import ctf
 from instamap.geometry import rotations
+from instamap.progress import SILENT, Progress
 from instamap.simulate.exposure import Exposure
 from instamap.simulate.random_poses import Poses
 
-STAR, STACK, TRUTH = FILES = ("particles.star", "particles.mrcs", "truth.mrc")
-_CHUNK = 1 << 18  # pixels of images in memory at once
-Watch = Callable[[int, int], None]
+STAR = "particles.star"
+STACK = "particles.mrcs"
+TRUTH = "truth.mrc"
+FILES = (STAR, STACK, TRUTH)
+
+MAX_PIXELS_AT_ONCE = 1 << 18
 
 
-class Source(Protocol):
+class Specimen(Protocol):
     """What is imaged, on a lattice of `box` pixels of `pixel_size` Å."""
 
     box: int
     pixel_size: float
 
     def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        """Images "B D D" [y, x] without contrast transfer, in the density's unit times Å; rotation
-        "B 3 3", origin "B 2" in Å.
+        """Images "B D D" [y, x] without contrast transfer, in the density's unit times Å.
+
+        rotation "B 3 3", origin "B 2" in Å.
         """
 
     def density(self) -> Tensor:
@@ -42,8 +47,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Written:
-    """What was written. star: the file. gain: what one of the source's units is in images and
-    truth. contrast, background "n": a and b of each image (see `Exposure`).
+    """A set that was written.
+
+    star: the file. gain: what one of the specimen's units is in images and truth. contrast,
+    background "n": a and b of each image (see `Exposure`).
     """
 
     star: Path
@@ -51,46 +58,40 @@ class Written:
     contrast: Tensor
     background: Tensor
 
-    def record(self) -> dict:
-        """As plain values; contrast and background only where they differ between images."""
-        drawn = {"contrast": (self.contrast, 1.0), "background": (self.background, 0.0)}
-        lists = {
-            name: [round(v, 6) for v in values.tolist()]
-            for name, (values, same) in drawn.items()
-            if (values != same).any()
-        }
-        return {"count": len(self.contrast), "gain": self.gain} | lists
+    def record(self) -> dict[str, Any]:
+        """The set as plain values; contrast and background only where images differ in them."""
+        values: dict[str, Any] = {"count": len(self.contrast), "gain": self.gain}
+        if (self.contrast != 1.0).any():
+            values["contrast"] = [round(value, 6) for value in self.contrast.tolist()]
+        if (self.background != 0.0).any():
+            values["background"] = [round(value, 6) for value in self.background.tolist()]
+        return values
 
 
 def write_set(
     out: Path,
-    source: Source,
+    specimen: Specimen,
     poses: Poses,
     exposure: Exposure,
     *,
-    transfer: Transfer,
     generator: torch.Generator,
-    watch: Watch = lambda done, total: None,
+    progress: Progress = SILENT,
 ) -> Written:
-    """Write particles.star (RELION 3.1), particles.mrcs and truth.mrc to the folder `out`, images
-    after contrast transfer by `transfer`.
+    """Write particles.star (RELION 3.1), particles.mrcs and truth.mrc to the folder `out`.
 
-    Noise, contrasts, backgrounds and halves (rlnRandomSubset) are drawn. truth.mrc is in the unit
-    of the images per Å, of one with contrast 1. watch(done, total) is told of images. Raises
-    OutputError if one of the files is there, DataError for a source in which nothing shows.
+    Images are those after contrast transfer. Noise, contrasts, backgrounds and halves
+    (rlnRandomSubset) are drawn. truth.mrc is in the unit of the images per Å, of one with contrast
+    1. Raises OutputError if one of the files is there, DataError for a specimen of which nothing
+    shows.
     """
-    for name in FILES:
-        if (out / name).exists():
-            raise OutputError(
-                f"'{out / name}' is already there; choose another folder or remove it"
-            )
+    _check_absent(out)
     out.mkdir(parents=True, exist_ok=True)
     count = len(poses)
-    box = source.box
+    box = specimen.box
     half = torch.randperm(count, generator=generator) % 2 + 1
     contrast, background = exposure.contrast(count, generator)
     with mrcfile.new_mmap(out / STACK, (count, box, box), mrc_mode=2) as stack:
-        deviation = _signal(stack.data, source, poses, transfer, watch)
+        deviation = _write_signal(stack.data, specimen, poses, progress)
         if not (deviation > 0 and math.isfinite(deviation)):
             raise DataError(
                 "what is to be imaged does not show in any image: they are flat; give a model or a"
@@ -98,50 +99,78 @@ def write_set(
             )
         gain = math.sqrt(exposure.snr) / deviation
         for rows in _chunks(count, box):
-            each = slice(int(rows[0]), int(rows[-1]) + 1)
-            a, b = (t[rows, None, None].float() for t in (contrast * gain, background))
-            stack.data[each] = (
-                torch.from_numpy(stack.data[each]) * a
-                + b
-                + exposure.draw(len(rows), box, generator)
-            ).numpy()
+            span = _span(rows)
+            signal = torch.from_numpy(stack.data[span])
+            scale = (contrast * gain)[rows, None, None].float()
+            offset = background[rows, None, None].float()
+            noise = exposure.draw(len(rows), box, generator)
+            images = signal * scale + offset + noise
+            stack.data[span] = images.numpy()
         stack.set_image_stack()
-        stack.voxel_size = source.pixel_size
+        stack.voxel_size = specimen.pixel_size
     with mrcfile.new(out / TRUTH) as file:
-        file.set_data((source.density() * gain).float().numpy())
-        file.voxel_size = source.pixel_size
-    starfile.write(
-        {"optics": _optics_table(poses, source), "particles": _particle_table(poses, half)},
-        out / STAR,
-    )
+        truth = (specimen.density() * gain).float()
+        file.set_data(truth.numpy())
+        file.voxel_size = specimen.pixel_size
+    tables = {
+        "optics": _optics_table(poses, specimen),
+        "particles": _particle_table(poses, half),
+    }
+    starfile.write(tables, out / STAR)
     return Written(out / STAR, gain, contrast, background)
 
 
-def _signal(images, source: Source, poses: Poses, transfer: Transfer, watch: Watch) -> float:
-    """Fill `images` "n D D" with the source's, after contrast transfer; the standard deviation of
-    their pixels.
+def _check_absent(out: Path) -> None:
+    for name in FILES:
+        if (out / name).exists():
+            raise OutputError(
+                f"'{out / name}' is already there; choose another folder or remove it"
+            )
+
+
+def _write_signal(
+    stack: np.ndarray,
+    specimen: Specimen,
+    poses: Poses,
+    progress: Progress,
+) -> float:
+    """Fill a stack "n D D" with the specimen's images after contrast transfer.
+
+    Returns the standard deviation of their pixels.
     """
-    total = square = 0.0
+    total = 0.0
+    square = 0.0
     rotation = rotations.from_euler(*poses.angles.unbind(-1))
-    for rows in _chunks(len(poses), source.box):
-        flat = source.project(rotation[rows], poses.origin[rows]).double()
-        seen = torch.fft.rfft2(flat) * transfer(poses.optics[rows], source.box, source.pixel_size)
-        some = torch.fft.irfft2(seen, s=flat.shape[1:])
-        images[int(rows[0]) : int(rows[-1]) + 1] = some.float().numpy()
-        total = total + float(some.sum())
-        square = square + float(some.square().sum())
-        watch(int(rows[-1]) + 1, len(poses))
-    return math.sqrt(max(square / images.size - (total / images.size) ** 2, 0.0))
+    for rows in _chunks(len(poses), specimen.box):
+        projections = specimen.project(rotation[rows], poses.origin[rows]).double()
+        transfer = ctf(poses.optics[rows], specimen.box, specimen.pixel_size)
+        transform = torch.fft.rfft2(projections) * transfer
+        images = torch.fft.irfft2(transform, s=projections.shape[1:])
+        span = _span(rows)
+        stack[span] = images.float().numpy()
+        total = total + float(images.sum())
+        square = square + float(images.square().sum())
+        progress.counted("simulated images", span.stop, len(poses))
+    mean = total / stack.size
+    variance = square / stack.size - mean**2
+    return math.sqrt(max(variance, 0.0))
 
 
 def _chunks(count: int, box: int) -> tuple[Tensor, ...]:
-    return torch.arange(count).split(max(1, _CHUNK // box**2))
+    images = max(1, MAX_PIXELS_AT_ONCE // box**2)
+    return torch.arange(count).split(images)
 
 
-def _optics_table(poses: Poses, source: Source) -> pd.DataFrame:
+def _span(rows: Tensor) -> slice:
+    """Consecutive rows as a slice."""
+    return slice(int(rows[0]), int(rows[-1]) + 1)
+
+
+def _optics_table(poses: Poses, specimen: Specimen) -> pd.DataFrame:
     rows = []
     for group in poses.group.unique().tolist():
-        optics = poses.optics[(poses.group == group).nonzero()[0]]
+        first = (poses.group == group).nonzero()[0]
+        optics = poses.optics[first]
         rows.append(
             {
                 "rlnOpticsGroupName": f"opticsGroup{group + 1}",
@@ -149,8 +178,8 @@ def _optics_table(poses: Poses, source: Source) -> pd.DataFrame:
                 "rlnVoltage": float(optics.voltage),
                 "rlnSphericalAberration": float(optics.spherical_aberration),
                 "rlnAmplitudeContrast": float(optics.amplitude_contrast),
-                "rlnImagePixelSize": source.pixel_size,
-                "rlnImageSize": source.box,
+                "rlnImagePixelSize": specimen.pixel_size,
+                "rlnImageSize": specimen.box,
                 "rlnImageDimensionality": 2,
             }
         )
@@ -158,29 +187,29 @@ def _optics_table(poses: Poses, source: Source) -> pd.DataFrame:
 
 
 def _particle_table(poses: Poses, half: Tensor) -> pd.DataFrame:
-    def degrees(t):
-        return torch.rad2deg(t).numpy()
-
     optics = poses.optics
+    rot, tilt, psi = poses.angles.unbind(1)
+    x, y = poses.origin.unbind(1)
     columns = {
         "rlnImageName": [f"{i + 1:06d}@{STACK}" for i in range(len(poses))],
         "rlnOpticsGroup": poses.group.numpy() + 1,
-        **{
-            f"rlnAngle{name}": degrees(poses.angles[:, i])
-            for i, name in enumerate(("Rot", "Tilt", "Psi"))
-        },
-        "rlnOriginXAngst": poses.origin[:, 0].numpy(),
-        "rlnOriginYAngst": poses.origin[:, 1].numpy(),
+        "rlnAngleRot": _degrees(rot),
+        "rlnAngleTilt": _degrees(tilt),
+        "rlnAnglePsi": _degrees(psi),
+        "rlnOriginXAngst": x.numpy(),
+        "rlnOriginYAngst": y.numpy(),
         "rlnDefocusU": optics.defocus_u.numpy(),
         "rlnDefocusV": optics.defocus_v.numpy(),
-        "rlnDefocusAngle": degrees(optics.defocus_angle),
-        "rlnPhaseShift": degrees(optics.phase_shift),
+        "rlnDefocusAngle": _degrees(optics.defocus_angle),
+        "rlnPhaseShift": _degrees(optics.phase_shift),
         "rlnRandomSubset": half.numpy(),
     }
-    neutral = {"rlnCtfBfactor": (optics.b_factor, 0.0), "rlnCtfScalefactor": (optics.scale, 1.0)}
-    columns |= {
-        name: values.numpy()
-        for name, (values, nothing) in neutral.items()
-        if (values != nothing).any()
-    }
+    if (optics.b_factor != 0.0).any():
+        columns["rlnCtfBfactor"] = optics.b_factor.numpy()
+    if (optics.scale != 1.0).any():
+        columns["rlnCtfScalefactor"] = optics.scale.numpy()
     return pd.DataFrame(columns)
+
+
+def _degrees(angle: Tensor) -> np.ndarray:
+    return torch.rad2deg(angle).numpy()

@@ -1,0 +1,69 @@
+"""Sections of a report come from the program and from plugins alike; a sick plugin harms nobody."""
+
+from types import ModuleType
+
+import pytest
+
+from instamap.plugin.hooks import hookimpl
+from instamap.plugin.registry import Registry
+from instamap.report.section import Section, collect, paragraphs
+
+
+class Finished:
+    """The result of a run of two lines."""
+
+    def summary(self) -> list[str]:
+        return ["half maps agree to 4.1 Å", "from <particles> & poses"]
+
+
+def plugin(sections) -> ModuleType:
+    """A plugin whose hook calls `sections` with the result."""
+
+    @hookimpl
+    def instamap_report_sections(result):
+        return sections(result)
+
+    module = ModuleType("some_plugin")
+    module.instamap_report_sections = instamap_report_sections
+    return module
+
+
+def test_built_in_sections_say_what_was_found_escaped():
+    [section] = collect(Finished(), Registry({}, []))
+    assert section.title == "Result"
+    assert section.html == (
+        "<p>half maps agree to 4.1 Å</p>\n<p>from &lt;particles&gt; &amp; poses</p>"
+    )
+
+
+def test_a_plugin_adds_its_own_after_the_built_in_ones():
+    local = plugin(lambda result: [Section("Lines", paragraphs(result.summary()[:1]))])
+    registry = Registry({"local-resolution": local}, [])
+    for _ in range(2):  # the second time is like the first
+        titles = [section.title for section in collect(Finished(), registry)]
+        assert titles == ["Result", "Lines"]
+    assert not registry.broken
+
+
+def test_a_plugin_without_sections_adds_none():
+    plugins = {"silent": ModuleType("silent"), "nothing to say": plugin(lambda result: None)}
+    registry = Registry(plugins, [])
+    assert [section.title for section in collect(Finished(), registry)] == ["Result"]
+    assert not registry.broken
+
+
+@pytest.mark.parametrize(
+    "sections, reason",
+    [
+        (lambda result: [result.no_such_number], "no_such_number"),
+        (lambda result: ["<p>text</p>"], "not a Section"),
+    ],
+)
+def test_a_plugin_whose_hook_fails_is_dropped(sections, reason):
+    healthy = plugin(lambda result: [Section("Healthy", "")])
+    registry = Registry({"sick": plugin(sections), "healthy": healthy}, [])
+    titles = [section.title for section in collect(Finished(), registry)]
+    assert titles == ["Result", "Healthy"]
+    [broken] = registry.broken
+    assert broken.provider == "sick" and reason in broken.reason
+    assert "sick" not in registry.providers()
