@@ -2,6 +2,7 @@
 and stacks.
 """
 
+import os
 from pathlib import Path
 
 import mrcfile
@@ -20,10 +21,16 @@ settings.load_profile("instamap")
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of data that is kept beside the project, never in it."""
-    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    """The folder of particles, maps and models that are too large to be kept in the project:
+    $INSTAMAP_TEST_DATA, or else shared/data beside the checkout.
+    """
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("INSTAMAP_TEST_DATA") or beside)
     if not folder.is_dir():
-        pytest.skip(f"needs the shared data in {folder}")
+        pytest.skip(
+            f"needs real particles, maps and models, and there is no folder '{folder}'; set"
+            " INSTAMAP_TEST_DATA to where they are"
+        )
     return folder
 
 

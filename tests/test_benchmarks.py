@@ -192,7 +192,7 @@ def test_arms_swing_each_for_itself(recipe):
     """An arm keeps its shape and its distance from its hinge, and turns by the angle; nothing else
     moves.
     """
-    source = swinging.Swinging(recipe, swinging.drawn(recipe))
+    source = swinging.SwingingArms(recipe, swinging.drawn(recipe))
     assert [arm.sum().item() for arm in source.arms] == [3, 3]
     before = source.atoms.position
     after = source.positions(torch.tensor([25.0, 0.0], dtype=torch.float64))
@@ -218,7 +218,7 @@ def test_images_show_the_atoms_where_they_are(recipe):
     """
     g = torch.Generator().manual_seed(0)
     angles = swinging.drawn(recipe)
-    source = swinging.Swinging(recipe, angles)
+    source = swinging.SwingingArms(recipe, angles)
     origin = 3 * torch.randn(recipe.count, 2, generator=g, dtype=torch.float64)
     rotation = rotations.random(recipe.count, generator=g)
     images = torch.cat(

@@ -162,6 +162,6 @@ def test_a_block_that_does_not_is_found(tmp_path):
 
 
 def test_the_readme_is_one_screen():
-    """It has blocks of commands, and not much else: 80 lines are what a screen shows, in the end."""
+    """It has blocks of commands and not much else: 80 lines are what a screen shows, in the end."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 80
     assert sum(len(block.commands()) for block in blocks("README.md")) >= 8

@@ -17,6 +17,7 @@ PLUGINS = Path(instamap.__file__).parents[1] / "plugins"
 ORDER = """
 errors
 scene progress files
+toml_text mrc_format
 plugin geometry
 fourier
 parts data
@@ -31,12 +32,14 @@ testing cli
 LINES = [line.split() for line in ORDER.strip().splitlines()]
 ROOMS = {room for line in LINES for room in line}
 
+LIGHT_AND_FILES = {"errors", "progress", "files", "toml_text", "mrc_format", "plugin"}
+
 # Narrower than ORDER: a part is told everything by its scene and its options.
 PART = {"errors", "scene", "plugin.options", "geometry", "fourier", "parts"}
 NARROWER = {
     "plugin": {"errors"},
     "parts": {"errors", "scene", "plugin.options", "geometry"},
-    "data": {"errors", "scene", "progress", "files", "plugin", "geometry", "fourier.ctf"},
+    "data": {*LIGHT_AND_FILES, "scene", "geometry", "fourier.ctf"},
     "representations": PART,
     "forward": PART,
     "deform": PART,
@@ -48,7 +51,7 @@ FRONT_DOOR = ""
 WITHIN_REACH_OF_ALL = "__version__"
 
 # What answers `--help` and lists parts, in a fraction of a second.
-TORCHLESS = {FRONT_DOOR, "errors", "progress", "files", "plugin"}
+TORCHLESS = {FRONT_DOOR, "errors", "progress", "files", "toml_text", "plugin"}
 HEAVY = {"torch", "numpy", "matplotlib", "pandas", "mrcfile", "starfile", "scipy", "numba"}
 
 # Files that may share their name with others: a package's, and a command's with what it calls.

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from instamap.plugin.registry import installed
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("instamap", "tests", "benchmarks", "plugins", "examples")
 
@@ -19,9 +21,8 @@ MAX_COLUMNS = 100
 
 # Rooms that work with any part, so that they may not know one by its name or by what it has.
 PARTS_ARE_UNKNOWN_IN = ("fit", "motion", "poses", "workflows")
-PARTS = {"part", "model", "representation", "deformation", "forward", "likelihood"}
-# The name of no part: it leaves the choice to the program.
-NO_PART = {"auto"}
+PARTS = {"model", "representation", "deformation", "forward", "likelihood"}
+NAMES_OF_PARTS = {part.name for part in installed(points=[]).parts()}
 
 # What is neither code nor a place of its own in a line.
 BLANK = {
@@ -132,14 +133,14 @@ def _last_word(node: ast.expr) -> str | None:
 
 
 def _compares_name(comparison: ast.Compare) -> bool:
-    """`x.name` beside words that are spelt out, either way round."""
+    """`x.name` beside names of parts that are spelt out, either way round."""
     sides = [comparison.left, *comparison.comparators]
     named = any(isinstance(side, ast.Attribute) and side.attr == "name" for side in sides)
     constants = [
         node for side in sides for node in ast.walk(side) if isinstance(node, ast.Constant)
     ]
     words = {node.value for node in constants if isinstance(node.value, str)}
-    return named and bool(words - NO_PART)
+    return named and bool(words & NAMES_OF_PARTS)
 
 
 def everywhere(check, *folders: str) -> list[str]:
@@ -216,7 +217,13 @@ def test_a_planted_question_to_a_part_is_found(source):
 
 @pytest.mark.parametrize(
     "source",
-    ["getattr(settings, spec.field)", "engine.name == 'auto'", "a.name == b.name", "x == 'rigid'"],
+    [
+        "getattr(settings, spec.field)",
+        "engine.name == 'auto'",
+        "a.name == b.name",
+        "x == 'rigid'",
+        "f.name == 'device'",
+    ],
 )
 def test_other_questions_are_let_through(source):
     assert not asked_of_parts(source)

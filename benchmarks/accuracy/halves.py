@@ -1,8 +1,8 @@
 """Half maps of instamap with its defaults against relion_reconstruct's: quality, honesty, time and
 memory, turn by turn in one run.
 
-    python -m benchmarks.accuracy.halves --data T antibody channel [--make PATH] [--score PATH] [--seeds 0 1
-    2] [--out FILE.json]
+    python -m benchmarks.accuracy.halves --data T antibody channel [--make PATH] [--score PATH]
+        [--seeds 0 1 2] [--out FILE.json]
 
 instamap sees no truth and no mask. Times are those of whole processes, start-up included: one for
 both halves of instamap, the sum of two for relion_reconstruct, which draws nothing at random and is

@@ -1,9 +1,8 @@
 """What a user's mask does: nothing outside it in any written map, and a step whose time falls with
 the mask's volume.
 
-    python -m benchmarks.accuracy.masks --data T [--shares 1 0.5 0.25] [--engines normal images] [--steps
-    100] [--markdown] [--make PATH]
-        [--score PATH] [--seeds 0] [--out FILE.json]
+    python -m benchmarks.accuracy.masks --data T [--shares 1 0.5 0.25] [--engines normal images]
+        [--steps 100] [--markdown] [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
 
 The whole mask is the automatic one of a run with defaults; a share of it is what lies on one side
 of a plane across x that leaves so many of its voxels, with no soft edge there. All are given as

@@ -1,8 +1,8 @@
 """Half maps of pure noise: do they agree by more than chance, and does the program say that there
 is nothing?
 
-    python -m benchmarks.accuracy.null --data T [--only NAME ...] [--mask FILE.mrc] [--drawn-steps 60]
-    [--make PATH] [--seeds 0 1 2] [--out F.json]
+    python -m benchmarks.accuracy.null --data T [--only NAME ...] [--mask FILE.mrc]
+        [--drawn-steps 60] [--make PATH] [--seeds 0 1 2] [--out F.json]
 
 Each seed draws white Gaussian noise, of variance one, in place of a set's images and keeps its
 poses and contrast transfer (multiplying the noise by it where the set's images are). Every
@@ -86,7 +86,7 @@ def chance(mask: Tensor) -> float:
     """Two standard deviations of the FSC of white noise in `mask` "D D D", in the weakest shell
     from FIRST on.
     """
-    return 2 / float(fsc.independent(mask)[FIRST:].min()) ** 0.5
+    return 2 / float(fsc.independent_components(mask)[FIRST:].min()) ** 0.5
 
 
 def one(data: Path, name: str, seed: int, out: Path, mask: Path | None, steps: int) -> dict:

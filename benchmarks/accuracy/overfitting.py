@@ -1,9 +1,8 @@
 """Noise overfitting: held-out likelihood and AUC against the truth over the steps, without jitter,
 with it, and with held-out stopping.
 
-    python -m benchmarks.accuracy.overfitting --data T [--only hash-grid voxel] [--steps 400] [--figure
-    FILE.png] [--markdown] [--make PATH]
-        [--score PATH] [--seeds 0] [--out FILE.json]
+    python -m benchmarks.accuracy.overfitting --data T [--only hash-grid voxel] [--steps 400]
+        [--figure FILE.png] [--markdown] [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
 
 Half 1 through the normal engine, one process a fit, the average map of each look. "no jitter" and
 "jitter" are not stopped by any look; "held-out stopping" is the default: back to the best look, a
@@ -123,7 +122,7 @@ def draw(path: Path, results: list[dict]) -> None:
 
 
 def _frame(panels, results: list[dict]) -> None:
-    """Words, and limits that leave out how the first looks rise and how deep a fit of noise falls."""
+    """Words, and limits that leave out the first rise and how deep a fit of noise falls."""
     for axes, key in zip(panels[:, 0], ("held_out", "auc"), strict=True):
         top = max(r[key] for r in results)
         axes.set_ylim(0.6 * top, 1.05 * top)

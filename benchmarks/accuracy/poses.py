@@ -1,8 +1,8 @@
 """Poses that are off, and what correcting them wins back: half maps from true poses and from wrong
 ones, as given and with `rigid`.
 
-    python -m benchmarks.accuracy.poses --data T [--make PATH] [--score PATH] [--seeds 0] [--angle 2]
-    [--shift 1] [--per-axis] [--out FILE.json]
+    python -m benchmarks.accuracy.poses --data T [--make PATH] [--score PATH] [--seeds 0]
+        [--angle 2] [--shift 1] [--per-axis] [--out FILE.json]
 
 Each particle is turned about a random axis and moved in the image by normally distributed amounts:
 --angle degrees and --shift pixels are the root mean squares of the whole angle and of the length of
@@ -41,9 +41,7 @@ def perturb(folder: Path, out: Path, angle: float, shift: float, seed: int) -> N
     turn = rotations.from_rotvec(
         torch.randn(count, 3, generator=generator, dtype=torch.float64) * math.radians(angle)
     )
-    angles = torch.rad2deg(
-        rotations.to_euler(turn @ known.rotation)
-    )
+    angles = torch.rad2deg(rotations.to_euler(turn @ known.rotation))
     origin = known.origin + torch.randn(count, 2, generator=generator, dtype=torch.float64) * shift
     for i, name in enumerate(("Rot", "Tilt", "Psi")):
         particles[f"rlnAngle{name}"] = angles[:, i].numpy()

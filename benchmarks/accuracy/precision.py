@@ -1,7 +1,7 @@
 """What single precision costs: b, K∗V and the loss in float32 against float64.
 
-    python -m benchmarks.accuracy.precision --data T [--count 500] [--make PATH] [--seeds 0] [--out
-    FILE.json]
+    python -m benchmarks.accuracy.precision --data T [--count 500] [--make PATH] [--seeds 0]
+        [--out FILE.json]
 
 The same images, drawn with the seed, go through the same window onto the same grid, so the error of
 the grid itself (2e-4, see docs/decisions) is in both, and what differs is rounding alone. V is the

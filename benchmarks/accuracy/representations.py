@@ -1,9 +1,9 @@
 """The paper's comparison: every registered representation through both engines, against steps and
 seconds, and relion_reconstruct.
 
-    python -m benchmarks.accuracy.representations --data T [--only NAME ...] [--engines normal images]
-    [--steps 400] [--limit 120]
-        [--figure FILE.png] [--markdown] [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
+    python -m benchmarks.accuracy.representations --data T [--only NAME ...]
+        [--engines normal images] [--steps 400] [--limit 120] [--figure FILE.png] [--markdown]
+        [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
 
 Half 1, one process a fit, each representation with its own defaults. Curves are fits that no look
 stops: of --steps steps (normal) or --limit seconds (images). A row of the table is what the
@@ -18,6 +18,7 @@ places, first has a higher AUC than relion_reconstruct.
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -235,15 +236,14 @@ def main() -> None:
     }
     for seed in options.seeds:
         for folder in folders:
-            reference = attempt(lambda work: relion(folder, seed, options.score, work), results)  # noqa: B023
+            reference = attempt(partial(relion, folder, seed, options.score), results)
             for case in (
                 curves.Case(folder, seed, name, engine, **ends[engine])
                 for engine in options.engines
                 for name in names
             ):
-                attempt(
-                    lambda work: one(case, options.score, options.points, reference, work), results
-                )  # noqa: B023
+                fit = partial(one, case, options.score, options.points, reference)
+                attempt(fit, results)
                 if options.out:  # it takes long: what is known is kept
                     save(options.out, "representations", where, results, **said)
     report(results, options)

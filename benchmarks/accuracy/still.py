@@ -1,8 +1,8 @@
 """Motion where none is known: does instamap invent any, how far does it move, and does its audit
 believe it?
 
-    python -m benchmarks.accuracy.still --data T ribosome-tilts [--together rlnGroupName] [--make PATH]
-    [--seeds 0] [--out FILE.json]
+    python -m benchmarks.accuracy.still --data T ribosome-tilts [--together rlnGroupName]
+        [--make PATH] [--seeds 0] [--out FILE.json]
 
 Sets without known motion: homogeneous ones, in which there is nothing to find, and real ones, of
 which nobody knows. Each is fitted by `instamap reconstruct --deform bending-field` and judged by

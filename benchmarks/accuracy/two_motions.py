@@ -1,8 +1,8 @@
 """Two motions at once: are two hidden angles, which have nothing to do with each other, in the two
 coordinates that instamap finds?
 
-    python -m benchmarks.accuracy.two_motions --data two-hinges [--model 1igt.pdb.gz] [--seeds 0] [--latent
-    2] [--out FILE.json]
+    python -m benchmarks.accuracy.two_motions --data two-hinges [--model 1igt.pdb.gz] [--seeds 0]
+        [--latent 2] [--out FILE.json]
 
 A set that is missing is made first, by instamap's own simulator: both arms of an antibody swing
 about their hinges by +-45 degrees, each for itself (12 x 12 states). The angles, truth_angles.npy,
@@ -26,11 +26,11 @@ import torch
 
 from benchmarks.lib import runs, sets
 from benchmarks.lib.common import environment
-from benchmarks.lib.options import SCORE, parser
+from benchmarks.lib.options import DATA, parser
 from benchmarks.lib.report import megabytes, number, save, show, table
 from benchmarks.lib.swinging import ANGLES, Recipe, canonical, make, read_off
 
-MODEL = SCORE.parents[1] / "data" / "models" / "1igt.pdb.gz"
+MODEL = DATA / "models" / "1igt.pdb.gz"
 HEAD = [
     "SET",
     "SEED",

@@ -4,7 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-SCORE = Path(__file__).parents[2] / "shared" / "tools" / "score.py"
+# Particles, maps and models too large to be kept in the project, as in tests/conftest.py.
+DATA = Path(os.environ.get("INSTAMAP_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+SCORE = Path(os.environ.get("INSTAMAP_SCORE") or DATA.parent / "tools" / "score.py")
 
 
 def parser(
@@ -31,11 +33,10 @@ def parser(
     made.add_argument("--out", type=Path, metavar="FILE.json", help="standard output, if left out")
     made.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     if score:
-        tool = Path(os.environ.get("INSTAMAP_SCORE") or SCORE)
         made.add_argument(
             "--score",
             type=Path,
-            default=tool,
+            default=SCORE,
             help="score.py, independent of instamap  [default: $INSTAMAP_SCORE]",
         )
     return made

@@ -1,4 +1,4 @@
-"""How a benchmark shows its numbers: a table for people, JSON with machine and commit for keeping."""
+"""How a benchmark shows its numbers: a table for people; JSON with machine and commit to keep."""
 
 import json
 import statistics

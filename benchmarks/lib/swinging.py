@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import rotations
+from instamap.progress import SILENT, Progress
 from instamap.simulate import atomic_model, particle_set
 from instamap.simulate.exposure import Exposure
 from instamap.simulate.potential import Potential
@@ -40,8 +41,8 @@ class Recipe:
     seed: int = 5
 
 
-class Swinging:
-    """A source of images (see `instamap.simulate.write_set`), the i-th of which shows the arms at
+class SwingingArms:
+    """A specimen (see `instamap.simulate.write_set`), the i-th of which shows the arms at
     the angles "n 2" (degrees) of row i.
 
     An arm turns about the atom of the rest (of what is in no arm) that is nearest to the arm's
@@ -137,7 +138,7 @@ def drawn(recipe: Recipe) -> Tensor:
     ]
 
 
-def make(recipe: Recipe, out: Path, watch=lambda done, total: None) -> None:
+def make(recipe: Recipe, out: Path, progress: Progress = SILENT) -> None:
     """Write particles.star, particles.mrcs, truth.mrc, truth_angles.npy and recipe.json to the
     folder `out`.
     """
@@ -146,11 +147,11 @@ def make(recipe: Recipe, out: Path, watch=lambda done, total: None) -> None:
     poses = particle_set.Plan(recipe.count).draw(recipe.pixel, generator)
     write_set(
         out,
-        Swinging(recipe, angles),
+        SwingingArms(recipe, angles),
         poses,
         Exposure(recipe.snr),
         generator=generator,
-        watch=watch,
+        progress=progress,
     )
     np.save(out / ANGLES, angles.numpy())
     (out / "recipe.json").write_text(

@@ -1,8 +1,8 @@
 """Hidden motion found by instamap and, in the same time, by cryoDRGN: the order of the particles,
 the maps of states, time and memory.
 
-    python -m benchmarks.peers.motion --data hinge dihedral pair [--cryodrgn ENV] [--make PATH] [--score
-    PATH] [--out FILE.json]
+    python -m benchmarks.peers.motion --data hinge dihedral pair [--cryodrgn ENV] [--make PATH]
+        [--score PATH] [--out FILE.json]
 
 A set holds truth_labels.npz (the state of each particle) and truth_states.npy (their maps), which
 are read for scoring alone. SPEARMAN: rank correlation of the best coordinate with the hidden one,
@@ -188,7 +188,7 @@ def by_cryodrgn(options, folder: Path, work: Path, seed: int, budget: float) -> 
 
 
 def turn(options, folder: Path, work: Path, seed: int) -> list[dict]:
-    """All programs on one set, one after the other: cryoDRGN's time is known only after instamap's."""
+    """All programs on one set, one by one: cryoDRGN's time is known only after instamap's."""
     found = {
         "instamap": by_bending(options, folder, work, seed),
         "(consensus)": by_consensus(options, folder, work, seed),

@@ -73,7 +73,7 @@ def relion(path: Path) -> dict[str, float]:
 
 
 def measured(run: Callable[[], dict[str, float]], threads: int) -> dict[str, float]:
-    """What `run` says it took, with the CPU seconds of this process and of its children beside it."""
+    """What `run` says it took, and the CPU seconds of this process and of its children."""
     torch.set_num_threads(threads)
     before = cpu_seconds()
     took = run()

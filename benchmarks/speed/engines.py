@@ -1,7 +1,7 @@
 """How long the images engine takes to find a map as likely as the normal engine's.
 
-    python -m benchmarks.speed.engines --data T [--tolerance 0.02] [--limit 1200] [--make PATH] [--seeds
-    0] [--out FILE.json]
+    python -m benchmarks.speed.engines --data T [--tolerance 0.02] [--limit 1200] [--make PATH]
+        [--seeds 0] [--out FILE.json]
 
 One half of the set, one mask, one held-out set, one judge: the held-out likelihood by the normal
 equations, in nats per image beyond an empty map, of each look's map. The target is the normal

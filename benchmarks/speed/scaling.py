@@ -1,8 +1,8 @@
 """What more images cost: statistics and fits of sets of different size, and relion_reconstruct's
 time per image.
 
-    python -m benchmarks.speed.scaling --data T large [--relion 8000] [--make PATH] [--seeds 0 1 2] [--out
-    FILE.json]
+    python -m benchmarks.speed.scaling --data T large [--relion 8000] [--make PATH] [--seeds 0 1 2]
+        [--out FILE.json]
 
 Each turn measures one set in a fresh process, as `instamap reconstruct` works (both halves and
 held-out images, default parts):

@@ -27,9 +27,7 @@ HEAVY = ("torch", "numpy", "matplotlib", "pandas", "mrcfile", "rich")
 GOOD = '''
 import os, signal, time
 from dataclasses import dataclass
-from instamap.components import Component
-from instamap.hookspecs import hookimpl
-from instamap.options import Options, option
+from instamap import Component, Options, hookimpl, option
 
 class Fog:
     @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class Fog:
 
 @hookimpl
 def instamap_components():
-    return [Component("forward", "fog", "instamap_fog:Fog", "everything is gray", "Anon, J. Fog (1900)"),
+    cite = "Anon, J. Fog (1900)"
+    return [Component("forward", "fog", "instamap_fog:Fog", "everything is gray", cite),
             Component("forward", "ghost", "instamap_ghost:Ghost", "is not there")]
 
 @hookimpl
@@ -56,13 +55,13 @@ def instamap_commands(app):
 '''
 SICK = "raise RuntimeError('no\\nGPU')"
 SICK_COMMAND = """
-from instamap.hookspecs import hookimpl
+from instamap import hookimpl
 @hookimpl
 def instamap_commands(app):
     app.command()(None)
 """
 SECOND_FSC = """
-from instamap.hookspecs import hookimpl
+from instamap import hookimpl
 @hookimpl
 def instamap_commands(app):
     @app.command()
@@ -70,8 +69,7 @@ def instamap_commands(app):
         pass
 """
 SECOND_FOG = """
-from instamap.components import Component
-from instamap.hookspecs import hookimpl
+from instamap import Component, hookimpl
 @hookimpl
 def instamap_components():
     return [Component("forward", "fog", "a:B", "more of it")]
@@ -353,7 +351,7 @@ def test_ctrl_c_is_one_line_and_130(install, run):
 
 @pytest.fixture
 def halves(tmp_path):
-    """Two noisy maps of one ball and a mask around it, as a.mrc, b.mrc and mask.mrc in `tmp_path`."""
+    """Two noisy maps of one ball and a mask around it: a.mrc, b.mrc and mask.mrc in `tmp_path`."""
     ball = 20 * torch.exp(-grids.voxel_centres(16, 2.0).square().sum(-1) / 2 / 4.0**2)
     generator = torch.Generator().manual_seed(0)
     for name in "ab":

@@ -1,12 +1,12 @@
-"""Progress: bars that fit into 80 columns on a terminal, one plain line for each stage elsewhere."""
+"""Progress: bars that fit into 80 columns on a terminal, one plain line a stage elsewhere."""
 
 import contextlib
 import io
 import re
 
 import pytest
-
 from instamap.cli.progress import Stages
+
 from instamap.fit.loop import Look
 
 

@@ -1,4 +1,4 @@
-"""Coordinates in STAR files beside everything that was there; selections by bounds and by polygons."""
+"""Coordinates in STAR files beside everything that was there; selections by bounds and polygons."""
 
 import math
 import shutil
@@ -73,7 +73,7 @@ def words(path: Path) -> dict[str, tuple[list[str], list[list[str]]]]:
 
 
 def check_kept(star: Path, given: Path, rows: list[int]) -> None:
-    """All but the new columns is to the letter what was given; the one of an earlier run is gone."""
+    """All but the new columns is what was given, to the letter; that of an earlier run is gone."""
     before = words(given)
     after = words(star)
     assert list(after) == list(before)

@@ -165,7 +165,7 @@ def test_images_are_contrast_times_signal_plus_background_plus_noise(made, recor
 
 @pytest.mark.parametrize("box", [24, 25])
 def test_spectra(box):
-    """White is flat, coloured falls all the way, and a pixel's variance is one whatever the colour."""
+    """White is flat, coloured falls all the way, and the variance of a pixel is one for both."""
     white, coloured = (Exposure(noise=name).spectrum(box) for name in ("white", "coloured"))
     assert (white == 1).all() and (coloured.diff() < 0).all() and coloured[0] > 3 * coloured[-1]
 

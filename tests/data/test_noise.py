@@ -17,7 +17,7 @@ from instamap.fourier.ctf import ctf
 
 @pytest.fixture(scope="session")
 def make(write_star, write_stack, make_optics, make_particle):
-    """make(folder, images, group of each image from 0, premultiplied) opens a set of these images."""
+    """make(folder, images, group of each image from 0, premultiplied) opens a set of them."""
 
     def write(
         folder: Path,

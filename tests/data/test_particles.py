@@ -1,4 +1,4 @@
-"""Particles join images, poses and halves row by row; sets that can't be used as one are refused."""
+"""Particles join images, poses and halves row by row; sets that don't fit together are refused."""
 
 import math
 import tempfile

@@ -250,7 +250,7 @@ def test_stack_that_may_not_be_read(tmp_path, write_stack, monkeypatch):
 
 
 def test_threads_share_the_maps(tmp_path, write_stack, monkeypatch):
-    """Two fits read at once: no more maps than allowed stay open, and every image is the right one."""
+    """Two fits read at once: no more maps than allowed stay open, and every image is right."""
     count = 40
     for i in range(count):
         write_stack(tmp_path / f"{i}.mrc", np.full((4, 4), i, np.float32))

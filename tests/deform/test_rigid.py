@@ -32,7 +32,8 @@ def _scene(count):
 
 def _model(scene, *options):
     return compose(
-        {**default_parts("rigid"), "deformation": choose("deformation", "rigid", list(options))}, scene
+        {**default_parts("rigid"), "deformation": choose("deformation", "rigid", list(options))},
+        scene,
     )
 
 

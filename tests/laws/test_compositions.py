@@ -63,7 +63,7 @@ class World:
 
     @functools.cache  # noqa: B019 - as long as the module's fixture
     def gain_of_truth(self, forward: str, likelihood: str, *options: tuple[str, str]) -> float:
-        """Mean gain of the map that the images were made of, in nats; options are the likelihood's."""
+        """Mean gain (nats) of the map that images were made of; options are the likelihood's."""
         given = {"representation": {"floor": "none"}, "likelihood": dict(options)}
         model = self.model(
             representation="voxel", forward=forward, likelihood=likelihood, given=given

@@ -265,7 +265,7 @@ def test_pixels_outside_the_disc_play_no_part(name, items):
     assert not torch.equal(part.log_prob(predicted, observed + 0.1 * predicted, views), value)
     if (
         name != "half-correlation"
-        # an offset of all images, also with a disc: the fault of counting pixels that are not summed
+        # an offset of all images, also with a disc: the fault of counting pixels not summed
     ):
         assert float(part.log_prob(predicted, observed + 100, views)) == pytest.approx(
             float(value), rel=1e-6

@@ -17,7 +17,7 @@ LATENTS = torch.linspace(-1, 1, 21)[:, None]
 
 @given(seed=seeds)
 def test_a_linear_map_is_inverted(seed):
-    """x + u = A x + t, A near any rotation, where a fixed point of x <- y - u(x) need not attract."""
+    """x + u = A x + t, A near any rotation: a fixed point of x <- y - u(x) need not attract."""
     g = torch.Generator().manual_seed(seed)
     a = rotations.random(1, generator=g)[0] + 0.1 * torch.randn(
         3, 3, generator=g, dtype=torch.float64

@@ -282,7 +282,7 @@ def test_the_registry_of_the_process_is_made_once():
 def test_names_need_no_torch():
     code = """
 import sys
-from instamap import options, registry
+from instamap.plugin import options, registry
 assert registry.installed(points=[]).parts()
 heavy = {"torch", "numpy", "matplotlib", "pandas"} & set(sys.modules)
 assert not heavy, heavy

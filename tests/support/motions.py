@@ -30,7 +30,7 @@ def blob(
 
 
 class Blobs:
-    """A source of images of this motion (see `instamap.simulate.write_set`): the i-th image shows
+    """A specimen that moves so (see `instamap.simulate.write_set`): the i-th image shows
     the state z_i.
     """
 
@@ -91,7 +91,8 @@ def _half(parts: dict, latent: int, density: Tensor) -> Half:
             pair = slice(2 * i, 2 * i + 2)
             first.weight[pair, i] = torch.tensor([1.0, -1.0])
             second.weight[pair, pair] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-            unit = -REACH * 32 / model.deformation.half_edge  # x + u is where the density is taken from
+            # x + u is where the density is taken from
+            unit = -REACH * 32 / model.deformation.half_edge
             last.weight.view(3, -1, last.in_features)[i, :, pair] = torch.tensor([unit, -unit])
     nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
     return Half(model, torch.eye(latent), torch.zeros(latent), nodes, torch.zeros(5, 8, 8, 8))

@@ -1,4 +1,4 @@
-"""Sets of a molecule one lobe of which swings by an angle of each particle's own, or that is rigid."""
+"""Sets of a molecule that is rigid, or one lobe of which swings, by an angle for each particle."""
 
 import math
 from pathlib import Path
@@ -15,8 +15,8 @@ PIXEL = 5.0
 SMALL = slice(100, 140)  # beads of the small lobe
 
 
-class Swinging:
-    """A source of images (see `instamap.simulate.write_set`), in the particles' order, in which the
+class SwingingLobe:
+    """A specimen (see `instamap.simulate.write_set`), in the particles' order, in which the
     small lobe of the demo's molecule, twice as heavy, is turned about the x axis through the
     molecule's centre by angle "n" (radians).
     """
@@ -58,6 +58,6 @@ def write(folder: Path, count: int, degrees: float, snr: float, seed: int = 3) -
     drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     angle = (2 * drawn - 1) * math.radians(degrees)
     particle_set.simulate(
-        folder, Swinging(angle), particle_set.Plan(count), Exposure(snr), seed=seed
+        folder, SwingingLobe(angle), particle_set.Plan(count), Exposure(snr), seed=seed
     )
     return angle

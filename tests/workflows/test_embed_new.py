@@ -201,7 +201,7 @@ def test_coordinates_are_replaced_when_asked(world, tmp_path):
 
 
 def test_the_mean_of_both_fits_is_taken_in_shared_coordinates(world, tmp_path):
-    """The second fit's own coordinates run the other way and are 0.5 on: the outcome is the same."""
+    """The second fit's own coordinates run the other way and are 0.5 on: the outcome stays."""
     motion = Motion.open(world / "run")
     first, second = motion.halves
     turned = replace(

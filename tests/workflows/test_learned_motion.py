@@ -150,7 +150,7 @@ def test_commands_read_it_as_a_motion(table, particles, tmp_path):
 
 
 def test_coordinates_from_images_are_the_networks(particles, tmp_path):
-    """Both halves have one network, but for an affine map of what it says, which is found exactly."""
+    """Both halves have one network but for an affine map of its output, which is found exactly."""
     file, gain = particles
     settings, data = prepared(file, "bending-field", "points=5", "from=image", "latent=2")
     one, two = (made(settings, data, gain) for _ in range(2))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from support.command import instamap
-from support.swinging import Swinging, write
+from support.swinging import SwingingLobe, write
 
 from instamap.maps import mrc
 from instamap.motion.motion_model import Motion
@@ -48,7 +48,7 @@ def bent(moving, tmp_path_factory) -> tuple[Path, str]:
 
 
 def truth(angle: float) -> torch.Tensor:
-    return Swinging(torch.zeros(1)).density(angle).float()
+    return SwingingLobe(torch.zeros(1)).density(angle).float()
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
