@@ -5,8 +5,10 @@ Nothing here may import torch, numpy or matplotlib before a command needs them: 
 answer at once.
 """
 
+import contextlib
+import signal
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -31,7 +33,11 @@ from instamap.cli import (
     states,
 )
 from instamap.errors import InstamapError, PartError
+from instamap.files import escaped
 from instamap.plugin.registry import Registry, default
+
+if TYPE_CHECKING:
+    from click import Context, HelpFormatter
 
 COMMANDS = (  # in the order of `instamap --help`
     reconstruct.reconstruct,
@@ -57,10 +63,14 @@ class Interrupted(Exception):
     """Ctrl-C, under a name that Typer lets through (it would leave without a word)."""
 
 
+class Terminated(BaseException):
+    """A batch system's time limit, or a terminal that is gone, asks the program to end."""
+
+
 class Commands(TyperGroup):
     """The built-in commands, to which those of plugins are added."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: "Context") -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -68,34 +78,61 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose help has a heading for each panel of options, in plain text: importing rich
-    takes longer than all the rest.
+    """A command whose help has a heading for each panel of options, in plain text.
+
+    Importing rich takes longer than all the rest.
     """
 
-    def format_options(self, ctx, formatter):
-        panels: dict[str, list] = {}
+    def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
+        panels: dict[str, list[tuple[str, str] | None]] = {}
         for param in self.get_params(ctx):
             usual = "Arguments" if param.param_type_name == "argument" else "Options"
-            panels.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(
-                param.get_help_record(ctx)
-            )
+            panel = getattr(param, "rich_help_panel", None) or usual
+            panels.setdefault(panel, []).append(param.get_help_record(ctx))
         for heading, records in panels.items():
+            shown = [record for record in records if record]
             with formatter.section(heading):
-                formatter.write_dl([record for record in records if record])
+                formatter.write_dl(shown)
 
 
 def main() -> None:
-    """Run the command that was typed: exit code 2 and one line for a user's mistake, 130 for
-    Ctrl-C.
+    """Runs the command that was typed.
+
+    Exit code 2 and one line for a user's mistake, 130 for Ctrl-C, 128 and the signal's number for a
+    signal that ends the program.
     """
+    with contextlib.suppress(ValueError):  # signals can be set in the main thread alone
+        _end_on_signals()
     try:
         application(default())()
     except InstamapError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        _tell(f"error: {escaped(' '.join(str(error).split()))}")
         sys.exit(2)
     except (KeyboardInterrupt, Interrupted):
-        typer.echo("interrupted", err=True)
+        _tell("interrupted")
         sys.exit(130)
+    except Terminated as ended:
+        number = ended.args[0]
+        _tell(f"ended by {signal.Signals(number).name}; what was finished is as it was")
+        sys.exit(128 + number)
+
+
+def _end_on_signals() -> None:
+    """Lets SIGTERM and SIGHUP end the program as Ctrl-C does, cleaning up; nohup's SIGHUP stays."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+
+
+def _tell(line: str) -> None:
+    """Prints a line on standard error, if there is still somebody who reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(line, err=True)
 
 
 def application(registry: Registry) -> TyperGroup:

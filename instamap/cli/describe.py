@@ -1,4 +1,4 @@
-"""`instamap describe`: one part with its options, or a stage, the preprocessing, the rule for auto."""
+"""`instamap describe`: a part with its options, a stage, the preprocessing, the rule for auto."""
 
 import dataclasses
 from typing import Annotated, Any

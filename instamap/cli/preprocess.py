@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.flags import Background, Box, Crop, Normalise, plain
-from instamap.errors import OptionError, OutputError
+from instamap.cli.flags import with_settings
+from instamap.errors import OptionError
+from instamap.workflows.read_settings import Given
 
 STAR = "particles.star"
 STACK = "particles.mrcs"
+RECORD = "preprocess.toml"
 
 
+@with_settings("preprocess")
 def preprocess(
     particles: Annotated[
         Path, typer.Argument(help="STAR file with poses (RELION 3.0 or later).", show_default=False)
@@ -19,58 +22,49 @@ def preprocess(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
         "preprocessed"
     ),
-    crop: Crop = None,
-    box: Box = None,
-    normalise: Normalise = None,
-    background: Background = None,
-    datadir: Annotated[
-        Path | None, plain(help="Folder that image paths are relative to, if not the STAR file's.")
-    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace particles that the folder holds.")
     ] = False,
+    *,
+    given: Given,
 ) -> None:
-    """Crop, scale down and normalise images, and write them with a STAR file that says what they
-    are now.
+    """Crop, scale down and normalise images, and write them with a STAR file that says so.
 
     reconstruct and accumulate do the same while they read, with the same options. What the CTF has
     carried out of the crop is lost. The stack is named as seen from the current folder, as RELION
     does.
     """
-    from instamap.cli.progress import Stages
+    from instamap import __version__
+    from instamap.cli.progress_bars import ProgressBars
     from instamap.data.particles import Particles
     from instamap.data.preprocess import Preprocess
     from instamap.data.writers import write_particles
+    from instamap.toml_text import write_toml
     from instamap.workflows import output
 
-    steps = Preprocess(crop, box, bool(normalise), background)
+    values = dict(given.plain)
+    datadir = values.pop("datadir")
+    normalise = bool(values.pop("normalise"))
+    steps = Preprocess(**values, normalise=normalise)
     if not steps:
         raise OptionError(
             f"there is nothing to do to '{particles}'; give --crop, --box or --normalise"
         )
-    given = Particles.open(particles, datadir=datadir, preprocess=steps)
-    if (out / output.MARK).exists():
-        raise OutputError(f"output folder '{out}' holds a run; choose another")
-    for target in (out / STAR, out / STACK):
-        check_target(target, (given.path, *given.stacks.files), force)
-    with output.staged(out, force) as folder, Stages() as stages:
-        stages.say(f"{given.count} images of {given.stacks.box} px: {steps}")
+    opened = Particles.open(particles, datadir=datadir, preprocess=steps)
+    kind = output.FolderKind("particles", RECORD, (STAR, STACK, RECORD))
+    inputs = (opened.path, *opened.stacks.files)
+    with (
+        output.reserve(out, kind, force, inputs) as place,
+        place.filled() as folder,
+        ProgressBars() as progress,
+    ):
+        progress.message(f"{opened.count} images of {opened.stacks.box} px: {steps}")
         write_particles(
-            given, folder / STAR, folder / STACK, name=str(out / STACK), watch=stages.read
+            opened, folder / STAR, folder / STACK, name=str(out / STACK), progress=progress
         )
+        record = {"instamap": __version__, "particles": str(particles), "files": [STAR, STACK]}
+        write_toml(folder / RECORD, {**record, **steps.record()})
     typer.echo(
-        f"{given.count} images of {given.box} px at {given.pixel_size:g} Å in {out}/: {STAR},"
+        f"{opened.count} images of {opened.box} px at {opened.pixel_size:g} Å in {out}/: {STAR},"
         f" {STACK}"
     )
-
-
-def check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
-    """Raise OutputError if the target would replace what is read, or, unless forced, anything."""
-    if not target.exists():
-        return
-    if any(target.samefile(source) for source in sources):
-        raise OutputError(f"'{target}' is one of the files that are read; choose another folder")
-    if not force:
-        raise OutputError(
-            f"'{target}' is already there; choose another folder or add --force to replace it"
-        )

@@ -54,12 +54,13 @@ def run_settings(
     """Carries out resolved settings and says what was found, once all is written."""
     from instamap.cli.progress_bars import ProgressBars
     from instamap.workflows import api, output
+    from instamap.workflows.result import run_folder
 
-    output.check(out, force, api.may_write(settings), settings.input_files())
-    with ProgressBars() as progress:
-        introduce(settings, automatic or [], progress)
-        result = api.run(settings, progress)
-        result.save(out, force)
+    kind = run_folder(settings)
+    with output.reserve(out, kind, force, settings.input_files()) as place, ProgressBars() as bars:
+        introduce(settings, automatic or [], bars)
+        result = api.run(settings, bars)
+        result.write(place)
     for line in conclusion(result, out):
         typer.echo(line)
 

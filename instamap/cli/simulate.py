@@ -1,21 +1,28 @@
 """`instamap simulate`: particles with a known answer, of an atomic model or of a map."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instamap.cli.flags import plain
-from instamap.cli.preprocess import check_target
-from instamap.errors import OptionError, OutputError
+from instamap.cli.flags import seed_range
+from instamap.errors import OptionError
+
+if TYPE_CHECKING:
+    from instamap.simulate.write_set import Specimen
 
 RECORD = "simulate.toml"
 MODEL = "ATOMIC MODELS"
 
 
-def atomic(flag: str, help: str):
+def atomic(flag: str, help: str) -> Any:
     """An option that only a model has."""
     return typer.Option(flag, help=help, rich_help_panel=MODEL, show_default=False)
+
+
+def plain(*flags: str, help: str) -> Any:
+    """An option whose default the help names."""
+    return typer.Option(*flags, help=help, show_default=False)
 
 
 def simulate(
@@ -95,73 +102,77 @@ def simulate(
     of mass becomes the origin. truth.mrc is in the unit of the images per Å, in which the noise has
     variance 1.
     """
-    from instamap.cli.progress import Stages
-    from instamap.simulate import particle_set as sets
+    from instamap.cli.progress_bars import ProgressBars
+    from instamap.simulate import particle_set
     from instamap.simulate.exposure import Exposure
     from instamap.simulate.write_set import FILES
-    from instamap.workflows import output, record
+    from instamap.toml_text import write_toml
+    from instamap.workflows import output
 
     check_seed(seed)
     star = None if poses == "uniform" else Path(poses)
-    plan = sets.Plan(count, star, shift, _range(defocus))
+    plan = particle_set.Plan(count, star, shift, _range(defocus))
     exposure = Exposure(snr, noise, scale, offset)
-    if (out / output.MARK).exists():
-        raise OutputError(f"output folder '{out}' holds a run; choose another")
-    for target in (*FILES, RECORD):
-        check_target(
-            out / target, tuple(path for path in (source, star) if path and path.exists()), force
+    inputs = [path for path in (source, star) if path is not None and path.exists()]
+    kind = output.FolderKind("particles", RECORD, (*FILES, RECORD))
+    output.check(out, kind, force, inputs)
+    of_models = {"b_factor": b_factor, "solvent": solvent, "point_mass": point_mass}
+    given = {name: value for name, value in of_models.items() if value is not None}
+    specimen, facts = _specimen(source, box, pixel, given)
+    with (
+        output.reserve(out, kind, force, inputs) as place,
+        place.filled() as folder,
+        ProgressBars() as progress,
+    ):
+        written = particle_set.simulate(
+            folder, specimen, plan, exposure, seed=seed, progress=progress
         )
-    only = {"b_factor": b_factor, "solvent": solvent, "point_mass": point_mass}
-    made, said = _source(
-        source, box, pixel, {name: value for name, value in only.items() if value is not None}
-    )
-    with output.staged(out, force) as folder, Stages() as stages:
-        written = sets.simulate(folder, made, plan, exposure, seed=seed, progress=stages)
-        said = {
+        record = {
             "source": str(source),
+            "files": list(FILES),
             "seed": seed,
-            "box": made.box,
-            "pixel_size": made.pixel_size,
-        } | said
-        record.write_toml(
-            folder / RECORD,
-            said | plan.record(made.pixel_size) | exposure.record(made.box) | written.record(),
-        )
+            "box": specimen.box,
+            "pixel_size": specimen.pixel_size,
+            **facts,
+            **plan.record(specimen.pixel_size),
+            **exposure.record(specimen.box),
+            **written.record(),
+        }
+        write_toml(folder / RECORD, record)
     typer.echo(
-        f"{len(written.contrast)} images of {made.box} px at {made.pixel_size:g} Å in {out}/:"
-        f" {', '.join((*FILES, RECORD))}"
+        f"{len(written.contrast)} images of {specimen.box} px at {specimen.pixel_size:g} Å in"
+        f" {out}/: {', '.join((*FILES, RECORD))}"
     )
 
 
 def check_seed(seed: int) -> None:
-    """Raise OptionError for a seed that no reconstruction could have."""
-    from instamap.cli.summary import RANGES
-
-    low, high = RANGES["seed"]
+    """Raises OptionError for a seed that no reconstruction could have."""
+    low, high = seed_range()
     if not low <= seed <= high:
-        raise OptionError(f"seed is {seed}; it must be from {low} to {high}")
+        raise OptionError(f"seed is {seed}; it must be from {low:.0f} to {high:.0f}")
 
 
-def _source(path: Path, box: int | None, pixel: float | None, only: dict[str, float]):
-    """The model or the map as something to be imaged, and what the record says of it. `only`: what
-    models alone have.
+def _specimen(
+    path: Path, box: int | None, pixel: float | None, of_models: dict[str, float]
+) -> "tuple[Specimen, dict[str, Any]]":
+    """The model or the map as something to be imaged, and what the record says of it.
+
+    of_models: what models alone have.
     """
     from instamap.maps import mrc
-    from instamap.simulate import atomic_model
-    from instamap.simulate import particle_set as sets
+    from instamap.simulate import atomic_model, particle_set
 
     if atomic_model.is_model(path):
         lattice = {"box": box, "pixel_size": pixel}
-        made = sets.of_model(
-            path, **{name: value for name, value in lattice.items() if value is not None}, **only
-        )
-        return made, only | {"centre": made.centre.tolist()}
-    for name, value in only.items():
+        given = {name: value for name, value in lattice.items() if value is not None}
+        potential = particle_set.of_model(path, **given, **of_models)
+        return potential, {**of_models, "centre": potential.centre.tolist()}
+    for name, value in of_models.items():
         raise OptionError(
             f"{name} is {value:g}, but '{path}' is taken for a map, which has no atoms; leave out"
             f" --{name.replace('_', '-')}"
         )
-    return sets.of_map(*mrc.read(path), box, pixel), {}
+    return particle_set.of_map(*mrc.read(path), box, pixel), {}
 
 
 def _range(text: str | None) -> tuple[float, float] | None:

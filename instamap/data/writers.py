@@ -15,6 +15,7 @@ from instamap.data.particles import Particles
 from instamap.data.stacks import Stacks
 from instamap.errors import DataError
 from instamap.files import replacing
+from instamap.progress import SILENT, Progress
 from instamap.scene import Views
 
 _PIXELS_AT_ONCE = 1 << 22  # of images as they are on disk
@@ -54,7 +55,7 @@ def write_particles(
     name: str,
     images: Callable[[Tensor], Tensor] | None = None,
     count: int | None = None,
-    watch: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> None:
     """Write the first `count` particles (all by default), as they are preprocessed: `file`, and
     their images in `stack` in float32.
@@ -62,7 +63,7 @@ def write_particles(
     name: by which the file calls the stack. images(rows "B") -> "B D D" instead of the particles'
     own. Tables, columns, rows and their order are kept, and each value to the letter but for names
     of images and, where they change, the images' size and pixel size (by a magnification: that) and
-    origins in pixels. watch(done, total) is told of images. Raises DataError.
+    origins in pixels. Raises DataError.
     """
     count = particles.count if count is None else min(count, particles.count)
     done = particles.preprocessor
@@ -75,8 +76,7 @@ def write_particles(
         for rows in torch.arange(count).split(max(1, _PIXELS_AT_ONCE // particles.stacks.box**2)):
             end = int(rows[-1]) + 1
             mrc.data[int(rows[0]) : end] = read(rows).numpy()
-            if watch is not None:
-                watch(end, count)
+            progress.images_read(end, count)
         mrc.set_image_stack()
         mrc.voxel_size = particles.pixel_size
 

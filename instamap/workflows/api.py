@@ -56,12 +56,6 @@ def run(settings: Settings, progress: Progress = SILENT) -> Result:
     return workflow.run(resolved, progress)
 
 
-def may_write(settings: Settings) -> tuple[str, ...]:
-    """Patterns of the names of files that the result of these (resolved) settings may have."""
-    assert settings.workflow is not None
-    return load_class("workflow", settings.workflow.name).may_write
-
-
 @takes_settings(RECONSTRUCT)
 def reconstruct(particles: str | Path, *, progress: Progress = SILENT, **settings: Any) -> Result:
     """Reconstructs half maps, a map and its resolution, a motion or corrected poses.

@@ -1,49 +1,209 @@
-"""The output folder: refused if it holds what is not ours, filled in one go when all is there."""
+"""Output folders: held by one run at a time, filled in one go, and nothing foreign is touched.
+
+Each kind of run keeps a record in its folder, the mark, which lists the files that it wrote. A
+later run of the same kind deletes or replaces those and no others.
+"""
 
 import errno
+import fcntl
 import fnmatch
+import json
+import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from instamap.errors import OutputError
+from instamap.errors import DataError, OutputError
 from instamap.toml_text import read_toml
 
-MARK = "run.toml"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LOCK = ".instamap.lock"
+TEMPORARY = ".instamap-"  # prefix of folders that are filled before their files move
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without them
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """What a folder can hold: `what` it is in words, the name of its record, and its files.
+
+    may_write: patterns of the names of all files that a run of this kind may write.
+    """
+
+    what: str
+    mark: str
+    may_write: tuple[str, ...] = ()
+
+    @property
+    def pronoun(self) -> str:
+        """What replaces `what` in a sentence."""
+        return "it" if self.what.startswith(("a ", "an ")) else "them"
+
+
+RUN = FolderKind("a run", "run.toml")
+MARK = RUN.mark
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder that is held for one run, as `reserve` gives it."""
+
+    path: Path
+    kind: FolderKind
+
+    @contextmanager
+    def filled(self) -> Iterator[Path]:
+        """A temporary folder; what is in it moves to its place if the block succeeds.
+
+        It is removed if the block fails. The record must be among its files. Raises OutputError
+        where the file system refuses; a run that is finished but cannot be moved stays, and the
+        error says where.
+        """
+        folder = self._make_temporary()
+        finished = False
+        moved = False
+        try:
+            yield folder
+            finished = True
+            self._move(folder)
+            moved = True
+        except OSError as error:
+            if not finished and error.errno not in NO_ROOM:
+                raise  # it is about something else
+            remedy = "make room, or choose another place"
+            if finished:
+                remedy = f"what is finished stays in '{folder}': move it from there"
+            raise OutputError(
+                f"output folder '{self.path}' cannot be written: {error.strerror or error};"
+                f" {remedy}"
+            ) from error
+        finally:
+            if moved or not finished:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _make_temporary(self) -> Path:
+        try:
+            return Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.path))
+        except OSError as error:
+            raise _cannot_be_made(self.path, error) from None
+
+    def _move(self, folder: Path) -> None:
+        """Moves all files to their place, from which an earlier run goes; the mark comes last."""
+        new = sorted(folder.iterdir(), key=lambda path: path.name == self.kind.mark)
+        names = {file.name for file in new}
+        for name in recorded_files(self.path, self.kind):
+            if name not in names:
+                (self.path / name).unlink(missing_ok=True)
+        for file in new:
+            os.replace(file, self.path / file.name)
+
+
+@contextmanager
+def reserve(
+    out: Path, kind: FolderKind = RUN, force: bool = False, inputs: Sequence[Path] = ()
+) -> Iterator[OutputFolder]:
+    """Holds the folder `out` for one run of a kind; another run is refused meanwhile.
+
+    Raises OutputError where it is no folder, holds a run of this kind (unless `force`) or of
+    another, is held by somebody else, or has a file that the run may write and that no earlier one
+    lists as its own; or where a file that would go is one of the `inputs`.
+    """
+    check(out, kind, force, inputs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_be_made(out, error) from None
+    with _locked(out):
+        check(out, kind, force, inputs)  # another run may have ended since
+        _sweep(out)
+        yield OutputFolder(out, kind)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Holds the folder's lock, which the system releases if the process dies."""
+    path = out / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise _cannot_be_made(out, error) from None
+    try:
+        _take(descriptor, out)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+        _remove_if_empty(out)
+
+
+def _take(descriptor: int, out: Path) -> None:
+    """Takes the lock and writes into it whose it is. Raises OutputError where somebody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        raise OutputError(
+            f"output folder '{out}' is being written by {owner}; wait for it, or choose another"
+            " folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    os.ftruncate(descriptor, 0)
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    os.pwrite(descriptor, owner.encode(), 0)
+
+
+def _remove_if_empty(out: Path) -> None:
+    """A folder of which nothing has come goes again."""
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+def _sweep(out: Path) -> None:
+    """Removes what runs that were killed have left: the folder is ours, so nobody uses it."""
+    for path in out.glob(f"{TEMPORARY}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def check(
-    out: Path, force: bool, may_write: Sequence[str] = (), inputs: Sequence[Path] = ()
+    out: Path, kind: FolderKind = RUN, force: bool = False, inputs: Sequence[Path] = ()
 ) -> None:
-    """Raises OutputError where a run cannot be written to the folder `out`.
-
-    It is refused if it holds a run (unless `force`), is no folder, holds a file that the run may
-    write (patterns `may_write`) and that no earlier run lists as its own, or if a file of the
-    earlier run, which would go, is one of the `inputs`.
-    """
+    """Raises OutputError where a run of this kind cannot be written there (see `reserve`)."""
     _check_folder(out)
-    earlier = files_of_run(out)
-    if (out / MARK).exists() and not force:
+    if kind.mark != MARK and (out / MARK).exists():
+        raise OutputError(f"output folder '{out}' holds a run; choose another")
+    if (out / kind.mark).exists() and not force:
         raise OutputError(
-            f"output folder '{out}' already holds a run; choose another or add --force to"
-            " replace it"
+            f"output folder '{out}' already holds {kind.what}; choose another or add --force to"
+            f" replace {kind.pronoun}"
         )
+    own = recorded_files(out, kind)
     for path in sorted(out.iterdir()) if out.exists() else ():
-        foreign = path.name not in earlier
-        if foreign and any(fnmatch.fnmatch(path.name, pattern) for pattern in may_write):
+        foreign = path.name not in own
+        if foreign and any(fnmatch.fnmatch(path.name, pattern) for pattern in kind.may_write):
             raise OutputError(
-                f"output folder '{out}' has a file '{path.name}' that no run lists as its own, and"
-                " this one would replace it; move it away or choose another folder"
+                f"output folder '{out}' has a file '{path.name}' that {kind.what} would replace and"
+                " that no earlier one lists as its own; move it away or choose another folder"
             )
-    own = {(out / name).resolve() for name in earlier}
+    _check_inputs(out, own, inputs)
+
+
+def _check_inputs(out: Path, own: Sequence[str], inputs: Sequence[Path]) -> None:
+    """Raises OutputError where a file that would go is one that is read."""
+    going = {(out / name).resolve() for name in own}
     for path in inputs:
-        if path.resolve() in own:
+        if path.resolve() in going:
             raise OutputError(
-                f"'{path}' is read by this run and belongs to the run in '{out}', which would be"
-                " replaced; choose another folder, or copy the file to another place"
+                f"'{path}' is read and belongs to what '{out}' holds, which would be replaced;"
+                " choose another folder, or copy the file to another place"
             )
 
 
@@ -57,62 +217,26 @@ def _check_folder(out: Path) -> None:
         )
 
 
-def files_of_run(out: Path) -> list[str]:
-    """The names of the files that the run in a folder wrote, as its record lists them."""
-    if not (out / MARK).exists():
+def _cannot_be_made(out: Path, error: OSError) -> OutputError:
+    return OutputError(f"output folder '{out}' cannot be made: {error.strerror}; choose another")
+
+
+def recorded_files(out: Path, kind: FolderKind) -> list[str]:
+    """The names of the files that a run of this kind wrote, as its record in `out` lists them."""
+    mark = out / kind.mark
+    if not mark.exists():
         return []
-    listed = read_toml(out / MARK).get("files", [])
+    try:
+        record: Any = read_toml(mark) if mark.suffix == ".toml" else _read_json(mark)
+        listed = record.get("files", [])
+    except (DataError, AttributeError):
+        return [kind.mark]  # a damaged record lists nothing
     names = [name for name in listed if isinstance(name, str) and Path(name).name == name]
-    return [MARK, *names]
+    return [kind.mark, *names]
 
 
-@contextmanager
-def atomic_folder(out: Path, force: bool) -> Iterator[Path]:
-    """A temporary folder; what is in it moves to `out` if the block succeeds.
-
-    It is removed if the block fails. It is in `out`, where that exists (which may be another file
-    system, by a link or a mount), else beside it: a move is then a renaming. Raises OutputError
-    where the file system refuses; a run that is finished but cannot be moved stays, and the error
-    says where.
-    """
-    check(out, force)
-    folder = _make_temporary(out)
-    finished = False
-    moved = False
+def _read_json(path: Path) -> Any:
     try:
-        yield folder
-        finished = True
-        _move(folder, out)
-        moved = True
-    except OSError as error:
-        if not finished and error.errno not in NO_ROOM:
-            raise  # it is about something else
-        remedy = "make room, or choose another place"
-        if finished:
-            remedy = f"what is finished stays in '{folder}': move it from there"
-        raise OutputError(
-            f"output folder '{out}' cannot be written: {error.strerror or error}; {remedy}"
-        ) from error
-    finally:
-        if moved or not finished:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_temporary(out: Path) -> Path:
-    place = out if out.exists() else out.parent
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=place))
-    except OSError as error:
-        raise OutputError(
-            f"output folder '{out}' cannot be made: {error.strerror}; choose another"
-        ) from None
-
-
-def _move(folder: Path, out: Path) -> None:
-    """Moves all files to `out`, from which an earlier run goes; the mark comes last."""
-    out.mkdir(exist_ok=True)
-    for name in files_of_run(out):
-        (out / name).unlink(missing_ok=True)
-    for file in sorted(folder.iterdir(), key=lambda path: path.name == MARK):
-        shutil.move(file, out / file.name)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' cannot be read: {error}; give a whole record") from None

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from instamap.fit.loop import FitResult
 from instamap.maps import fsc, mrc
+from instamap.plugin.choice import load_class
 from instamap.progress import Evaluation
 from instamap.report import fsc_plot, likelihood_plot, slices
 from instamap.scene import Scene
@@ -20,6 +21,13 @@ from instamap.workflows.settings import Settings
 
 RECORD = "result.json"
 NYQUIST_ROUNDING = 2.001  # pixels: a resolution below this is Nyquist's
+
+
+def run_folder(settings: Settings) -> output.FolderKind:
+    """What a folder holds after a run with these (resolved) settings."""
+    assert settings.workflow is not None
+    patterns = load_class("workflow", settings.workflow.name).may_write
+    return replace(output.RUN, may_write=patterns)
 
 
 class Artefact(ABC):
@@ -102,13 +110,23 @@ class Result:
             return {**self.maps, "mask": self.mask}
         return self.maps
 
+    @property
+    def folder_kind(self) -> output.FolderKind:
+        """What a folder with this result holds."""
+        return run_folder(self.settings)
+
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Writes maps, curves, pictures and records to a folder, all or nothing.
 
         force: replaces a run that the folder holds. Raises OutputError.
         """
-        with output.atomic_folder(Path(folder), force) as temporary:
-            self._write(temporary)
+        with output.reserve(Path(folder), self.folder_kind, force) as place:
+            self.write(place)
+
+    def write(self, place: output.OutputFolder) -> None:
+        """Writes everything to a folder that is held already."""
+        with place.filled() as folder:
+            self._write(folder)
 
     def _write(self, folder: Path) -> None:
         scene = self.scene

@@ -40,9 +40,11 @@ those of each fit), or the fit alone.
 RECONSTRUCT = "reconstruct"
 ACCUMULATE = "accumulate"
 FIT = "fit"
+PREPROCESS = "preprocess"
 EVERY_COMMAND = (RECONSTRUCT, ACCUMULATE, FIT)
 FROM_IMAGES = (RECONSTRUCT, ACCUMULATE)
 FITTING = (RECONSTRUCT, FIT)
+READING = (*FROM_IMAGES, PREPROCESS)
 
 SETTING = "setting"  # key of a field's metadata
 CHOICE_KINDS = (*PART_KINDS, "objective", "workflow")
@@ -127,7 +129,7 @@ class Settings:
     datadir: Path | None = setting(
         None,
         "Folder that image paths are relative to, if not the STAR file's.",
-        commands=FROM_IMAGES,
+        commands=READING,
         role="place",
         default_words="the STAR file's",
     )
@@ -187,7 +189,7 @@ class Settings:
     crop: int | None = setting(
         None,
         "Keep only the middle of each image, of this many pixels.",
-        commands=FROM_IMAGES,
+        commands=READING,
         role="data",
         unit="pixels",
         default_words="all",
@@ -195,7 +197,7 @@ class Settings:
     box: int | None = setting(
         None,
         "Then scale it down to this many pixels, which makes them larger.",
-        commands=FROM_IMAGES,
+        commands=READING,
         role="data",
         unit="pixels",
         default_words="as it is",
@@ -203,7 +205,7 @@ class Settings:
     normalise: bool = setting(
         False,
         "Then level the background and scale its noise to 1.",
-        commands=FROM_IMAGES,
+        commands=READING,
         role="data",
         flag="--normalise/--no-normalise",
         default_words="no-normalise",
@@ -211,7 +213,7 @@ class Settings:
     background: float | None = setting(
         None,
         "Radius beyond which it is background.",
-        commands=FROM_IMAGES,
+        commands=READING,
         role="data",
         unit="Å",
         default_words="0.375 of the edge",
