@@ -147,7 +147,7 @@ class _Bodies(nn.Module):
         turn: Tensor,
         shift: Tensor,
     ) -> Tensor:
-        """Where points "B P 3" are looked up; turn "B M 3 3", shift "B M 3"."""
+        """Points "B P 3" of the common density for points `x`; turn "B M 3 3", shift "B M 3"."""
         centre = self.centre[:, None]
         relative = x[:, None] - centre
         from_centre = relative @ turn.mT + shift[:, :, None]  # "B M P 3"

@@ -93,7 +93,7 @@ class Ray(ForwardOperator):
         return x + (uniform - 0.5) * cell
 
     def _inside(self, shift: Tensor, rotation: Tensor) -> Tensor:
-        """Which points of the frame, "P", fall into the support of one particle."""
+        """Points of the frame "P" that fall into the support of one particle, as a mask."""
         scene = self.scene
         x = self.frame.to(rotation.dtype) + shift
         if self.support is None:

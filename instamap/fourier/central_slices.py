@@ -104,7 +104,7 @@ def _oversampled_grid(volume: Tensor, size: int) -> Tensor:
 
 
 def _opposite(part: Tensor) -> Tensor:
-    """What components "M M X" of a real map say of the opposite ones."""
+    """The components opposite to components "M M X" of a real map: their conjugates."""
     flipped = part.flip(0, 1)
     aligned = flipped.roll((1, 1), (0, 1))
     return aligned.flip(2).conj()

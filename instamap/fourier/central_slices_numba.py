@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from instamap.fourier.kaiser_bessel import WIDTH, taps
-from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
+from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, axis_weights, locate
 from instamap.fourier.threads import in_threads
 from instamap.geometry.compiled import jit
 
@@ -42,9 +42,9 @@ def _gather(
             cx = int(x)
             cy = int(y)
             cz = int(z)
-            weigh(table, x, cx, wx)
-            weigh(table, y, cy, wy)
-            weigh(table, z, cz, wz)
+            axis_weights(table, x, cx, wx)
+            axis_weights(table, y, cy, wy)
+            axis_weights(table, z, cz, wz)
             row[:] = 0
             for k in range(_U(WIDTH)):
                 sheet_line = (_U(cz) + k) * edge + _U(cy)
@@ -96,9 +96,9 @@ def _scatter(
             cz = int(z)
             if cz + WIDTH <= low or cz >= high:
                 continue
-            weigh(table, x, cx, wx)
-            weigh(table, y, cy, wy)
-            weigh(table, z, cz, wz)
+            axis_weights(table, x, cx, wx)
+            axis_weights(table, y, cy, wy)
+            axis_weights(table, z, cz, wz)
             real = values[view, p, 0]
             imaginary = values[view, p, 1]
             for i in range(_U(WIDTH)):

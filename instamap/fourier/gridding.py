@@ -4,8 +4,9 @@ Fourier grid with a compact kernel.
 For frequencies q_p in cycles per voxel and values v_p, one member of each pair (q, v), (-q, v*)
 being given, this computes
 
-    f(x) = Σ_p v_p e^{2πi q_p·x} + complex conjugate on the lattice x = -size//2 ... size - 1 -
-    size//2 of each axis,
+    f(x) = Σ_p v_p e^{2πi q_p·x} + complex conjugate
+
+on the lattice x = -size//2 ... size - 1 - size//2 of each axis,
 
 a non-uniform FFT of type 1 (Dutt & Rokhlin 1993) with the Kaiser-Bessel window (Jackson 1991). The
 grid has M ≥ 2.5 N cells along an edge: 1.25 times the 2N that the convolution kernel of the normal

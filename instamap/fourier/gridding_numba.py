@@ -8,7 +8,7 @@ from torch import Tensor
 
 from instamap.fourier.gridding import Grid
 from instamap.fourier.kaiser_bessel import WIDTH, taps
-from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, locate, weigh
+from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, axis_weights, locate
 from instamap.fourier.threads import in_threads
 from instamap.geometry.compiled import jit
 
@@ -99,9 +99,9 @@ def _add_points(
         cx = int(x)
         cy = int(y)
         cz = int(z)
-        weigh(table, x, cx, wx)
-        weigh(table, y, cy, wy)
-        weigh(table, z, cz, wz)
+        axis_weights(table, x, cx, wx)
+        axis_weights(table, y, cy, wy)
+        axis_weights(table, z, cz, wz)
         for j in range(_U(WIDTH)):
             place = _U(3) * j
             weight = wx[j]
@@ -128,12 +128,11 @@ def spread(
     data: Tensor,
     power: Tensor,
 ) -> None:
-    """As `Grid.spread`, for a float32 grid on a CPU, with as many threads as torch uses; the number
-    of threads changes no bit.
+    """Spreads like `Grid.spread`, for a float32 grid on a CPU, by as many threads as torch uses.
 
-    Points are sorted into tiles first, so that the cells they reach are in the cache, which slices
-    at random poses miss everywhere. Each thread owns a stack of planes and skips points that do not
-    reach it.
+    The number of threads changes no bit. Points are sorted into tiles first, so that the cells they
+    reach are in the cache, which slices at random poses miss everywhere. Each thread owns a stack
+    of planes and skips points that do not reach it.
     """
     edge, width = grid.cells.shape[1:3]
     half = grid.size // 2

@@ -1,5 +1,5 @@
-"""Where one point lies on the Fourier grid and its weights there, compiled:
-`kaiser_bessel.first_cells` and `footprint` for inner loops.
+"""One point's place on the Fourier grid and its weights there, compiled: `first_cells` and
+`footprint` of `kaiser_bessel` for inner loops.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ def locate(
 
 
 @jit(fastmath=True, inline="always")
-def weigh(
+def axis_weights(
     table: np.ndarray,
     at: float,
     cell: int,

@@ -42,7 +42,7 @@ def note() -> str | None:
 
 @functools.cache
 def _fault() -> str | None:
-    """What is wrong with numba, found out once: importing it takes a part of a second."""
+    """The reason why numba cannot be used, found out once: an import takes a part of a second."""
     try:
         import numba.extending  # noqa: F401
         from llvmlite import ir  # noqa: F401

@@ -23,11 +23,12 @@ class Bioem(Likelihood):
     """y = a μ + b + σ ε over the N pixels that count, with a flat prior on the offset b. With S =
     ‖μ - mean‖², Y = ‖y - mean‖², C = ⟨μ - mean, y - mean⟩ and the residual R = Y - C²/S,
 
-    n-mu flat prior on a ≥ 0, σ² known: -½ (N - 2) log 2πσ² - ½ log N S - R/2σ² + log Φ(C / σ√S)
-    saddle the same, and σ integrated over a flat prior by its saddle point σ² = R/(N - 2), at which
-    Φ is taken too
-    n-mu-prior  a ~ N(1, spread²), σ² known:     with A = S/σ² + 1/spread² and B = C/σ² + 1/spread²,
-                -½ (N - 1) log 2πσ² - ½ log N - ½ log(spread² A) - ½ Y/σ² + ½ B²/A - ½/spread²
+    - n-mu: flat prior on a ≥ 0, σ² known:
+      -½ (N - 2) log 2πσ² - ½ log N S - R/2σ² + log Φ(C / σ√S);
+    - saddle: the same, and σ integrated over a flat prior by its saddle point σ² = R/(N - 2), at
+      which Φ is taken too;
+    - n-mu-prior: a ~ N(1, spread²), σ² known, with A = S/σ² + 1/spread² and B = C/σ² + 1/spread²:
+      -½ (N - 1) log 2πσ² - ½ log N - ½ log(spread² A) - ½ Y/σ² + ½ B²/A - ½/spread².
 
     Φ is the normal distribution function: a negative a would make images of an inverted density as
     probable (`scale` any allows it, and leaves log Φ out). Densities of y in nats; flat priors have

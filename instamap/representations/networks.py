@@ -126,14 +126,16 @@ class TriangleWave(Network):
 
 
 class OneBlob(Network):
-    """For each axis n bins of [0, 1], u = (t + 1) / 2: what a kernel about u has in each of them.
-    In units v of a bin's width it is
+    """The shares of a kernel about u = (t + 1) / 2 that fall into n bins of [0, 1], for each axis.
 
-    quartic 15/16 (1 - v²)² for |v| < 1, up to v it has ½ + (15 v - 10 v³ + 3 v⁵) / 16, as
-    tiny-cuda-nn documents it gaussian the normal distribution with σ = 1, about three times as
-    wide: Müller et al., ACM Trans. Graph. 38, 145 (2019), section 4.3
+    In units v of a bin's width the kernel is
 
-    What a kernel has beyond the box is lost; nothing comes back at the other end.
+    - quartic: 15/16 (1 - v²)² for |v| < 1, up to v it has ½ + (15 v - 10 v³ + 3 v⁵) / 16, as
+      tiny-cuda-nn documents it;
+    - gaussian: the normal distribution with σ = 1, about three times as wide. Source: Müller et
+      al., ACM Trans. Graph. 38, 145 (2019), section 4.3.
+
+    The part of a kernel beyond the box is lost; nothing comes back at the other end.
     """
 
     @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class OneBlob(Network):
         super().__init__(options, scene)
 
     def encode(self, t: Tensor) -> Tensor:
-        """What the kernel has in each bin, "n 3 bins" as one axis."""
+        """The kernel's share in each bin, "n 3 bins" as one axis."""
         edges = torch.linspace(
             0,
             1,

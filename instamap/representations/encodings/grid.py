@@ -43,8 +43,8 @@ def encode(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
 
 
 def backend(x: Tensor) -> Literal["numba", "torch"]:
-    """Which implementation `encode` uses for points like `x`: numba for float32 on a CPU where it
-    can be imported, else torch.
+    """The implementation that `encode` uses for points like `x`: numba for float32 on a CPU where
+    it can be imported, else torch.
     """
     return "torch" if _kernels_for(x) is None else "numba"
 
@@ -147,8 +147,8 @@ def _cells(
     levels: Levels,
     level: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For `points` "3 n": upper weights "3 n*F" (once per feature), their slopes in x "3 n",
-    corners' rows "2 2 2 n" [z, y, x].
+    """Upper weights "3 n*F" (once per feature) of `points` "3 n" in their cells, these weights'
+    slopes in x "3 n", and the corners' rows "2 2 2 n" [z, y, x].
     """
     n = levels.resolutions[level]
     position = points.clamp(0, 1) * n

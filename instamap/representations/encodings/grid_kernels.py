@@ -444,7 +444,7 @@ def _entry(
     row: Any,
     width: int,
 ) -> Any:
-    """Where row `row` of `width` float32 lies, as a vector."""
+    """The address of row `row` of `width` float32, as a vector's."""
     row_bytes = row.type(BYTES * width)
     place = builder.add(address, builder.mul(row, row_bytes))
     vector = ir.VectorType(ir.FloatType(), width)

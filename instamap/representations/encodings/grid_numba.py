@@ -106,8 +106,8 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _geometry(levels: Levels) -> tuple[Any, ...]:
-    """What the kernels need of `levels`. Features are told by the length of a tuple, which is a
-    constant to the compiler.
+    """The geometry of `levels` as the kernels take it. Features are told by the length of a tuple,
+    which is a constant to the compiler.
     """
     return (
         np.array(levels.resolutions, np.int64),
@@ -119,7 +119,7 @@ def _geometry(levels: Levels) -> tuple[Any, ...]:
 
 
 def _thread_count(*limits: int) -> int:
-    """As many threads as torch uses, or fewer where there is less work."""
+    """The number of threads that torch uses, or fewer where there is less work."""
     return max(1, min(torch.get_num_threads(), *limits))
 
 
