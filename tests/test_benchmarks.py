@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from instamap.data.particles import Particles
-from instamap.fit.objective import EngineOptions
+from instamap.fit.objective import ObjectiveOptions
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
 
@@ -28,23 +28,22 @@ swinging = pytest.importorskip("benchmarks.lib.swinging", reason=WHY)
 two_motions = pytest.importorskip("benchmarks.accuracy.two_motions", reason=WHY)
 
 
-def _looks(*held_out):
+def _evaluations(*held_out):
     return [
         {"step": 5 * n, "seconds": 0.0, "held_out": value} for n, value in enumerate(held_out, 1)
     ]
 
 
 def test_a_fit_stops_where_patience_ends():
-    options = EngineOptions(patience=2, tolerance=0.0)
-    assert (
-        curves.stop(_looks(1, 2, 3, 3, 2, 9), options) == 5
-    )  # the fourth and fifth look gain nothing on the third
-    assert curves.best(_looks(1, 2, 3, 3, 2, 9)[:5])["step"] == 15
-    assert curves.stop(_looks(1, 2, 3, 4, 5), options) is None
+    options = ObjectiveOptions(patience=2, tolerance=0.0)
+    # The fourth and fifth evaluation gain nothing on the third.
+    assert curves.stop(_evaluations(1, 2, 3, 3, 2, 9), options) == 5
+    assert curves.best(_evaluations(1, 2, 3, 3, 2, 9)[:5])["step"] == 15
+    assert curves.stop(_evaluations(1, 2, 3, 4, 5), options) is None
 
 
 def test_a_fit_stops_at_its_last_step():
-    assert curves.stop(_looks(1, 2, 3, 4, 5), EngineOptions(steps=15)) == 3
+    assert curves.stop(_evaluations(1, 2, 3, 4, 5), ObjectiveOptions(steps=15)) == 3
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
@@ -73,7 +72,7 @@ def test_density_outside_a_mask_is_found(tmp_path):
     assert masks.outside(tmp_path, mask) == (2, 0.25)
 
 
-def test_the_time_of_a_step_leaves_out_the_first_look(tmp_path):
+def test_the_time_of_a_step_leaves_out_the_first_evaluation(tmp_path):
     looks = [("half1", 10, 5.0), ("half1", 20, 6.0), ("half2", 10, 1.0), ("half2", 20, 4.0)]
     lines = [
         json.dumps({"fit": name, "step": step, "seconds": seconds}) for name, step, seconds in looks

@@ -1,14 +1,14 @@
 """What a user's mask does: nothing outside it in any written map, and a step whose time falls with
 the mask's volume.
 
-    python -m benchmarks.accuracy.masks --data T [--shares 1 0.5 0.25] [--engines normal images]
+    python -m benchmarks.accuracy.masks --data T [--shares 1 0.5 0.25] [--objectives normal images]
         [--steps 100] [--markdown] [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
 
 The whole mask is the automatic one of a run with defaults; a share of it is what lies on one side
 of a plane across x that leaves so many of its voxels, with no soft edge there. All are given as
---mask FILE.mrc to runs of --steps steps that no look stops, of both halves, so that times differ by
-the mask alone. MS/STEP is that of the second half of the steps, with one look; CPU S the processor
-time of the whole process. OUTSIDE is the largest size of any value outside the mask in any map that
+--mask FILE.mrc to runs of --steps steps that no evaluation stops, of both halves, so that times
+differ by the mask alone. MS/STEP is that of the second half of the steps, with one evaluation; CPU
+S the processor time of the whole process. OUTSIDE is the largest size of any value outside the mask in any map that
 a run wrote: it must be 0. AUC and FSC 0.5 are those of half 1 in the smallest mask, for all rows;
 the molecule beyond a mask is in the images, but may not be in the map.
 """
@@ -30,7 +30,7 @@ from instamap.maps import mrc
 
 HEAD = [
     "SET",
-    "ENGINE",
+    "OBJECTIVE",
     "SHARE",
     "VOXELS",
     "MAPS",
@@ -55,7 +55,9 @@ def cut(mask: Tensor, share: float) -> Tensor:
 
 def automatic(folder: Path, seed: int, work: Path) -> Path:
     """The mask that a run with defaults found."""
-    run = runs.by_instamap(folder, work / "automatic", seed, "-E", "steps=1", "--engine", "normal")
+    run = runs.by_instamap(
+        folder, work / "automatic", seed, "-O", "steps=1", "--objective", "normal"
+    )
     if run.code:
         sys.exit(f"instamap failed on {folder}:\n{run.output[-800:]}")
     return work / "automatic" / "mask.mrc"
@@ -67,17 +69,18 @@ def outside(out: Path, mask: Tensor) -> tuple[int, float]:
     return len(maps), max(float(map[mask == 0].abs().max()) for map in maps)
 
 
-def one(folder: Path, seed: int, engine: str, steps: int, file: Path, out: Path) -> dict:
+def one(folder: Path, seed: int, objective: str, steps: int, file: Path, out: Path) -> dict:
     """A run of both halves with the mask of a file."""
-    fixed = ("-E", f"steps={steps}", "-E", f"look={steps // 2}", "-E", f"patience={NEVER}")
-    run = runs.by_instamap(folder, out, seed, "--engine", engine, "--mask", str(file), *fixed)
+    options = (f"steps={steps}", f"evaluate_every={steps // 2}", f"patience={NEVER}")
+    fixed = [word for option in options for word in ("-O", option)]
+    run = runs.by_instamap(folder, out, seed, "--objective", objective, "--mask", str(file), *fixed)
     if run.code:
         sys.exit(f"instamap failed on {folder}:\n{run.output[-800:]}")
     mask = mrc.read(file)[0]
     count, most = outside(out, mask)
     result = {
         "set": folder.resolve().name,
-        "engine": engine,
+        "objective": objective,
         "seed": seed,
         "voxels": int((mask > 0).sum()),
         "maps": count,
@@ -87,20 +90,18 @@ def one(folder: Path, seed: int, engine: str, steps: int, file: Path, out: Path)
 
 
 def step_ms(out: Path) -> float:
-    """Milliseconds of a step between the first look and the last, the mean of all fits of the run
-    in `out`.
+    """Milliseconds of a step between the first evaluation and the last, the mean of all fits of the
+    run in `out`.
     """
-    looks = [
-        json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    fits = [
-        [look for look in looks if look["fit"] == name]
-        for name in dict.fromkeys(look["fit"] for look in looks)
-    ]
-    between = [
-        (fit[-1]["seconds"] - fit[0]["seconds"]) / (fit[-1]["step"] - fit[0]["step"])
-        for fit in fits
-    ]
+    fits: dict[str, list[dict]] = {}
+    for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        evaluation = json.loads(line)
+        fits.setdefault(evaluation["fit"], []).append(evaluation)
+    between = []
+    for evaluations in fits.values():
+        first = evaluations[0]
+        last = evaluations[-1]
+        between.append((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
     return 1000 * sum(between) / len(between)
 
 
@@ -112,7 +113,7 @@ def row(some: list[dict], whole: list[dict]) -> list[str]:
 
     first = [
         some[0]["set"],
-        some[0]["engine"],
+        some[0]["objective"],
         f"{some[0]['share']:g}",
         number(middle("voxels"), ",.0f"),
         number(middle("maps"), ".0f"),
@@ -132,7 +133,7 @@ def row(some: list[dict], whole: list[dict]) -> list[str]:
 
 
 def turn(folder: Path, seed: int, options: Namespace, work: Path) -> list[dict]:
-    """All engines and shares with one seed."""
+    """All objectives and shares with one seed."""
     truth = sets.reference(folder)
     results = []
     files = {}
@@ -140,10 +141,10 @@ def turn(folder: Path, seed: int, options: Namespace, work: Path) -> list[dict]:
     for share in options.shares:
         files[share] = work / f"{share:g}.mrc"
         mrc.write(files[share], cut(whole, share), pixel_size)
-    for engine in options.engines:
+    for objective in options.objectives:
         for share, file in files.items():
-            out = work / f"{engine}-{share:g}"
-            found = one(folder, seed, engine, options.steps, file, out)
+            out = work / f"{objective}-{share:g}"
+            found = one(folder, seed, objective, options.steps, file, out)
             scores = (
                 runs.score(
                     options.score, "map", out / "half1.mrc", truth, "--mask", files[min(files)]
@@ -173,7 +174,7 @@ def main() -> None:
         help="of the mask's voxels  [default: 1 0.5 0.25]",
     )
     add.add_argument(
-        "--engines", nargs="+", choices=("normal", "images"), default=["normal", "images"]
+        "--objectives", nargs="+", choices=("normal", "images"), default=["normal", "images"]
     )
     add.add_argument("--steps", type=int, default=100, help="of each fit  [default: 100]")
     add.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -188,9 +189,10 @@ def main() -> None:
                 results += turn(folder, seed, options, Path(work))
     kinds: dict[tuple, list[dict]] = {}
     for r in results:
-        kinds.setdefault((r["set"], r["engine"], r["share"]), []).append(r)
+        kinds.setdefault((r["set"], r["objective"], r["share"]), []).append(r)
     rows = [
-        row(some, kinds.get((name, engine, 1.0), [])) for (name, engine, _), some in kinds.items()
+        row(some, kinds.get((name, objective, 1.0), []))
+        for (name, objective, _), some in kinds.items()
     ]
     show((markdown if options.markdown else table)(HEAD, rows))
     failed = [r for r in results if r["outside"] > 0]

@@ -10,19 +10,20 @@ representation then runs as on real data, mask and all, as does relion_reconstru
 owe nothing to a prior: what they show in the same mask (that of the first representation) is the
 mask's doing.
 
-NATS is the gain of all held-out images together over an empty map, the largest of all looks, halves
-and seeds. It is the logarithm of a likelihood ratio whose mean is 1 for noise, so one look exceeds
-x by chance with a probability of at most e^-x, and the best of n looks with n e^-x: a few nats
-above 0 mean nothing. SAYS SO: runs that say "no signal" of at least one half. WRITTEN: of their
-half maps, max |FSC| over the shells from 3 on; those that say so are empty, and 0.
+NATS is the gain of all held-out images together over an empty map, the largest of all evaluations,
+halves and seeds. It is the logarithm of a likelihood ratio whose mean is 1 for noise, so one
+evaluation exceeds x by chance with a probability of at most e^-x, and the best of n evaluations
+with n e^-x: a few nats above 0 mean nothing. SAYS SO: runs that say "no signal" of at least one
+half. WRITTEN: of their half maps, max |FSC| over the shells from 3 on; those that say so are empty,
+and 0.
 
 DRAWN are the maps that the program would have drawn had nobody judged them: after --drawn-steps
-steps of each half's fit, or at its best look (0). Max |FSC| over the shells from 3 on: DRAWN is of
-levelled maps in the mask, CORRECTED for it by phase randomisation, UNBIASED by direct inversions of
-both halves (`instamap.maps.fsc.cross`). MEAN is the plain curve's over those shells and all seeds:
-a prior that both halves share shows there first, as a positive number. CHANCE is two standard
-deviations of white noise in the mask, in its weakest shell; a map smoothed by a prior has fewer
-independent components, and one of D/2 - 2 shells exceeds two easily.
+steps of each half's fit, or at its best evaluation (0). Max |FSC| over the shells from 3 on: DRAWN
+is of levelled maps in the mask, CORRECTED for it by phase randomisation, UNBIASED by direct
+inversions of both halves (`instamap.maps.fsc.cross`). MEAN is the plain curve's over those shells
+and all seeds: a prior that both halves share shows there first, as a positive number. CHANCE is two
+standard deviations of white noise in the mask, in its weakest shell; a map smoothed by a prior has
+fewer independent components, and one of D/2 - 2 shells exceeds two easily.
 """
 
 import tempfile
@@ -38,14 +39,17 @@ from benchmarks.lib.options import parser
 from benchmarks.lib.report import markdown, median, number, save, show, table
 from instamap.data.particles import Particles
 from instamap.fit import loop
+from instamap.fit.objective import Objective
 from instamap.fourier.ctf import ctf
 from instamap.maps import fsc, mrc
 from instamap.maps import mask as masks
 from instamap.model import compose
-from instamap.plugin.choice import choose, default_parts
-from instamap.plugin.registry import default
+from instamap.plugin.choice import load_class
+from instamap.progress import Evaluation, Progress
 from instamap.statistics import initial_map
-from instamap.workflows.map import Data, prepare
+from instamap.workflows.choose import resolve
+from instamap.workflows.map import SEEDS_PER_RUN
+from instamap.workflows.prepare import Prepared, prepare
 from instamap.workflows.settings import Settings
 
 FIRST = 3  # shell from which curves are looked at: the mask's own transform fills those below
@@ -126,43 +130,48 @@ def by_relion(data: Path, seed: int, out: Path, mask: Path) -> dict | None:
 
 
 def drawn(data: Path, name: str, seed: int, mask: Path | None, steps: int) -> dict:
-    """Curves of the half maps after so many steps, or at their best look (0), signal or not; the
-    automatic mask is that of the program.
+    """Curves of the half maps after so many steps, or at their best evaluation (0), signal or not;
+    the automatic mask is that of the program.
     """
-    parts = {**default_parts(), "representation": choose("representation", name, [])}
-    settings = Settings(particles=data / "particles.star", seed=seed, mask=mask, parts=parts)
-    known = prepare(settings)
-    if steps:
-        endless = replace(known.engine.options, steps=steps, patience=NEVER)
-        known = replace(known, engine=replace(known.engine, options=endless))
-    halves = [_half(settings, known, half, steps) for half in known.evidence]
-    sphere = masks.sphere(known.scene.box, known.scene.pixel_size, known.scene.radius, 0.0)
-    raw = [
-        initial_map.least_squares(evidence.statistics, sphere)
-        for evidence in known.evidence.values()
-    ]
-    return {
-        **curves(*halves, known.scene.mask),
-        "unbiased": fsc.cross(*halves, *raw, known.scene.mask)["unbiased"].tolist(),
-    }
-
-
-def _half(settings: Settings, known: Data, half: str, steps: int) -> Tensor:
-    """As `fit.reconstruct.fit_one`, with the same random numbers, but for the verdict."""
-    number = settings.seed * 1000 + list(known.evidence).index(half)
-    model = compose(settings.parts, known.scene, number)
-    seen = {}
-    objective = (
-        default()
-        .get("engine", known.engine.name)
-        .load()(known.engine.options, model, known.evidence[half])
+    settings = Settings(
+        particles=data / "particles.star", seed=seed, mask=mask, representation=name
     )
+    settings = resolve(settings)
+    if steps:
+        endless = replace(settings.objective.options, steps=steps, patience=NEVER)
+        objective = replace(settings.objective, options=endless)
+        settings = replace(settings, objective=objective)
+    prepared = prepare(settings)
+    scene = prepared.scene
+    halves = [_half(settings, prepared, half, steps) for half in prepared.fits]
+    sphere = masks.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
+    raw = [initial_map.solve(fit.fitted, sphere) for fit in prepared.fits.values()]
+    unbiased = fsc.cross(*halves, *raw, scene.mask)["unbiased"]
+    return {**curves(*halves, scene.mask), "unbiased": unbiased.tolist()}
 
-    def watch(look):
-        return seen.update({look.step: objective.map()})
 
-    loop.fit(model, objective, generator=torch.Generator().manual_seed(number), watch=watch)
-    return (seen[max(seen)] if steps else objective.map()) * (known.scene.mask > 0)
+class _LastMap(Progress):
+    """Keeps the map of a fit's last evaluation, before the fit goes back to the best one."""
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self.map: Tensor | None = None
+
+    def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
+        self.map = self.objective.map()
+
+
+def _half(settings: Settings, prepared: Prepared, half: str, steps: int) -> Tensor:
+    """A half map with the random numbers that the program has for it, but without its verdict."""
+    seed = settings.seed * SEEDS_PER_RUN + list(prepared.fits).index(half)
+    model = compose(settings.parts, prepared.scene, seed)
+    objective_class = load_class("objective", settings.objective.name)
+    objective = objective_class(settings.objective.options, model, prepared.fits[half])
+    last = _LastMap(objective)
+    generator = torch.Generator().manual_seed(seed)
+    loop.optimise(model, objective, generator=generator, progress=last)
+    density = last.map if steps else objective.map()
+    return density * (prepared.scene.mask > 0)
 
 
 def curves(one: Tensor, two: Tensor, window: Tensor) -> dict:
@@ -224,7 +233,7 @@ def main() -> None:
         "--drawn-steps",
         type=int,
         default=60,
-        help="of maps that nobody judged; 0: best look  [default: 60]",
+        help="of maps that nobody judged; 0: best evaluation  [default: 60]",
     )
     add.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = add.parse_args()

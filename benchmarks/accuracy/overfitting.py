@@ -4,12 +4,13 @@ with it, and with held-out stopping.
     python -m benchmarks.accuracy.overfitting --data T [--only hash-grid voxel] [--steps 400]
         [--figure FILE.png] [--markdown] [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
 
-Half 1 through the normal engine, one process a fit, the average map of each look. "no jitter" and
-"jitter" are not stopped by any look; "held-out stopping" is the default: back to the best look, a
-wider jitter, and the end. HELD-OUT, in nats per image beyond an empty map, and STEP are those of
-the best look; AUC is that of its map, which a fit keeps that knows no truth; AT END that of the
-last look, which one keeps that has no held-out images either. TRUTH'S BEST is the highest of the
-scored looks, for reference: nobody without the truth can stop there.
+Half 1 through the normal objective, one process a fit, the average map of each evaluation. "no
+jitter" and "jitter" are not stopped by any evaluation; "held-out stopping" is the default: back to
+the best evaluation, a wider jitter, and the end. HELD-OUT, in nats per image beyond an empty map,
+and STEP are those of the best evaluation; AUC is that of its map, which a fit keeps that knows no
+truth; AT END that of the last evaluation, which one keeps that has no held-out images either.
+TRUTH'S BEST is the highest of the scored evaluations, for reference: nobody without the truth can
+stop there.
 """
 
 import tempfile
@@ -51,10 +52,13 @@ def case(folder: Path, seed: int, representation: str, fit: str, steps: int) -> 
 
 def one(some: curves.Case, fit: str, tool: Path, points: int, work: Path) -> dict:
     """One fit, followed and scored."""
-    looks = curves.follow(some, work / "maps")["looks"]
-    kept = curves.best(looks)
-    curves.score(looks, work / "maps", tool, sets.reference(some.folder), points, [kept])
-    truth = max((look for look in looks if "auc" in look), key=lambda look: look["auc"])
+    evaluations = curves.follow(some, work / "maps")["evaluations"]
+    kept = curves.best(evaluations)
+    curves.score(evaluations, work / "maps", tool, sets.reference(some.folder), points, [kept])
+    truth = max(
+        (evaluation for evaluation in evaluations if "auc" in evaluation),
+        key=lambda evaluation: evaluation["auc"],
+    )
     result = {
         "set": some.folder.resolve().name,
         "representation": some.representation,
@@ -65,14 +69,14 @@ def one(some: curves.Case, fit: str, tool: Path, points: int, work: Path) -> dic
         "held_out": kept["held_out"],
         "step": kept["step"],
         "auc": kept["auc"],
-        "steps": looks[-1]["step"],
+        "steps": evaluations[-1]["step"],
     }
     return {
         **result,
-        "end_auc": looks[-1]["auc"],
+        "end_auc": evaluations[-1]["auc"],
         "truth_auc": truth["auc"],
         "truth_step": truth["step"],
-        "looks": looks,
+        "evaluations": evaluations,
     }
 
 
@@ -93,7 +97,7 @@ def row(some: list[dict]) -> list[str]:
 
 def draw(path: Path, results: list[dict]) -> None:
     """Held-out likelihood above AUC over the steps, a column of panels for each representation; a
-    ring is the best look.
+    ring is the best evaluation.
     """
     names = list(dict.fromkeys(r["representation"] for r in results))
     figure = Figure(figsize=(4.5 * len(names), 6), layout="constrained")
@@ -102,10 +106,10 @@ def draw(path: Path, results: list[dict]) -> None:
         column = names.index(r["representation"])
         colour = f"C{FITS.index(r['fit'])}"
         for axes, key in zip(panels[:, column], ("held_out", "auc"), strict=True):
-            seen = [look for look in r["looks"] if key in look]
+            seen = [evaluation for evaluation in r["evaluations"] if key in evaluation]
             axes.plot(
-                [look["step"] for look in seen],
-                [look[key] for look in seen],
+                [evaluation["step"] for evaluation in seen],
+                [evaluation[key] for evaluation in seen],
                 color=colour,
                 lw=1.3,
                 label=r["fit"],
@@ -142,7 +146,10 @@ def main() -> None:
         help="representations  [default: hash-grid voxel]",
     )
     add.add_argument(
-        "--steps", type=int, default=400, help="of the fits that no look stops  [default: 400]"
+        "--steps",
+        type=int,
+        default=400,
+        help="of the fits that no evaluation stops  [default: 400]",
     )
     options = add.parse_args()
     where = environment()

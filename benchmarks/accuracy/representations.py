@@ -1,18 +1,18 @@
-"""The paper's comparison: every registered representation through both engines, against steps and
-seconds, and relion_reconstruct.
+"""The paper's comparison: every registered representation through both objectives, against steps
+and seconds, and relion_reconstruct.
 
     python -m benchmarks.accuracy.representations --data T [--only NAME ...]
-        [--engines normal images] [--steps 400] [--limit 120] [--figure FILE.png] [--markdown]
+        [--objectives normal images] [--steps 400] [--limit 120] [--figure FILE.png] [--markdown]
         [--make PATH] [--score PATH] [--seeds 0] [--out FILE.json]
 
-Half 1, one process a fit, each representation with its own defaults. Curves are fits that no look
-stops: of --steps steps (normal) or --limit seconds (images). A row of the table is what the
-defaults keep of half 1: the average at the look where held-out images were likeliest. STEP is that
-look's, STEPS and FIT S end where the fit does; PREPARE S is all before the fit. HELD-OUT is in nats
-per image beyond an empty map. The normal engine widens its jitter before it stops, so its rows are
-fits of their own; the images engine does not: its rows are read from its curves, and STOPPED says
-whether it would have stopped before they end. PASSES is where a curve, looked at in --points
-places, first has a higher AUC than relion_reconstruct.
+Half 1, one process a fit, each representation with its own defaults. Curves are fits that no
+evaluation stops: of --steps steps (normal) or --limit seconds (images). A row of the table is what
+the defaults keep of half 1: the average at the evaluation where held-out images were likeliest.
+STEP is that evaluation's, STEPS and FIT S end where the fit does; PREPARE S is all before the fit.
+HELD-OUT is in nats per image beyond an empty map. The normal objective widens its jitter before it
+stops, so its rows are fits of their own; the images objective does not: its rows are read from its
+curves, and STOPPED says whether it would have stopped before they end. PASSES is where a curve,
+looked at in --points places, first has a higher AUC than relion_reconstruct.
 """
 
 import tempfile
@@ -33,7 +33,7 @@ from instamap.plugin.registry import default
 HEAD = [
     "SET",
     "REPRESENTATION",
-    "ENGINE",
+    "OBJECTIVE",
     "AUC",
     "SPREAD",
     "FSC 0.5",
@@ -49,50 +49,53 @@ HEAD = [
     "ANON MB",
 ]
 RELION = "(relion_reconstruct)"
-ENGINES = ("normal", "images")
+OBJECTIVES = ("normal", "images")
 
 
 def one(case: curves.Case, tool: Path, points: int, reference: dict | None, work: Path) -> dict:
-    """One representation through one engine with one seed: what the defaults keep; the endless
-    fit's looks, some of them scored, and where it passes relion_reconstruct's AUC (`reference`).
+    """One representation through one objective with one seed: what the defaults keep; evaluations
+    of the endless fit, some of them scored, and where it passes relion_reconstruct's AUC
+    (`reference`).
     """
     truth = sets.reference(case.folder)
-    settings = choose("engine", case.engine, []).options
+    settings = choose("objective", case.objective, []).options
     endless = curves.follow(case, work / "endless")
-    cut = curves.stop(endless["looks"], settings)
-    looks = endless["looks"][:cut]
+    cut = curves.stop(endless["evaluations"], settings)
+    evaluations = endless["evaluations"][:cut]
     maps = work / "endless"
     rest = endless
     if endless["changes"]:
         rest = curves.follow(
-            curves.Case(case.folder, case.seed, case.representation, case.engine), work / "default"
+            curves.Case(case.folder, case.seed, case.representation, case.objective),
+            work / "default",
         )
-        looks = rest["looks"]
+        evaluations = rest["evaluations"]
         maps = work / "default"
-        cut = len(rest["looks"])
-    kept = curves.best(looks)
-    marked = curves.best(endless["looks"][: curves.stop(endless["looks"], settings)])
-    curves.score(endless["looks"], work / "endless", tool, truth, points, [marked])
+        cut = len(rest["evaluations"])
+    kept = curves.best(evaluations)
+    marked = curves.best(endless["evaluations"][: curves.stop(endless["evaluations"], settings)])
+    curves.score(endless["evaluations"], work / "endless", tool, truth, points, [marked])
     curves.score([kept], maps, tool, truth, 1, [])
     found = {key: kept[key] for key in ("auc", "res_0.5", "held_out", "step")}
     found |= {
-        "steps": looks[-1]["step"],
-        "seconds": looks[-1]["seconds"],
+        "steps": evaluations[-1]["step"],
+        "seconds": evaluations[-1]["seconds"],
         "stopped": cut is not None,
         "marked": marked,
     }
     found |= {key: rest[key] for key in ("prepare_seconds", "parameters", "rss", "anonymous")}
     passes = next(
-        (k for k in endless["looks"] if reference and k.get("auc", 0.0) > reference["auc"]), {}
+        (k for k in endless["evaluations"] if reference and k.get("auc", 0.0) > reference["auc"]),
+        {},
     )
     found |= {"passes_step": passes.get("step"), "passes_seconds": passes.get("seconds")}
     result = {
         "set": case.folder.resolve().name,
         "representation": case.representation,
-        "engine": case.engine,
+        "objective": case.objective,
         "seed": case.seed,
     }
-    return {**result, **found, "looks": endless["looks"]}
+    return {**result, **found, "evaluations": endless["evaluations"]}
 
 
 def relion(folder: Path, seed: int, tool: Path, work: Path) -> dict | None:
@@ -108,7 +111,7 @@ def relion(folder: Path, seed: int, tool: Path, work: Path) -> dict | None:
     result = {
         "set": folder.resolve().name,
         "representation": RELION,
-        "engine": "-",
+        "objective": "-",
         "seed": seed,
         "seconds": run.seconds / 2,
     }
@@ -146,7 +149,7 @@ def row(some: list[dict]) -> list[str]:
     return [
         some[0]["set"],
         some[0]["representation"],
-        some[0]["engine"],
+        some[0]["objective"],
         *scores,
         *fit,
         *times,
@@ -156,25 +159,25 @@ def row(some: list[dict]) -> list[str]:
 
 
 def draw(path: Path, results: list[dict]) -> None:
-    """AUC against steps and seconds, a row of panels for each engine; a ring is the look that
-    held-out images would have stopped at.
+    """AUC against steps and seconds, a row of panels for each objective; a ring is the evaluation
+    that held-out images would have stopped at.
     """
-    engines = [e for e in ENGINES if any(r["engine"] == e for r in results)]
+    objectives = [e for e in OBJECTIVES if any(r["objective"] == e for r in results)]
     names = list(
         dict.fromkeys(r["representation"] for r in results if r["representation"] != RELION)
     )
-    figure = Figure(figsize=(9, 3.2 * len(engines) + 0.5), layout="constrained")
-    panels = figure.subplots(len(engines), 2, squeeze=False, sharey="row")
-    for engine, pair in zip(engines, panels, strict=True):
+    figure = Figure(figsize=(9, 3.2 * len(objectives) + 0.5), layout="constrained")
+    panels = figure.subplots(len(objectives), 2, squeeze=False, sharey="row")
+    for objective, pair in zip(objectives, panels, strict=True):
         for axes, key, unit in zip(
             pair, ("step", "seconds"), ("step", "seconds of the fit"), strict=True
         ):
-            for r in (r for r in results if r["engine"] == engine):
-                scored = [look for look in r["looks"] if "auc" in look]
+            for r in (r for r in results if r["objective"] == objective):
+                scored = [evaluation for evaluation in r["evaluations"] if "auc" in evaluation]
                 colour = f"C{names.index(r['representation'])}"
                 axes.plot(
-                    [look[key] for look in scored],
-                    [look["auc"] for look in scored],
+                    [evaluation[key] for evaluation in scored],
+                    [evaluation["auc"] for evaluation in scored],
                     color=colour,
                     label=r["representation"],
                     lw=1.3,
@@ -186,7 +189,7 @@ def draw(path: Path, results: list[dict]) -> None:
                 axes.axhline(r["auc"], color="0.4", ls="--", lw=1, label="relion_reconstruct")
             axes.set(xscale="log", xlabel=unit)
             axes.spines[["top", "right"]].set_visible(False)
-        pair[0].set_ylabel(f"engine {engine}\nAUC of half 1 against the truth")
+        pair[0].set_ylabel(f"objective {objective}\nAUC of half 1 against the truth")
     for axes in panels.flat:
         axes.xaxis.set_minor_formatter(NullFormatter())
     handles = {
@@ -208,15 +211,15 @@ def draw(path: Path, results: list[dict]) -> None:
 def main() -> None:
     add = curves.options(__doc__)
     add.add_argument("--only", nargs="+", help="of the representations  [default: all]")
-    add.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    add.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
     add.add_argument(
-        "--steps", type=int, default=400, help="of the normal engine's curves  [default: 400]"
+        "--steps", type=int, default=400, help="of the normal objective's curves  [default: 400]"
     )
     add.add_argument(
         "--limit",
         type=float,
         default=120.0,
-        help="seconds of the images engine's curves  [default: 120]",
+        help="seconds of the images objective's curves  [default: 120]",
     )
     options = add.parse_args()
     where = environment()
@@ -238,8 +241,8 @@ def main() -> None:
         for folder in folders:
             reference = attempt(partial(relion, folder, seed, options.score), results)
             for case in (
-                curves.Case(folder, seed, name, engine, **ends[engine])
-                for engine in options.engines
+                curves.Case(folder, seed, name, objective, **ends[objective])
+                for objective in options.objectives
                 for name in names
             ):
                 fit = partial(one, case, options.score, options.points, reference)
@@ -265,7 +268,7 @@ def report(results: list[dict], options: Namespace) -> None:
     """Table and figure."""
     groups: dict[tuple, list[dict]] = {}
     for r in results:
-        groups.setdefault((r["set"], r["representation"], r["engine"]), []).append(r)
+        groups.setdefault((r["set"], r["representation"], r["objective"]), []).append(r)
     show((markdown if options.markdown else table)(HEAD, [row(some) for some in groups.values()]))
     if options.figure:
         first = [

@@ -1,12 +1,12 @@
 """Motion where none is known: does instamap invent any, how far does it move, and does its audit
 believe it?
 
-    python -m benchmarks.accuracy.still --data T ribosome-tilts [--together rlnGroupName]
+    python -m benchmarks.accuracy.still --data T ribosome-tilts [--group-by rlnGroupName]
         [--make PATH] [--seeds 0] [--out FILE.json]
 
 Sets without known motion: homogeneous ones, in which there is nothing to find, and real ones, of
 which nobody knows. Each is fitted by `instamap reconstruct --deform bending-field` and judged by
-`instamap audit`, both as processes of their own. --together names a column by which images of one
+`instamap audit`, both as processes of their own. --group-by names a column by which images of one
 particle (a tilt series) share coordinates, in sets that have it.
 
 MOTION: whether the program says that it found any. GAIN: what bending gives held-out particles over
@@ -61,9 +61,9 @@ def audited(said: dict) -> dict:
 def one(folder: Path, work: Path, seed: int, options: argparse.Namespace) -> dict:
     """A run, its audit, and what both say."""
     result = {"set": folder.resolve().name, "seed": seed}
-    column = options.together
+    column = options.group_by
     shared = column and column in star.read(folder / "particles.star", ctf=False).columns
-    extra = ["--together", column] if shared else []
+    extra = ["--group-by", column] if shared else []
     run = runs.by_instamap(
         folder,
         work / "run",
@@ -120,7 +120,7 @@ def row(result: dict) -> list[str]:
 def main() -> None:
     made = parser(__doc__, score=False, seeds=(0,))
     made.add_argument(
-        "--together",
+        "--group-by",
         metavar="COLUMN",
         help="images with one value in it are of one particle, in sets that have it",
     )

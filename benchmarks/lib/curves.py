@@ -1,5 +1,5 @@
-"""Fits of half 1 that are followed look by look, each in a process of its own, and scored
-afterwards: what benchmarks draw curves of.
+"""Fits of half 1 that are followed evaluation by evaluation, each in a process of its own, and
+scored afterwards: what benchmarks draw curves of.
 """
 
 import argparse
@@ -17,12 +17,13 @@ from benchmarks.lib import runs
 from benchmarks.lib.memory import Memory
 from benchmarks.lib.options import parser
 from instamap.fit import loop
-from instamap.fit.objective import EngineOptions, Objective
+from instamap.fit.objective import Objective, ObjectiveOptions
 from instamap.maps import mrc
 from instamap.model import compose
-from instamap.plugin.choice import choose, default_parts
-from instamap.plugin.registry import default
-from instamap.workflows.map import Data, prepare
+from instamap.plugin.choice import choose, load_class
+from instamap.progress import Evaluation, Progress
+from instamap.workflows.map import SEEDS_PER_RUN
+from instamap.workflows.prepare import Prepared, prepare
 from instamap.workflows.settings import Settings
 
 HALF = "half1"
@@ -31,16 +32,17 @@ NEVER = 10**9
 
 @dataclass(frozen=True)
 class Case:
-    """A fit to half 1 of the set in `folder`, with the defaults but for the engine's `options`.
+    """A fit to half 1 of the set in `folder`, with the defaults but for the objective's
+    `options`.
 
-    steps: None stops where the defaults stop; else no look stops the fit before so many. limit:
-    seconds of the fit, after which it ends.
+    steps: None stops where the defaults stop; else no evaluation stops the fit before so many.
+    limit: seconds of the fit, after which it ends.
     """
 
     folder: Path
     seed: int
     representation: str
-    engine: str
+    objective: str
     options: tuple[tuple[str, float], ...] = ()
     steps: int | None = None
     limit: float = math.inf
@@ -51,13 +53,14 @@ class Over(Exception):
 
 
 def follow(case: Case, out: Path) -> dict:
-    """Carries out a case in a fresh process, whose peak memory is then its own; every look's map,
-    zero outside the mask, is out/STEP.mrc.
+    """Carries out a case in a fresh process, whose peak memory is then its own; the map of
+    every evaluation, zero outside the mask, is out/STEP.mrc.
 
     Returns prepare_seconds (STAR file, noise, statistics, mask), parameters, rss, anonymous
-    (bytes), changes (whether the engine goes on from its best look with something changed, so that
-    a fit with defaults is no part of an endless one), and looks: step, seconds (of the fit alone:
-    its own looks included, written maps not), held_out (nats per image beyond an empty map).
+    (bytes), changes (whether the objective goes on from its best evaluation with something changed,
+    so that a fit with defaults is no part of an endless one), and evaluations: step, seconds (of
+    the fit alone: its evaluations included, written maps not), held_out (nats per image beyond an
+    empty map).
     """
     out.mkdir(parents=True)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -66,110 +69,112 @@ def follow(case: Case, out: Path) -> dict:
 
 def _follow(case: Case, out: Path, threads: int) -> dict:
     torch.set_num_threads(threads)
-    engine = choose("engine", case.engine, dict(case.options))
+    objective = choose("objective", case.objective, dict(case.options))
     if case.steps is not None:
-        engine = replace(engine, options=replace(engine.options, steps=case.steps, patience=NEVER))
-    parts = {**default_parts(), "representation": choose("representation", case.representation, [])}
+        endless = replace(objective.options, steps=case.steps, patience=NEVER)
+        objective = replace(objective, options=endless)
     settings = Settings(
-        particles=case.folder / "particles.star", seed=case.seed, engine=engine, parts=parts
+        particles=case.folder / "particles.star",
+        seed=case.seed,
+        representation=case.representation,
+        objective=objective,
     )
+    one_step = replace(objective, options=replace(objective.options, steps=1))
     with Memory() as memory:
         start = time.perf_counter()
-        data = prepare(settings)
-        prepared = time.perf_counter() - start
-        _fit(
-            settings,
-            replace(data, engine=replace(engine, options=replace(engine.options, steps=1))),
-            None,
-            math.inf,
-        )  # loads kernels
-        found = _fit(settings, data, out, case.limit)
-    return {**found, "prepare_seconds": prepared, "rss": memory.rss, "anonymous": memory.anonymous}
+        prepared = prepare(settings)
+        seconds = time.perf_counter() - start
+        # Loads kernels, so that the fit that is measured does not.
+        _fit(replace(settings, objective=one_step), prepared, None, math.inf)
+        found = _fit(settings, prepared, out, case.limit)
+    return {**found, "prepare_seconds": seconds, "rss": memory.rss, "anonymous": memory.anonymous}
 
 
-def _fit(settings: Settings, data: Data, out: Path | None, limit: float) -> dict:
-    """As `fit.reconstruct.fit_one` does it, with the same random numbers."""
-    number = settings.seed * 1000 + list(data.evidence).index(HALF)
-    scene = data.scene
-    torch.manual_seed(number)
-    model = compose(settings.parts, scene)
-    objective = (
-        default()
-        .get("engine", data.engine.name)
-        .load()(data.engine.options, model, data.evidence[HALF])
-    )
-    looks = []
-    aside = 0.0
-    start = time.perf_counter()
-
-    def watch(look: loop.Look) -> None:
-        nonlocal aside
-        now = time.perf_counter()
-        seconds = now - start - aside
-        if out is not None:
-            mrc.write(
-                out / f"{look.step}.mrc", objective.map() * (scene.mask > 0), scene.pixel_size
-            )
-        looks.append({"step": look.step, "seconds": seconds, "held_out": look.held_out})
-        aside += time.perf_counter() - now
-        if seconds > limit:
-            raise Over
-
+def _fit(settings: Settings, prepared: Prepared, out: Path | None, limit: float) -> dict:
+    """The fit of half 1 with the random numbers that the program has for it."""
+    seed = settings.seed * SEEDS_PER_RUN + list(prepared.fits).index(HALF)
+    model = compose(settings.parts, prepared.scene, seed)
+    objective_class = load_class("objective", settings.objective.name)
+    objective = objective_class(settings.objective.options, model, prepared.fits[HALF])
+    followed = _Followed(objective, prepared, out, limit)
+    generator = torch.Generator().manual_seed(seed)
     with contextlib.suppress(Over):
-        loop.fit(model, objective, generator=torch.Generator().manual_seed(number), watch=watch)
-    changes = type(objective).retry is not Objective.retry
+        loop.optimise(model, objective, generator=generator, progress=followed)
     return {
-        "looks": looks,
+        "evaluations": followed.evaluations,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "changes": changes,
+        "changes": objective_class.retry is not Objective.retry,
     }
 
 
-def stop(looks: list[dict], options: EngineOptions) -> int | None:
-    """How many looks of an endless fit an engine with these options would have taken before it
-    found them stalled; None if all and more.
+class _Followed(Progress):
+    """Keeps all evaluations of a fit and their maps, and ends it after `limit` seconds; the time
+    that maps take to be written is not counted.
+    """
+
+    def __init__(self, objective: Objective, prepared: Prepared, out: Path | None, limit: float):
+        self.objective = objective
+        self.scene = prepared.scene
+        self.out = out
+        self.limit = limit
+        self.evaluations: list[dict] = []
+        self._aside = 0.0
+        self._start = time.perf_counter()
+
+    def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
+        now = time.perf_counter()
+        seconds = now - self._start - self._aside
+        if self.out is not None:
+            inside = self.objective.map() * (self.scene.mask > 0)
+            mrc.write(self.out / f"{evaluation.step}.mrc", inside, self.scene.pixel_size)
+        self.evaluations.append(
+            {"step": evaluation.step, "seconds": seconds, "held_out": evaluation.held_out}
+        )
+        self._aside += time.perf_counter() - now
+        if seconds > self.limit:
+            raise Over
+
+
+def stop(evaluations: list[dict], options: ObjectiveOptions) -> int | None:
+    """How many evaluations of an endless fit an objective with these options would have had before
+    it found them stalled; None if all and more.
     """
     seen = [
-        loop.Look(look["step"], 0.0, look["held_out"], False, look["seconds"]) for look in looks
+        Evaluation(one["step"], 0.0, one["held_out"], False, one["seconds"]) for one in evaluations
     ]
-    return next(
-        (
-            n
-            for n in range(1, len(seen) + 1)
-            if seen[n - 1].step >= options.steps or loop.stalled(seen[:n], options)
-        ),
-        None,
-    )
+    for count, last in enumerate(seen, 1):
+        if last.step >= options.steps or loop.stalled(seen[:count], options):
+            return count
+    return None
 
 
-def best(looks: list[dict]) -> dict:
-    """The look at which held-out images are likeliest."""
-    return max(looks, key=lambda look: look["held_out"])
+def best(evaluations: list[dict]) -> dict:
+    """The evaluation at which held-out images are likeliest."""
+    return max(evaluations, key=lambda one: one["held_out"])
 
 
 def score(
-    looks: list[dict], maps: Path, tool: Path, truth: Path, count: int, also: list[dict]
+    evaluations: list[dict], maps: Path, tool: Path, truth: Path, count: int, also: list[dict]
 ) -> None:
-    """Adds auc and res_0.5 (Å) against the truth to about `count` looks, evenly over the log of the
-    step, to the last and to `also`.
+    """Adds auc and res_0.5 (Å) against the truth to about `count` evaluations, evenly over the log
+    of the step, to the last and to `also`.
     """
-    low = math.log(looks[0]["step"])
-    high = math.log(looks[-1]["step"])
-    wanted = [low + (high - low) * i / max(1, count - 1) for i in range(count)]
-    for look in [
-        *(min(looks, key=lambda one: abs(math.log(one["step"]) - w)) for w in wanted),
-        looks[-1],
-        *also,
-    ]:
-        if "auc" not in look:
-            found = runs.score(tool, "map", maps / f"{look['step']}.mrc", truth)
-            look |= {"auc": found["auc"], "res_0.5": found["res_0.5"]}
+    low = math.log(evaluations[0]["step"])
+    high = math.log(evaluations[-1]["step"])
+    chosen = []
+    for i in range(count):
+        wanted = low + (high - low) * i / max(1, count - 1)
+        distances = [abs(math.log(one["step"]) - wanted) for one in evaluations]
+        chosen.append(evaluations[distances.index(min(distances))])
+    for one in [*chosen, evaluations[-1], *also]:
+        if "auc" in one:
+            continue
+        found = runs.score(tool, "map", maps / f"{one['step']}.mrc", truth)
+        one |= {"auc": found["auc"], "res_0.5": found["res_0.5"]}
 
 
 def options(doc: str) -> argparse.ArgumentParser:
-    """What benchmarks with curves offer: those of `options.parser`, --figure, --markdown and
-    --points.
-    """
+    """The options of benchmarks with curves: all of `parser`, --figure, --markdown and --points."""
     made = parser(doc, seeds=(0,))
     made.add_argument(
         "--figure", type=Path, metavar="FILE.png", help="curves of the first set and seed"
@@ -179,6 +184,6 @@ def options(doc: str) -> argparse.ArgumentParser:
         "--points",
         type=int,
         default=40,
-        help="looks of a fit that are scored, about  [default: 40]",
+        help="evaluations of a fit that are scored, about  [default: 40]",
     )
     return made

@@ -183,24 +183,25 @@ def first_below(curve: torch.Tensor, box: int, pixel_size: float, threshold: flo
 
 
 def fits(out: Path) -> dict[str, dict]:
-    """For each fit of log.jsonl: the best look's step and held_out, the last step, and the seconds
-    of the fit.
+    """For each fit of log.jsonl: step and held_out of the best evaluation, the last step, and the
+    seconds of the fit.
     """
-    looks: dict[str, list] = {}
+    evaluations: dict[str, list[dict]] = {}
     for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines():
-        look = json.loads(line)
-        if "held_out" in look:
-            looks.setdefault(look["fit"], []).append(look)
-    best = {name: max(some, key=lambda look: look["held_out"]) for name, some in looks.items()}
-    return {
-        name: {
-            "step": best[name]["step"],
-            "held_out": best[name]["held_out"],
-            "steps": some[-1]["step"],
-            "seconds": some[-1]["seconds"],
+        one = json.loads(line)
+        if "held_out" in one:
+            evaluations.setdefault(one["fit"], []).append(one)
+    found = {}
+    for name, each in evaluations.items():
+        best = max(each, key=lambda one: one["held_out"])
+        last = each[-1]
+        found[name] = {
+            "step": best["step"],
+            "held_out": best["held_out"],
+            "steps": last["step"],
+            "seconds": last["seconds"],
         }
-        for name, some in looks.items()
-    }
+    return found
 
 
 def held_out_images(folder: Path, out: Path) -> int:

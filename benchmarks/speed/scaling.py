@@ -34,7 +34,10 @@ from benchmarks.lib.memory import Memory
 from benchmarks.lib.options import parser
 from benchmarks.lib.programs import measure
 from benchmarks.lib.report import median, megabytes, number, ratio, save, show, table
-from instamap.workflows.map import fit_one, prepare
+from instamap.progress import SILENT, Progress
+from instamap.workflows.choose import resolve
+from instamap.workflows.map import fit_one
+from instamap.workflows.prepare import prepare
 from instamap.workflows.settings import Settings
 
 HEAD = [
@@ -64,28 +67,40 @@ KEYS = (
 )
 
 
+class Ticks(Progress):
+    """Notes when how many of the images had been read."""
+
+    def __init__(self):
+        self.ticks: list[tuple[int, float]] = []
+
+    def images_read(self, done: int, total: int) -> None:
+        self.ticks.append((done, time.perf_counter()))
+
+
 def one(star: Path, seed: int) -> dict:
     """Times and memory of one set in this process."""
-    settings = Settings(particles=star, seed=seed)
-    ticks = []
+    settings = resolve(Settings(particles=star, seed=seed))
+    reading = Ticks()
     with Memory() as preparing:
         start = time.perf_counter()
-        data = prepare(settings, lambda done, total: ticks.append((done, time.perf_counter())))
-        prepared = time.perf_counter() - start
+        prepared = prepare(settings, reading)
+        prepare_seconds = time.perf_counter() - start
     with Memory() as fitting:
         start = time.perf_counter()
-        fits = [fit_one(settings, data, name, lambda name, look: None) for name in data.evidence]
-        fitted = time.perf_counter() - start
-    (first, begun), (last, ended) = ticks[0], ticks[-1]
-    steps = sum(fit.looks[-1].step for fit in fits)
+        fits = [fit_one(settings, prepared, name, SILENT)[0] for name in prepared.fits]
+        fit_seconds = time.perf_counter() - start
+    first, begun = reading.ticks[0]
+    last, ended = reading.ticks[-1]
+    steps = sum(fit.evaluations[-1].step for fit in fits)
+    images = prepared.scene.count
     return {
-        "images": data.particles.count,
-        "prepare_seconds": prepared,
-        "whole_ms": 1e3 * prepared / data.particles.count,
+        "images": images,
+        "prepare_seconds": prepare_seconds,
+        "whole_ms": 1e3 * prepare_seconds / images,
         "stream_ms": 1e3 * (ended - begun) / (last - first) if last > first else None,
-        "fit_seconds": fitted,
+        "fit_seconds": fit_seconds,
         "steps": steps,
-        "step_ms": 1e3 * fitted / steps,
+        "step_ms": 1e3 * fit_seconds / steps,
         "prepare_memory": preparing.anonymous,
         "fit_memory": fitting.anonymous,
         "rss": max(preparing.rss or 0, fitting.rss or 0) or None,
