@@ -92,7 +92,7 @@ class Conformations(ModelAverage):
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
         order = draws.permutation(len(self.z), generator)
-        chosen = order[: self.options.batch].tolist()
+        chosen = order[: self.options.batch]
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         weight = 0.0
         for k in chosen:

@@ -34,10 +34,10 @@ def whole(
     return numbers.to(device)
 
 
-def permutation(count: int, generator: torch.Generator | None) -> Tensor:
-    """The numbers from 0 to count - 1 in random order, on the CPU."""
-    order = torch.randperm(count, generator=generator, device=_home(generator))
-    return order.cpu()
+def permutation(count: int, generator: torch.Generator | None) -> list[int]:
+    """The numbers from 0 to count - 1 in random order."""
+    order: list[int] = torch.randperm(count, generator=generator, device=_home(generator)).tolist()
+    return order
 
 
 def _home(generator: torch.Generator | None) -> torch.device:

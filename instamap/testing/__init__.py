@@ -12,13 +12,10 @@ docs/laws.md says what each law is for. Needs pytest and hypothesis: `pip instal
 
 import pytest
 
+LAW_FILES = ("part", "representation", "deformation", "forward", "likelihood")
+
 # Must come before the imports below: without it a failed law would not show the values it compared.
-pytest.register_assert_rewrite(
-    *(
-        f"{__name__}.{file}"
-        for file in ("part", "representation", "deformation", "forward", "likelihood")
-    )
-)
+pytest.register_assert_rewrite(*(f"{__name__}.{file}" for file in LAW_FILES))
 
 from instamap.testing.deformation import DeformationLaws, IsometryLaws  # noqa: E402
 from instamap.testing.forward import ForwardLaws  # noqa: E402
