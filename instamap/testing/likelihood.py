@@ -10,90 +10,136 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import grids
-from instamap.parts import Likelihood
+from instamap.parts import GaussianLikelihood, Likelihood, PremultipliedLikelihood
 from instamap.scene import Views
 from instamap.testing import scenes
-from instamap.testing.part import SMALL, PartLaws, difference, gradient, law
+from instamap.testing.part import SMALL_BOXES, PartLaws, difference, gradient, law
+from instamap.testing.scenes import Case
 
-DRAWS = 1000
-# Means of samples are compared at six standard errors: one false alarm in 5e8 laws.
-ERRORS = 6.0
-# Some hundred roundings of float64, and sums over pixels that partly cancel.
+SAMPLES = 1000
+
+STANDARD_ERRORS = 6.0
+"""Standard errors by which means of samples may differ: one false alarm in 5e8 laws."""
+
 ROUNDING = 1e-9
+"""Some hundred roundings of float64, and sums over pixels that partly cancel."""
 
-INVARIANCES = {
-    "scale": lambda predicted: 2.5 * predicted,
-    "offset": lambda predicted: predicted + 1.7,
-}
+SCALE = 2.5  # of a prediction, which some likelihoods do not see
+OFFSET = 1.7
 
 
 class LikelihoodLaws(PartLaws):
     """Subclass with `name = "..."` of a registered likelihood, or override `make(scene)`.
 
     invariances: changes of the prediction that log_prob does not see, out of "scale" (a positive
-    factor) and "offset" (a constant). Override `entropy` where it has a closed form (of `quadratic`
-    likelihoods it is known).
+    factor) and "offset" (a constant). Override `entropy` where it has a closed form (of a
+    `GaussianLikelihood` it is known).
     """
 
     kind = "likelihood"
     invariances: ClassVar[tuple[str, ...]] = ()
 
     def entropy(self, part: Likelihood, views: Views) -> Tensor | None:
-        """-E[log p(y)] "B" in nats of an image of each view, if it is known and does not depend on
-        the prediction.
-        """
-        return (
-            0.5 * torch.log(2 * math.pi * math.e * _components(part, views)).sum((1, 2))
-            if part.quadratic
-            else None
-        )
+        """-E[log p(y)] "B" in nats of an image of each view.
 
-    def evaluate(self, part, case, dtype):
+        None if it is not known or depends on the prediction.
+        """
+        if not isinstance(part, GaussianLikelihood):
+            return None
+        variance = _component_variance(part, views)
+        of_component = torch.log(2 * math.pi * math.e * variance)
+        return 0.5 * of_component.sum((1, 2))
+
+    def evaluate(
+        self,
+        part: Likelihood,
+        case: Case,
+        dtype: torch.dtype,
+    ) -> Tensor:
         predicted, observed, views = self._draw(case)
         return part.log_prob(
-            predicted.float().to(dtype), observed.float().to(dtype), views.to(dtype)
+            predicted.float().to(dtype),
+            observed.float().to(dtype),
+            views.to(dtype),
         )
 
-    def _draw(self, case):
+    def _draw(self, case: Case) -> tuple[Tensor, Tensor, Views]:
         """Predictions and unrelated observations "B D D" of order one, and their views."""
-        g = case.generator()
-        scene = case.scene()
-        images = torch.randn(2, case.rows, case.box, case.box, generator=g, dtype=torch.float64)
-        return *images, scenes.views(scene, case.rows, g)
+        generator = case.generator()
+        shape = (2, case.rows, case.box, case.box)
+        predicted, observed = torch.randn(
+            shape,
+            generator=generator,
+            dtype=torch.float64,
+        )
+        views = scenes.views(
+            case.scene(),
+            case.rows,
+            generator,
+        )
+        return predicted, observed, views
 
-    def _samples(self, case, *, proper: bool = True):
-        """One prediction "1 D D", many samples of it "N D D", and the view of all of them; proper:
-        of distributions alone.
+    def _samples(
+        self,
+        case: Case,
+        *,
+        proper: bool = True,
+    ) -> tuple[Likelihood, Tensor, Tensor, Views]:
+        """A likelihood, one prediction "1 D D", many samples of it "N D D", and the view of all.
+
+        proper: of distributions alone.
         """
-        part, (predicted, _, views) = self.grown(case), self._draw(case)
+        part = self.stirred_part(case)
+        predicted, _, views = self._draw(case)
         if proper and not part.proper:
             pytest.skip("the likelihood declares proper = False")
-        many = views[torch.zeros(DRAWS, dtype=torch.long)]
+        first = torch.zeros(SAMPLES, dtype=torch.long)
+        many = views[first]
         truth = predicted[:1]
+        repeated = truth.expand(
+            SAMPLES,
+            -1,
+            -1,
+        )
         with torch.no_grad():
-            return (
-                part,
-                truth,
-                part.sample(truth.expand(DRAWS, -1, -1), many, generator=case.generator()),
+            drawn = part.sample(
+                repeated,
                 many,
+                generator=case.generator(),
             )
+        return part, truth, drawn, many
 
-    def test_is_a_likelihood(self):
-        assert isinstance(self.born(scenes.Case(0, 12, 1.0, 2)), Likelihood)
+    def test_is_a_likelihood(self) -> None:
+        part = self.new_part(
+            Case(
+                0,
+                12,
+                1.0,
+                2,
+            )
+        )
+        assert isinstance(part, Likelihood)
 
-    @law(SMALL)
-    def test_score_of_samples_has_mean_zero(self, case):
+    @law(SMALL_BOXES)
+    def test_score_of_samples_has_mean_zero(self, case: Case) -> None:
         """E[∂ log p(y | μ)/∂μ] = 0 for y drawn at μ: of all images the prediction itself is right,
         in position, scale and offset.
         """
         part, truth, drawn, views = self._samples(case)
-        score = _score(part, truth, drawn, views)
-        directions = torch.cat([truth, torch.ones_like(truth), _directions(case, 3)])
-        mean, error = _mean((score.flatten(1)) @ directions.flatten(1).T)
-        assert (mean.abs() <= ERRORS * error + 1e-12).all()
+        score = _score(
+            part,
+            truth,
+            drawn,
+            views,
+        )
+        offset = torch.ones_like(truth)
+        directions = torch.cat([truth, offset, _directions(case, 3)])
+        along = score.flatten(1) @ directions.flatten(1).T
+        mean, error = _mean_and_error(along)
+        assert (mean.abs() <= STANDARD_ERRORS * error + 1e-12).all()
 
-    @law(SMALL)
-    def test_samples_follow_log_prob(self, case):
+    @law(SMALL_BOXES)
+    def test_samples_follow_log_prob(self, case: Case) -> None:
         """E[p(y | μ') / p(y | μ)] = 1 for y drawn at μ: the samples have the noise level that
         log_prob assumes.
 
@@ -102,29 +148,54 @@ class LikelihoodLaws(PartLaws):
         """
         part, truth, drawn, views = self._samples(case)
         directions = _directions(case, 8)
-        spread = (_score(part, truth, drawn, views).flatten(1) @ directions.flatten(1).T).std(0)
+        score = _score(
+            part,
+            truth,
+            drawn,
+            views,
+        )
+        along = score.flatten(1) @ directions.flatten(1).T
+        spread = along.std(0)
+        ratios = []
         with torch.no_grad():
-            base = part.log_prob(truth.expand_as(drawn), drawn, views)
-            other = [
-                part.log_prob((truth + d / s).expand_as(drawn), drawn, views)
-                for d, s in zip(directions, spread, strict=True)
-            ]
-        mean, error = _mean(torch.stack([(o - base).exp() for o in other], 1).mean(1, keepdim=True))
-        assert abs(float(mean) - 1) <= ERRORS * float(error)
+            base = part.log_prob(
+                truth.expand_as(drawn),
+                drawn,
+                views,
+            )
+            for direction, deviation in zip(directions, spread, strict=True):
+                other = truth + direction / deviation
+                moved = part.log_prob(
+                    other.expand_as(drawn),
+                    drawn,
+                    views,
+                )
+                ratios.append((moved - base).exp())
+        ratio_of_sample = torch.stack(ratios, 1).mean(1, keepdim=True)
+        mean, error = _mean_and_error(ratio_of_sample)
+        assert abs(float(mean) - 1) <= STANDARD_ERRORS * float(error)
 
-    @law(SMALL)
-    def test_truth_is_most_probable(self, case):
+    @law(SMALL_BOXES)
+    def test_truth_is_most_probable(self, case: Case) -> None:
         """E[log p(y | μ)] > E[log p(y | ν)] for y drawn at μ and another image ν (Gibbs)."""
         part, truth, drawn, views = self._samples(case, proper=False)
         other = _directions(case, 1) * truth.norm()
         with torch.no_grad():
-            gain = part.log_prob(truth.expand_as(drawn), drawn, views) - part.log_prob(
-                other.expand_as(drawn), drawn, views
+            of_truth = part.log_prob(
+                truth.expand_as(drawn),
+                drawn,
+                views,
             )
+            of_other = part.log_prob(
+                other.expand_as(drawn),
+                drawn,
+                views,
+            )
+        gain = of_truth - of_other
         assert gain.mean() > 0
 
-    @law(SMALL)
-    def test_entropy(self, case):
+    @law(SMALL_BOXES)
+    def test_entropy(self, case: Case) -> None:
         """E[-log p(sample)] is the entropy, which fixes the normalisation; where the class gives a
         closed form.
         """
@@ -133,158 +204,260 @@ class LikelihoodLaws(PartLaws):
         if entropy is None:
             pytest.skip("no closed form of the entropy is given")
         with torch.no_grad():
-            mean, error = _mean(-part.log_prob(truth.expand_as(drawn), drawn, views)[:, None])
-        assert abs(float(mean - entropy)) <= ERRORS * float(error)
+            surprise = -part.log_prob(
+                truth.expand_as(drawn),
+                drawn,
+                views,
+            )
+        mean, error = _mean_and_error(surprise[:, None])
+        assert abs(float(mean - entropy)) <= STANDARD_ERRORS * float(error)
 
-    @law(SMALL)
-    def test_sample_is_random_only_through_the_generator(self, case):
+    @law(SMALL_BOXES)
+    def test_sample_is_random_only_through_the_generator(self, case: Case) -> None:
         """Samples have the prediction's shape and dtype; the same generator state gives the same
         sample.
         """
-        part, (predicted, _, views) = self.grown(case), self._draw(case)
+        part = self.stirred_part(case)
+        predicted, _, views = self._draw(case)
         before = torch.random.get_rng_state()
-        one, two = (part.sample(predicted, views, generator=case.generator()) for _ in range(2))
-        assert one.shape == predicted.shape and one.dtype == predicted.dtype
-        assert torch.equal(one, two)
-        assert torch.equal(before, torch.random.get_rng_state()), (
-            "random numbers are drawn from the global state"
+        first = part.sample(
+            predicted,
+            views,
+            generator=case.generator(),
         )
+        second = part.sample(
+            predicted,
+            views,
+            generator=case.generator(),
+        )
+        assert first.shape == predicted.shape
+        assert first.dtype == predicted.dtype
+        assert torch.equal(first, second)
+        after = torch.random.get_rng_state()
+        assert torch.equal(before, after), "random numbers are drawn from the global state"
 
-    @law(SMALL)
-    def test_rows_are_independent(self, case):
+    @law(SMALL_BOXES)
+    def test_rows_are_independent(self, case: Case) -> None:
         """log p "B" of an image does not depend on the other images, nor on their order."""
-        part, (predicted, observed, views) = self.grown(case), self._draw(case)
-        value = part.log_prob(predicted, observed, views)
+        part = self.stirred_part(case)
+        predicted, observed, views = self._draw(case)
+        value = part.log_prob(
+            predicted,
+            observed,
+            views,
+        )
         assert value.shape == (case.rows,)
         order = torch.randperm(case.rows, generator=case.generator())
-        assert (
-            difference(part.log_prob(predicted[order], observed[order], views[order]), value[order])
-            < ROUNDING
+        shuffled = part.log_prob(
+            predicted[order],
+            observed[order],
+            views[order],
         )
-        alone = [
-            part.log_prob(predicted[i : i + 1], observed[i : i + 1], views[i : i + 1])
-            for i in range(case.rows)
-        ]
+        assert difference(shuffled, value[order]) < ROUNDING
+        alone = []
+        for row in range(case.rows):
+            only = slice(row, row + 1)
+            alone.append(
+                part.log_prob(
+                    predicted[only],
+                    observed[only],
+                    views[only],
+                )
+            )
         assert difference(torch.cat(alone), value) < ROUNDING
 
-    @law(SMALL)
-    def test_declared_invariances(self, case):
+    @law(SMALL_BOXES)
+    def test_declared_invariances(self, case: Case) -> None:
         """log p does not see the changes of the prediction that are declared."""
-        part, (predicted, observed, views) = self.grown(case), self._draw(case)
-        value = part.log_prob(predicted, observed, views)
+        part = self.stirred_part(case)
+        predicted, observed, views = self._draw(case)
+        value = part.log_prob(
+            predicted,
+            observed,
+            views,
+        )
+        changes = {"scale": SCALE * predicted, "offset": predicted + OFFSET}
         for name in self.invariances:
-            assert (
-                difference(part.log_prob(INVARIANCES[name](predicted), observed, views), value)
-                < ROUNDING
-            ), f"not invariant to {name}"
+            changed = part.log_prob(
+                changes[name],
+                observed,
+                views,
+            )
+            assert difference(changed, value) < ROUNDING, f"not invariant to {name}"
 
-    @law(SMALL)
-    def test_finite_at_zero_images(self, case):
+    @law(SMALL_BOXES)
+    def test_finite_at_zero_images(self, case: Case) -> None:
         """An empty map and an empty image have a finite log p and gradient: fits start there."""
-        part, (predicted, observed, views) = self.grown(case), self._draw(case)
+        part = self.stirred_part(case)
+        predicted, observed, views = self._draw(case)
         nothing = torch.zeros_like(predicted)
-        for p, o in ((nothing, observed), (predicted, nothing), (nothing, nothing)):
-            p = p.clone().requires_grad_()
-            value = part.log_prob(p, o, views)
-            assert value.isfinite().all() and gradient(value, p).isfinite().all()
+        pairs = [(nothing, observed), (predicted, nothing), (nothing, nothing)]
+        for prediction, observation in pairs:
+            prediction = prediction.clone().requires_grad_()
+            value = part.log_prob(
+                prediction,
+                observation,
+                views,
+            )
+            assert value.isfinite().all()
+            assert gradient(value, prediction).isfinite().all()
 
-    @law(SMALL)
-    def test_gradient_reaches_the_prediction(self, case):
+    @law(SMALL_BOXES)
+    def test_gradient_reaches_the_prediction(self, case: Case) -> None:
         """∂ log p/∂μ is the derivative of log p, in each row. Central differences of 1e-5: rounding
         1e-9, truncation 1e-10.
         """
-        part, (predicted, observed, views) = self.grown(case), self._draw(case)
+        part = self.stirred_part(case)
+        predicted, observed, views = self._draw(case)
         along = _directions(case, case.rows)
         step = 1e-5
-        p = predicted.clone().requires_grad_()
-        found = gradient(part.log_prob(p, observed, views), p)
-        up, down = (part.log_prob(predicted + s * along, observed, views) for s in (step, -step))
-        slope = (up - down) / (2 * step)
-        assert (found.flatten(1).abs().amax(1) > 0).all()
-        assert float(((found * along).sum((1, 2)) - slope).abs().max()) < 1e-6 * float(
-            found.flatten(1).norm(dim=1).max()
+        prediction = predicted.clone().requires_grad_()
+        slopes = gradient(
+            part.log_prob(
+                prediction,
+                observed,
+                views,
+            ),
+            prediction,
         )
+        ahead = part.log_prob(
+            predicted + step * along,
+            observed,
+            views,
+        )
+        behind = part.log_prob(
+            predicted - step * along,
+            observed,
+            views,
+        )
+        expected = (ahead - behind) / (2 * step)
+        steepest = slopes.flatten(1)
+        assert (steepest.abs().amax(1) > 0).all()
+        error = (slopes * along).sum((1, 2)) - expected
+        norm = float(steepest.norm(dim=1).max())
+        assert float(error.abs().max()) < 1e-6 * norm
 
-    @law(SMALL)
-    def test_quadratic_form(self, case):
-        """log p(y | μ) = -½ Σ_k |Y - M|² / (D² σ²(k)) + const with σ² from `noise_variance`, where
-        the likelihood declares `quadratic`: that is all the normal equations know of it.
+    @law(SMALL_BOXES)
+    def test_quadratic_form(self, case: Case) -> None:
+        """log p(y | μ) = -½ Σ_k |Y - M|² / (D² σ²(k)) + const with σ² from `noise_variance`, for a
+        `GaussianLikelihood`: that is all the normal equations know of it.
         """
-        part, (predicted, observed, views) = self.grown(case), self._draw(case)
-        if not part.quadratic:
-            pytest.skip("the likelihood declares quadratic = False")
-        variance = _components(part, views)
+        part = self.stirred_part(case)
+        predicted, observed, views = self._draw(case)
+        if not isinstance(part, GaussianLikelihood):
+            pytest.skip("the likelihood is no GaussianLikelihood")
+        variance = _component_variance(part, views)
 
         def expected(image: Tensor) -> Tensor:
-            return (
-                -0.5
-                * (torch.fft.fft2(observed - image).abs().square() / variance).sum((1, 2))
-                / case.box**2
-            )
+            power = torch.fft.fft2(observed - image).abs().square()
+            return -0.5 * (power / variance).sum((1, 2)) / case.box**2
 
         nothing = torch.zeros_like(predicted)
-        gain = part.log_prob(predicted, observed, views) - part.log_prob(nothing, observed, views)
+        of_predicted = part.log_prob(
+            predicted,
+            observed,
+            views,
+        )
+        of_nothing = part.log_prob(
+            nothing,
+            observed,
+            views,
+        )
+        gain = of_predicted - of_nothing
         assert difference(gain, expected(predicted) - expected(nothing)) < ROUNDING
 
-    @law(SMALL)
-    def test_premultiplied_images(self, case):
+    @law(SMALL_BOXES)
+    def test_premultiplied_images(self, case: Case) -> None:
         """For y' = C y, log_prob_premultiplied and log p(y | C PV) differ by a constant of the
         data, so they have one gradient.
         """
-        part, (projection, observed, views) = self.grown(case), self._draw(case)
-        if not part.premultiplied:
-            pytest.skip("the likelihood declares premultiplied = False")
-        c = _filter(case.box)
-        multiplied = _apply(c, observed)
+        part = self.stirred_part(case)
+        projection, observed, views = self._draw(case)
+        if not isinstance(part, PremultipliedLikelihood):
+            pytest.skip("the likelihood is no PremultipliedLikelihood")
+        transfer = _even_filter(case.box)
+        multiplied = _apply(transfer, observed)
 
-        def both(p: Tensor) -> tuple[Tensor, Tensor]:
-            predicted = _apply(c, p)
-            return part.log_prob(predicted, observed, views), part.log_prob_premultiplied(
-                p, predicted, multiplied, views
+        def both(image: Tensor) -> tuple[Tensor, Tensor]:
+            predicted = _apply(transfer, image)
+            plain = part.log_prob(
+                predicted,
+                observed,
+                views,
             )
+            special = part.log_prob_premultiplied(
+                image,
+                predicted,
+                multiplied,
+                views,
+            )
+            return plain, special
 
-        p = projection.clone().requires_grad_()
-        plain, special = both(p)
+        image = projection.clone().requires_grad_()
+        plain, special = both(image)
         assert special.shape == (case.rows,)
-        assert difference(gradient(special, p), gradient(plain, p)) < ROUNDING
-        plain0, special0 = both(torch.zeros_like(projection))
-        assert difference(special - special0, plain - plain0) < ROUNDING
+        plain_slope = gradient(plain, image)
+        assert difference(gradient(special, image), plain_slope) < ROUNDING
+        plain_at_zero, special_at_zero = both(torch.zeros_like(projection))
+        assert difference(special - special_at_zero, plain - plain_at_zero) < ROUNDING
 
 
-def _components(part: Likelihood, views: Views) -> Tensor:
-    """σ² "B D D" of the components of torch.fft.fft2; the plane's corners, beyond the last shell,
-    continue it.
+def _component_variance(part: GaussianLikelihood, views: Views) -> Tensor:
+    """σ² "B D D" of the components of torch.fft.fft2.
+
+    The plane's corners, beyond the last shell, continue it.
     """
-    box = part.scene.box
-    return part.noise_variance(views)[:, grids.noise_shells(box)]
+    shell_of_component = grids.noise_shells(part.scene.box)
+    return part.noise_variance(views)[:, shell_of_component]
 
 
-def _directions(case: scenes.Case, count: int) -> Tensor:
+def _directions(case: Case, count: int) -> Tensor:
     """Random images "n D D" of unit norm, unrelated to those of the case."""
-    g = torch.Generator().manual_seed(case.seed + 3)
-    images = torch.randn(count, case.box, case.box, generator=g, dtype=torch.float64)
-    return images / images.flatten(1).norm(dim=1)[:, None, None]
+    generator = torch.Generator().manual_seed(case.seed + 3)
+    shape = (count, case.box, case.box)
+    images = torch.randn(
+        shape,
+        generator=generator,
+        dtype=torch.float64,
+    )
+    norm = images.flatten(1).norm(dim=1)
+    return images / norm[:, None, None]
 
 
-def _score(part: Likelihood, truth: Tensor, drawn: Tensor, views: Views) -> Tensor:
+def _score(
+    part: Likelihood,
+    truth: Tensor,
+    drawn: Tensor,
+    views: Views,
+) -> Tensor:
     """∂ log p(y_n | μ)/∂μ "N D D" of each sample."""
     predicted = truth.expand_as(drawn).clone().requires_grad_()
-    return gradient(part.log_prob(predicted, drawn, views), predicted)
+    value = part.log_prob(
+        predicted,
+        drawn,
+        views,
+    )
+    return gradient(value, predicted)
 
 
-def _mean(values: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and its standard error over the rows of "N K"."""
-    return values.mean(0), values.std(0) / math.sqrt(len(values))
+    error = values.std(0) / math.sqrt(len(values))
+    return values.mean(0), error
 
 
-def _filter(box: int) -> Tensor:
+def _even_filter(box: int) -> Tensor:
     """A real, even, astigmatic filter "D D" of torch.fft.fft2, of either sign like a CTF."""
-    k = torch.fft.fftfreq(box, dtype=torch.float64)
-    c = torch.cos(20 * (k[:, None] ** 2 + 0.5 * k**2 + 0.4 * k[:, None] * k))
-    return 0.5 * (
-        c + c.flip(0, 1).roll((1, 1), (0, 1))
-    )  # even on the Nyquist lines of even boxes too
+    frequency = torch.fft.fftfreq(box, dtype=torch.float64)
+    y = frequency[:, None]
+    x = frequency
+    square = y**2 + 0.5 * x**2 + 0.4 * y * x
+    wave = torch.cos(20 * square)
+    mirrored = wave.flip(0, 1).roll((1, 1), (0, 1))
+    # even on the Nyquist lines of even boxes too
+    return 0.5 * (wave + mirrored)
 
 
-def _apply(c: Tensor, images: Tensor) -> Tensor:
-    return torch.fft.ifft2(torch.fft.fft2(images) * c).real
+def _apply(transfer: Tensor, images: Tensor) -> Tensor:
+    transform = torch.fft.fft2(images)
+    return torch.fft.ifft2(transform * transfer).real

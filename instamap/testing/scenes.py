@@ -10,6 +10,10 @@ from torch import Tensor
 from instamap.geometry import grids, rotations
 from instamap.scene import Scene, Views
 
+GAUSSIANS = 4  # of a density
+GAUSSIAN_SIGMA = 1.4  # pixels
+GAUSSIANS_REACH = 2.5  # pixels from the origin
+
 
 @dataclass(frozen=True)
 class Case:
@@ -23,58 +27,103 @@ class Case:
     rows: int
 
     def generator(self) -> torch.Generator:
+        """A new generator of the case's seed."""
         return torch.Generator().manual_seed(self.seed)
 
     def scene(self, *, mask: Tensor | None = None) -> Scene:
-        """A scene of more particles than a batch has, in two optics groups whose noise differs and
-        falls with frequency.
+        """A scene of more particles than a batch has.
+
+        They are in two optics groups whose noise differs and falls with frequency.
         """
         shell = torch.arange(self.box // 2 + 1, dtype=torch.float64)
-        spectrum = torch.stack([1.0 + 1.0 / (1 + shell), 0.3 + 0.5 / (1 + shell)])
+        strong = 1.0 + 1.0 / (1 + shell)
+        weak = 0.3 + 0.5 / (1 + shell)
         return Scene(
-            self.box, self.pixel_size, count=self.rows + 3, mask=mask, noise_variance=spectrum
+            self.box,
+            self.pixel_size,
+            count=self.rows + 3,
+            mask=mask,
+            noise_variance=torch.stack([strong, weak]),
         )
 
 
 def cases(boxes: tuple[int, ...]) -> st.SearchStrategy[Case]:
     """Cases with a box out of `boxes`, which should hold odd and even ones."""
-    seeds = st.integers(0, 2**31 - 1)
-    sizes = st.floats(0.7, 4.0, allow_nan=False)
-    return st.builds(Case, seeds, st.sampled_from(boxes), sizes, st.integers(2, 4))
+    return st.builds(
+        Case,
+        seed=st.integers(0, 2**31 - 1),
+        box=st.sampled_from(boxes),
+        pixel_size=st.floats(0.7, 4.0, allow_nan=False),
+        rows=st.integers(2, 4),
+    )
 
 
-def views(scene: Scene, rows: int, generator: torch.Generator, *, shift: float = 0.0) -> Views:
-    """`rows` different particles of the scene at random poses, shifted by up to ±`shift` pixels
-    along x and y.
+def views(
+    scene: Scene,
+    rows: int,
+    generator: torch.Generator,
+    *,
+    shift: float = 0.0,
+) -> Views:
+    """Different particles of the scene at random poses, shifted by up to ±`shift` pixels along x
+    and y.
     """
-    origin = (
-        (torch.rand(rows, 2, generator=generator, dtype=torch.float64) * 2 - 1)
-        * shift
-        * scene.pixel_size
+    uniform = torch.rand(
+        rows,
+        2,
+        generator=generator,
+        dtype=torch.float64,
     )
+    origin = (uniform * 2 - 1) * shift * scene.pixel_size
     index = torch.randperm(scene.count, generator=generator)[:rows]
-    group = torch.randint(0, 2, (rows,), generator=generator)
-    return Views(rotations.random(rows, generator=generator), origin, index, group)
-
-
-def in_box(scene: Scene, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Points "*shape 3" in Å, uniform in the cube of the box."""
-    return (
-        (torch.rand(*shape, 3, generator=generator, dtype=torch.float64) - 0.5)
-        * scene.box
-        * scene.pixel_size
+    group = torch.randint(
+        0,
+        2,
+        (rows,),
+        generator=generator,
     )
+    rotation = rotations.random(rows, generator=generator)
+    return Views(rotation, origin, index, group)
+
+
+def in_box(
+    scene: Scene,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+) -> Tensor:
+    """Points "*shape 3" in Å, uniform in the cube of the box."""
+    uniform = torch.rand(
+        *shape,
+        3,
+        generator=generator,
+        dtype=torch.float64,
+    )
+    return (uniform - 0.5) * scene.box * scene.pixel_size
 
 
 def in_ball(
-    scene: Scene, shape: tuple[int, ...], generator: torch.Generator, radius: float | None = None
+    scene: Scene,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    radius: float | None = None,
 ) -> Tensor:
     """Points "*shape 3" in Å, uniform in the ball of `radius` (default: the scene's)."""
-    direction = torch.nn.functional.normalize(
-        torch.randn(*shape, 3, generator=generator, dtype=torch.float64), dim=-1
+    normal = torch.randn(
+        *shape,
+        3,
+        generator=generator,
+        dtype=torch.float64,
     )
-    length = torch.rand(*shape, 1, generator=generator, dtype=torch.float64) ** (1 / 3)
-    return direction * length * (scene.radius if radius is None else radius)
+    direction = torch.nn.functional.normalize(normal, dim=-1)
+    uniform = torch.rand(
+        *shape,
+        1,
+        generator=generator,
+        dtype=torch.float64,
+    )
+    length = uniform ** (1 / 3)
+    reach = scene.radius if radius is None else radius
+    return direction * length * reach
 
 
 @dataclass(frozen=True)
@@ -90,42 +139,80 @@ class Gaussians:
     sigma: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        centres = self.centres.to(x).expand(*x.shape[:-2], -1, 3)
-        square = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
-        return (
-            torch.exp(-0.5 * square / self.sigma**2)
-            @ self.weights.to(x)
-            / (2 * math.pi * self.sigma**2) ** 1.5
+        centres = self.centres.to(x).expand(
+            *x.shape[:-2],
+            -1,
+            3,
         )
+        distance = torch.cdist(
+            x,
+            centres,
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        exponent = -0.5 * distance.square() / self.sigma**2
+        norm = (2 * math.pi * self.sigma**2) ** 1.5
+        return torch.exp(exponent) @ self.weights.to(x) / norm
 
     @property
     def integral(self) -> float:
+        """∫ρ over all space."""
         return float(self.weights.sum())
 
     def rotated(self, g: Tensor) -> "Gaussians":
         """ρ∘g⁻¹: the density turned by `g` "3 3"."""
-        return Gaussians(self.centres @ g.mT, self.weights, self.sigma)
-
-    def projection(self, views: Views, scene: Scene) -> Tensor:
-        """Images "B D D": Σ_m w_m exp(-|u - c|² / 2σ²) / (2πσ²) at pixel u, with c = (R c_m)[:2] -
-        origin.
-        """
-        u = grids.pixel_centres(scene.box, scene.pixel_size, dtype=torch.float64)[None, :, :, None]
-        landed = (self.centres @ views.rotation.mT)[..., :2] - views.origin[:, None]
-        square = (u - landed[:, None, None]).square().sum(-1)
-        return (torch.exp(-0.5 * square / self.sigma**2) * self.weights).sum(-1) / (
-            2 * math.pi * self.sigma**2
+        return Gaussians(
+            self.centres @ g.mT,
+            self.weights,
+            self.sigma,
         )
 
+    def projection(self, views: Views, scene: Scene) -> Tensor:
+        """Images "B D D": Σ_m w_m exp(-|u - c|² / 2σ²) / (2πσ²) at pixel u.
 
-def gaussians(scene: Scene, generator: torch.Generator, *, rows: int | None = None) -> Gaussians:
+        c = (R c_m)[:2] - origin.
+        """
+        pixels = grids.pixel_centres(
+            scene.box,
+            scene.pixel_size,
+            dtype=torch.float64,
+        )
+        u = pixels[None, :, :, None]
+        turned = self.centres @ views.rotation.mT
+        landed = turned[..., :2] - views.origin[:, None]
+        square = (u - landed[:, None, None]).square().sum(-1)
+        exponent = -0.5 * square / self.sigma**2
+        weighted = torch.exp(exponent) * self.weights
+        norm = 2 * math.pi * self.sigma**2
+        return weighted.sum(-1) / norm
+
+
+def gaussians(
+    scene: Scene,
+    generator: torch.Generator,
+    *,
+    rows: int | None = None,
+) -> Gaussians:
     """Four Gaussians near the middle, without symmetry; `rows` sets of them where particles differ.
 
     σ = 1.4 pixels is wide enough that sums over pixels are integrals (aliasing e^(-2π²σ²) = 2e-17)
     and that little lies beyond Nyquist (6e-5 of the DC term). Centres are at most 2.5 pixels out:
     in a box of 22 the nearest face of the sphere is 5.7σ away (1e-7).
     """
-    shape = (4,) if rows is None else (rows, 4)
-    centres = in_ball(scene, shape, generator, 2.5 * scene.pixel_size)
-    weights = 0.5 + torch.rand(4, generator=generator, dtype=torch.float64)
-    return Gaussians(centres, weights, 1.4 * scene.pixel_size)
+    shape = (GAUSSIANS,) if rows is None else (rows, GAUSSIANS)
+    reach = GAUSSIANS_REACH * scene.pixel_size
+    centres = in_ball(
+        scene,
+        shape,
+        generator,
+        reach,
+    )
+    uniform = torch.rand(
+        GAUSSIANS,
+        generator=generator,
+        dtype=torch.float64,
+    )
+    return Gaussians(
+        centres,
+        0.5 + uniform,
+        GAUSSIAN_SIGMA * scene.pixel_size,
+    )

@@ -8,7 +8,7 @@ import torch
 from support.kit import failed
 from torch import nn
 
-from instamap.parts import Deformation
+from instamap.parts import Deformation, SharedDensity
 from instamap.plugin.options import Options
 from instamap.testing import DeformationLaws, IsometryLaws
 
@@ -69,8 +69,8 @@ class Folds(Drift):
         return x + 1e5 * z[:, None] * x[..., :1]
 
 
-class SameForAll(Drift):
-    per_particle = False
+class SameForAll(Drift, SharedDensity):
+    """Says that it moves no particle, and does."""
 
 
 class NoStepSize(Drift):

@@ -9,14 +9,12 @@ import pytest
 import torch
 from support.kit import failed
 
-from instamap.parts import Likelihood
+from instamap.parts import GaussianLikelihood, PremultipliedLikelihood
 from instamap.testing import LikelihoodLaws
 
 
-class White(Likelihood):
+class White(PremultipliedLikelihood):
     """White noise of variance 0.5; each mutant overrides one step."""
-
-    premultiplied = True
 
     @property
     def variance(self) -> float:
@@ -95,10 +93,8 @@ class TransferTwice(White):
         return super().log_prob_premultiplied(predicted, predicted, observed, views)
 
 
-class WrongNoiseVariance(White):
+class WrongNoiseVariance(White, GaussianLikelihood):
     """Tells the normal equations the standard deviation."""
-
-    quadratic = True
 
     def noise_variance(self, views):
         return torch.full(
