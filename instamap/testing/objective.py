@@ -291,7 +291,7 @@ class ObjectiveLaws:
         model = stir(self.model(case), case.generator()).train()
         objective = self.make(case, model)
         generator = case.generator()
-        for _ in range(3):
+        for _ in range(2):
             self.advance(objective, model, generator)
         objective.retry()
         state = objective.state_dict()

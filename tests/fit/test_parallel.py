@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
-from instamap.fit.parallel import side_by_side
+from instamap.fit.parallel import run_in_threads
 from instamap.model import compose
 from instamap.plugin.choice import default_parts
+from instamap.progress import Evaluation, Progress
 from instamap.scene import Scene
 
 
@@ -22,73 +23,112 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+class Told(Progress):
+    """Keeps the lines that it is told, and how many calls there were at once at most."""
+
+    def __init__(self, pause: float = 0.0):
+        self.lines = []
+        self.inside = []
+        self.most = 0
+        self.pause = pause
+
+    def message(self, line):
+        self.inside.append(line)
+        self.most = max(self.most, len(self.inside))
+        time.sleep(self.pause)
+        self.inside.remove(line)
+        self.lines.append(line)
+
+    def images_read(self, done, total):
+        self.message(f"{done} of {total}")
+
+    def evaluated(self, fit, evaluation, steps):
+        self.message(f"{fit} at {evaluation.step} of {steps}")
+
+    def counted(self, what, done, total):
+        self.message(f"{done} of {total} {what}")
+
+
 def test_both_run_at_once_with_half_of_the_threads_each(two_threads):
     meet = threading.Barrier(2, timeout=20)
 
-    def task(name, guard):
+    def task(name, progress):
         meet.wait()  # breaks unless both are here
         return name.upper(), torch.get_num_threads()
 
-    assert side_by_side(["one", "two"], task) == {"one": ("ONE", 1), "two": ("TWO", 1)}
+    assert run_in_threads(["one", "two"], task) == {"one": ("ONE", 1), "two": ("TWO", 1)}
     assert torch.get_num_threads() == 2
 
 
 def test_with_one_thread_they_come_in_turn():
-    seen = []
+    told = Told()
     assert torch.get_num_threads() == 1
-    assert side_by_side(["one", "two"], lambda name, guard: guard(seen.append)(name)) == {
-        "one": None,
-        "two": None,
-    }
-    assert seen == ["one", "two"]
+
+    def task(name, progress):
+        progress.message(name)
+        return len(name)
+
+    assert run_in_threads(["one", "three"], task, told) == {"one": 3, "three": 5}
+    assert told.lines == ["one", "three"]
 
 
 def test_reports_are_made_one_at_a_time(two_threads):
-    inside = []
-    most = []
+    told = Told(pause=0.001)
 
-    def report(name):
-        inside.append(name)
-        most.append(len(inside))
-        time.sleep(0.001)
-        inside.remove(name)
+    def task(name, progress):
+        for _ in range(50):
+            progress.message(name)
 
-    side_by_side(["one", "two"], lambda name, guard: [guard(report)(name) for _ in range(50)])
-    assert len(most) == 100 and max(most) == 1
+    run_in_threads(["one", "two"], task, told)
+    assert len(told.lines) == 100 and told.most == 1
+
+
+def test_every_kind_of_report_is_passed_on():
+    told = Told()
+
+    def task(name, progress):
+        progress.message("hello")
+        progress.images_read(3, 4)
+        progress.evaluated(name, Evaluation(5, 0.0, 0.0, True, 0.0), 9)
+        progress.counted("maps", 1, 2)
+
+    run_in_threads(["half1"], task, told)
+    assert told.lines == ["hello", "3 of 4", "half1 at 5 of 9", "1 of 2 maps"]
 
 
 @pytest.mark.parametrize(
     "failure", [ValueError("of one"), KeyboardInterrupt()], ids=["error", "interrupt"]
 )
 def test_a_failure_ends_the_other(two_threads, failure):
-    told = []
+    told = Told()
 
-    def task(name, guard):
+    def task(name, progress):
         if name == "one":
             time.sleep(0.02)
             raise failure
-        report = guard(lambda: told.append(name))
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            report()
+            progress.message(name)
             time.sleep(0.001)
         return "was not ended"
 
     start = time.monotonic()
     with pytest.raises(type(failure)):
-        side_by_side(["two", "one"], task)
-    assert told and time.monotonic() - start < 10
+        run_in_threads(["two", "one"], task, told)
+    assert told.lines and time.monotonic() - start < 10
 
 
-def test_models_are_born_alike_whoever_else_draws(two_threads):
+def test_models_start_alike_whoever_else_draws(two_threads):
     """Initial values come from a generator that all threads share."""
     scene = Scene(16, 4.0, count=1, noise_variance=torch.ones(1, 9))
     parts = default_parts()
+
+    def task(name, progress):
+        return compose(parts, scene, int(name)).state_dict()
+
     alone = [compose(parts, scene, seed).state_dict() for seed in (1, 2)]
     for _ in range(5):
-        both = side_by_side(
-            ["1", "2"], lambda name, guard: compose(parts, scene, int(name)).state_dict()
-        )
+        both = run_in_threads(["1", "2"], task)
         for one, other in zip(alone, both.values(), strict=True):
             assert all(torch.equal(one[key], other[key]) for key in one)
     assert not torch.equal(alone[0]["representation.table"], alone[1]["representation.table"])

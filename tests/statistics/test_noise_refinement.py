@@ -76,7 +76,10 @@ def test_few_images_keep_what_was_said(plain):
 def test_it_is_an_option_of_the_likelihood(plain):
     spectra = {}
     for noise in ("residuals", "corners"):
-        parts = {**default_parts(), "likelihood": choose("likelihood", "coloured", [f"noise={noise}"])}
+        parts = {
+            **default_parts(),
+            "likelihood": choose("likelihood", "coloured", [f"noise={noise}"]),
+        }
         spectra[noise] = survey(Settings(plain.path, parts=parts)).scene.noise_variance
     white = survey(replace(Settings(plain.path), parts=default_parts())).scene.noise_variance
     assert torch.equal(spectra["corners"], white)

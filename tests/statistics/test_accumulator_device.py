@@ -1,0 +1,48 @@
+"""An accumulation goes to a device with all that it is made of."""
+
+import pytest
+import torch
+
+from instamap.fourier.gridding import Grid
+from instamap.geometry import rotations
+from instamap.statistics.accumulator import spread, weighted_slices
+from instamap.statistics.fourier_plane import FourierPlane
+from instamap.statistics.statistics import Statistics
+from instamap.testing.device import pretended_device
+
+BOX = 8
+COUNT = 3
+
+
+def accumulated(device: torch.device, plane: FourierPlane, ctf: bool) -> Statistics:
+    """The steps of an accumulator between its checks, which depend on values."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(COUNT, BOX, BOX, generator=generator).to(device)
+    frames = rotations.random(COUNT, generator=generator)[:, :2].float().to(device)
+    origin = torch.randn(COUNT, 2, generator=generator).to(device)
+    variance = torch.ones(COUNT, BOX // 2 + 1).to(device)
+    transfer = torch.ones(COUNT, BOX, BOX // 2 + 1).to(device) if ctf else None
+    weights = torch.ones(COUNT).to(device)
+    slices = weighted_slices(
+        plane, images, origin, variance, transfer, weights, pixel_size=2.0, copies=2
+    )
+    grid = Grid(BOX, device=device)
+    spread(grid, frames, plane.points, slices.data, slices.power)
+    return Statistics.from_grid(grid, 2.0, COUNT, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("ctf", [True, False])
+def test_nothing_stays_behind(ctf):
+    plane = FourierPlane(BOX)
+    with pretended_device() as device:
+        statistics = accumulated(device, plane.to(device), ctf)
+        assert statistics.b.device == device and statistics.kernel.device == device
+        volume = torch.zeros(BOX, BOX, BOX, device=device, requires_grad=True)
+        statistics.loss(volume).backward()
+        assert volume.grad.device == device
+
+
+def test_a_stray_tensor_is_found():
+    plane = FourierPlane(BOX)
+    with pretended_device() as device, pytest.raises(RuntimeError, match="device"):
+        accumulated(device, plane, ctf=True)
