@@ -8,9 +8,9 @@ The whole mask is the automatic one of a run with defaults; a share of it is wha
 of a plane across x that leaves so many of its voxels, with no soft edge there. All are given as
 --mask FILE.mrc to runs of --steps steps that no evaluation stops, of both halves, so that times
 differ by the mask alone. MS/STEP is that of the second half of the steps, with one evaluation; CPU
-S the processor time of the whole process. OUTSIDE is the largest size of any value outside the mask in any map that
-a run wrote: it must be 0. AUC and FSC 0.5 are those of half 1 in the smallest mask, for all rows;
-the molecule beyond a mask is in the images, but may not be in the map.
+S the processor time of the whole process. OUTSIDE is the largest size of any value outside the mask
+in any map that a run wrote: it must be 0. AUC and FSC 0.5 are those of half 1 in the smallest mask,
+for all rows; the molecule beyond a mask is in the images, but may not be in the map.
 """
 
 import json

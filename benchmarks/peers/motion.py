@@ -41,7 +41,7 @@ from instamap.data import writers
 from instamap.data.formats import star
 from instamap.errors import InstamapError
 from instamap.maps import mrc
-from instamap.motion.motion_model import Motion
+from instamap.motion.motion_model import MotionModel
 
 HEAD = [
     "SET",
@@ -108,14 +108,14 @@ def by_bending(options, folder: Path, work: Path, seed: int) -> dict:
             return {"failed": run.output[-800:]}
         timed = run.numbers()
     try:
-        motion = Motion.open(out)
+        motion = MotionModel.open(out)
     except InstamapError as error:
         return {"failed": str(error)}
     maps = [work / f"bending_{state}.mrc" for state in options.states]
     for place, file in zip(
         places(motion.latents, labels(folder), options.states), maps, strict=True
     ):
-        mrc.write(file, motion.state(place), motion.scene.pixel_size)
+        mrc.write(file, motion.conformation(place), motion.scene.pixel_size)
     said = json.loads((out / "motion.json").read_text(encoding="utf-8"))
     note = f"halves' coordinates correlate by {number(said.get('agreement'), '+.2f')}"
     return {

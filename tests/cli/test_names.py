@@ -144,7 +144,7 @@ def refusal(outcome: subprocess.CompletedProcess) -> str:
         (["states", "-h"], 0),
         (["select", "-h"], 0),
         (["describe", "preprocess"], 0),
-        (["describe", "engine", "auto"], 0),
+        (["describe", "workflow", "auto"], 0),
         (["describe", "-h"], 0),
         (["describe", "representation", "hash-gird"], 2),
         (["describe", "forward", "fog"], 0),

@@ -21,7 +21,7 @@ from instamap.errors import CompositionError
 from instamap.forward.ray import Ray
 from instamap.geometry import grids, rotations
 from instamap.model import compose
-from instamap.motion.motion_model import Half
+from instamap.motion.motion_model import HalfModel
 from instamap.motion.transport import carried
 from instamap.plugin.choice import choose, default_parts
 from instamap.scene import Scene, Views
@@ -193,7 +193,7 @@ def test_displacements_of_material_turn_with_the_frame(seed, turn):
     end = torch.tensor([0.8])
     own = torch.eye(1), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, 8, 8, 8)
     one, other = (
-        carried(Half(SimpleNamespace(scene=SCENE, deformation=d), *own), at, start, end)
+        carried(HalfModel(SimpleNamespace(scene=SCENE, deformation=d), *own), at, start, end)
         for d, at in ((part, y), (turned(part, turn), y @ turn.T))
     )
     followed = (one[1] < 0.01) & (other[1] < 0.01)

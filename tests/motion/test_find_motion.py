@@ -118,7 +118,7 @@ def test_one_particle_cannot_judge_and_be_a_witness(tmp_path):
         star,
         "-o",
         tmp_path / "out",
-        "--together",
+        "--group-by",
         "rlnGroupName",
         "--deform",
         "bending-field",

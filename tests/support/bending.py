@@ -10,10 +10,10 @@ from torch import Tensor
 from instamap.deform.bending_field import BendingField
 from instamap.geometry import grids
 from instamap.model import compose
-from instamap.motion.motion_model import Half, Motion
+from instamap.motion.motion_model import HalfModel, MotionModel
 from instamap.plugin.choice import choose, default_parts, to_record
 from instamap.scene import Scene
-from instamap.workflows.record import write_toml
+from instamap.toml_text import write_toml
 
 BOX = 16
 PIXEL = 4.0
@@ -32,8 +32,8 @@ def set_linear(field: BendingField, *u: tuple[list | Tensor, list | Tensor]) -> 
     latent = len(u)
     n = field.options.points
     layers = [layer for layer in field.decoder if hasattr(layer, "weight")]
-    interval = 2 * field.half / (n - 3)
-    axis = (torch.arange(n, dtype=torch.float64) - 1) * interval - field.half
+    interval = 2 * field.half_edge / (n - 3)
+    axis = (torch.arange(n, dtype=torch.float64) - 1) * interval - field.half_edge
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     at = torch.stack([x, y, z], -1)
     with torch.no_grad():
@@ -43,17 +43,16 @@ def set_linear(field: BendingField, *u: tuple[list | Tensor, list | Tensor]) -> 
         for j, (matrix, shift) in enumerate(u):
             layers[0].weight[[2 * j, 2 * j + 1], j] = torch.tensor([1.0, -1.0]).to(layers[0].weight)
             for layer in layers[1:-1]:
-                layer.weight[2 * j, [2 * j, 2 * j + 1]] = torch.tensor([1.0, -1.0]).to(layer.weight)
-                layer.weight[2 * j + 1, [2 * j, 2 * j + 1]] = torch.tensor([-1.0, 1.0]).to(
-                    layer.weight
-                )
-            control = at @ torch.as_tensor(matrix, dtype=torch.float64).mT + torch.as_tensor(
-                shift, dtype=torch.float64
-            )
-            weight = (torch.movedim(control, -1, 0).flatten() * 32 / field.half).to(
-                layers[-1].weight
-            )
-            layers[-1].weight[:, 2 * j], layers[-1].weight[:, 2 * j + 1] = weight, -weight
+                for row, signs in enumerate(([1.0, -1.0], [-1.0, 1.0])):
+                    pair = torch.tensor(signs).to(layer.weight)
+                    layer.weight[2 * j + row, [2 * j, 2 * j + 1]] = pair
+            turn = torch.as_tensor(matrix, dtype=torch.float64)
+            offset = torch.as_tensor(shift, dtype=torch.float64)
+            control = at @ turn.mT + offset
+            unit = torch.movedim(control, -1, 0).flatten() * 32 / field.half_edge
+            last = layers[-1].weight
+            last[:, 2 * j] = unit.to(last)
+            last[:, 2 * j + 1] = -unit.to(last)
     assert latent == field.options.latent
     return field
 
@@ -65,7 +64,7 @@ def shift(*t: float) -> tuple[Tensor, list]:
 
 def motion(
     *fits: list, latents: Tensor, offsets: tuple[float, ...] = (0.0, 0.0), centre=(0.0, 0.0, 0.0)
-) -> Motion:
+) -> MotionModel:
     """A motion of one or two fits with these fields (see `set_linear`), whose common density is a
     blob of σ = 10 Å about `centre`.
     """
@@ -87,7 +86,7 @@ def motion(
             model.representation.values.copy_(blob)
         nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
         halves.append(
-            Half(
+            HalfModel(
                 model.eval(),
                 torch.eye(latent),
                 torch.full((latent,), offset),
@@ -95,10 +94,10 @@ def motion(
                 torch.zeros(len(nodes), 8, 8, 8),
             )
         )
-    return Motion(halves, latents.double(), to_record(parts))
+    return MotionModel(halves, latents.double(), to_record(parts))
 
 
-def save(motion: Motion, folder: Path) -> Path:
+def save(motion: MotionModel, folder: Path) -> Path:
     """The motion as a run leaves it."""
     folder.mkdir()
     motion.save(folder)

@@ -17,12 +17,12 @@ from instamap.cli import main
 from instamap.maps import mrc
 from instamap.plugin.registry import default
 
-# A fit of a second or two on the sets of these tests; each engine needs its own pace.
-ENGINES = {
-    "normal": ("--engine", "normal", "-E", "steps=30"),
-    "images": ("--engine", "images", "-E", "steps=24", "-E", "look=8"),
+# A fit of a second or two on the sets of these tests; each objective needs its own pace.
+OBJECTIVES = {
+    "normal": ("--objective", "normal", "-O", "steps=30"),
+    "images": ("--objective", "images", "-O", "steps=24", "-O", "evaluate_every=8"),
 }
-QUICK = ("--engine", "normal", "-E", "steps=20")
+QUICK = ("--objective", "normal", "-O", "steps=20")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def maps(folder: Path) -> dict[str, Tensor]:
 
 
 def correlation(a: Tensor, b: Tensor, inside: Tensor) -> float:
-    """Of two maps over the voxels where `inside` is true."""
+    """The correlation of two maps over the voxels where `inside` is true."""
     return float(torch.corrcoef(torch.stack([a[inside], b[inside]]))[0, 1])
 
 

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from instamap.geometry import grids
 from instamap.model import compose
-from instamap.motion.motion_model import Half, Motion
+from instamap.motion.motion_model import HalfModel, MotionModel
 from instamap.plugin.choice import choose, default_parts, to_record
 from instamap.scene import Scene
-from instamap.workflows.record import write_toml
+from instamap.toml_text import write_toml
 
 BOX = 16
 PIXEL = 4.0
 SIGMA = 6.0
 REACH = 12.0  # Å: the blob's width, and its way from coordinate 0 to 1
-NORMAL = {"name": "normal"}
+MOTION = {"name": "motion"}
 
 
 def blob(
@@ -30,8 +30,8 @@ def blob(
 
 
 class Blobs:
-    """A specimen that moves so (see `instamap.simulate.write_set`): the i-th image shows
-    the state z_i.
+    """A specimen that moves so (see `instamap.simulate.write_set`): the i-th image shows the
+    conformation z_i.
     """
 
     box = BOX
@@ -60,7 +60,7 @@ def save(
     latents: Tensor,
     densities: tuple[Tensor, ...] | None = None,
     **settings,
-) -> Motion:
+) -> MotionModel:
     """Write a motion with coordinates "n L" of the particles in `star`, one fit for each of
     `densities` (two blobs by default).
 
@@ -73,14 +73,14 @@ def save(
     }
     halves = [_half(parts, latent, density) for density in densities or (blob(), blob())]
     folder.mkdir(exist_ok=True)
-    said = {"particles": str(star), **settings, **to_record(parts), "engine": NORMAL}
+    said = {"particles": str(star), **settings, **to_record(parts), "workflow": MOTION}
     write_toml(folder / "run.toml", said)
-    motion = Motion(halves, latents, said)
+    motion = MotionModel(halves, latents, said)
     motion.save(folder)
     return motion
 
 
-def _half(parts: dict, latent: int, density: Tensor) -> Half:
+def _half(parts: dict, latent: int, density: Tensor) -> HalfModel:
     model = compose(parts, Scene(BOX, PIXEL, noise_variance=torch.ones(1, BOX // 2 + 1))).eval()
     first, _, second, _, last = model.deformation.decoder
     with torch.no_grad():
@@ -95,10 +95,10 @@ def _half(parts: dict, latent: int, density: Tensor) -> Half:
             unit = -REACH * 32 / model.deformation.half_edge
             last.weight.view(3, -1, last.in_features)[i, :, pair] = torch.tensor([unit, -unit])
     nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
-    return Half(model, torch.eye(latent), torch.zeros(latent), nodes, torch.zeros(5, 8, 8, 8))
+    return HalfModel(model, torch.eye(latent), torch.zeros(latent), nodes, torch.zeros(5, 8, 8, 8))
 
 
-def save_maps(folder: Path, star: Path, latents: Tensor) -> Motion:
+def save_maps(folder: Path, star: Path, latents: Tensor) -> MotionModel:
     """Write a motion in which nothing bends: five states between coordinates -1 and 1 have blobs of
     their own (`--deform subspace`).
     """
@@ -110,10 +110,10 @@ def save_maps(folder: Path, star: Path, latents: Tensor) -> Motion:
     nodes = torch.linspace(-1, 1, 5)[:, None].expand(-1, latent)
     fields = torch.stack([blob((REACH * float(z[0]), 0.0, 0.0)) for z in nodes])
     model = compose(parts, Scene(BOX, PIXEL, noise_variance=torch.ones(1, BOX // 2 + 1))).eval()
-    half = Half(model, torch.eye(latent), torch.zeros(latent), nodes, fields, fields)
+    half = HalfModel(model, torch.eye(latent), torch.zeros(latent), nodes, fields, fields)
     folder.mkdir(exist_ok=True)
-    said = {"particles": str(star), **to_record(parts), "engine": NORMAL}
+    said = {"particles": str(star), **to_record(parts), "workflow": MOTION}
     write_toml(folder / "run.toml", said)
-    motion = Motion([half, half], latents, said)
+    motion = MotionModel([half, half], latents, said)
     motion.save(folder)
     return motion

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import starfile
 import torch
-from support.command import ENGINES, QUICK, instamap
+from support.command import OBJECTIVES, QUICK, instamap
 
 from instamap.data.particles import Particles
 from instamap.errors import DataError, OptionError
@@ -128,7 +128,7 @@ def test_noise_that_is_listed_four_times_is_no_signal(once, tmp_path, seed, repr
     """Parted, copies would be a perfect signal: the same noise in both halves and in what judges
     them.
     """
-    words = ("--representation", representation, "--seed", seed, *ENGINES["normal"])
+    words = ("--representation", representation, "--seed", seed, *OBJECTIVES["normal"])
     outcome = instamap("reconstruct", listed(once, "expanded.star"), "-o", tmp_path / "out", *words)
     assert outcome.code == 0 and outcome.out.count("no signal found") == 2, outcome.out
 

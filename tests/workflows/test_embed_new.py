@@ -13,7 +13,7 @@ from support.command import instamap
 from support.motions import PIXEL, Blobs, save
 from torch import Tensor
 
-from instamap.motion.motion_model import Motion
+from instamap.motion.motion_model import MotionModel
 from instamap.simulate import random_poses
 from instamap.simulate.exposure import Exposure
 from instamap.simulate.write_set import write_set
@@ -46,8 +46,10 @@ def world(tmp_path_factory) -> Path:
     for half in motion.halves:
         with torch.no_grad():
             half.model.representation.values *= written.gain
-        halves.append(replace(half, maps=torch.stack([half.state(z) for z in half.nodes])))
-    Motion(halves, motion.latents, motion.settings).save(folder / "run")
+        halves.append(
+            replace(half, coarse_maps=torch.stack([half.conformation(z) for z in half.nodes]))
+        )
+    MotionModel(halves, motion.latents, motion.settings).save(folder / "run")
     return folder
 
 
@@ -61,7 +63,7 @@ def together(world: Path) -> None:
     """run-together/: the same motion, of a run in which images of one rlnGroupName were one
     particle.
     """
-    motion = Motion.open(world / "run")
+    motion = MotionModel.open(world / "run")
     (world / "run-together").mkdir(exist_ok=True)
     motion.save(world / "run-together")
     text = (world / "run" / "run.toml").read_text()
@@ -103,7 +105,7 @@ def test_images_of_one_particle_share_coordinates_as_in_the_run(world, tmp_path)
 
 def test_particles_are_read_in_pieces_that_part_none(world, monkeypatch):
     """Chunks of five images, whose particles have two each."""
-    motion = Motion.open(world / "run")
+    motion = MotionModel.open(world / "run")
     some = embed_new.particles(motion, world / "new" / "particles.star")
     unit = embed_new.together(motion, some, "rlnGroupName")
     whole = embed_new.place(motion, some, unit)
@@ -202,7 +204,7 @@ def test_coordinates_are_replaced_when_asked(world, tmp_path):
 
 def test_the_mean_of_both_fits_is_taken_in_shared_coordinates(world, tmp_path):
     """The second fit's own coordinates run the other way and are 0.5 on: the outcome stays."""
-    motion = Motion.open(world / "run")
+    motion = MotionModel.open(world / "run")
     first, second = motion.halves
     turned = replace(
         second, turn=-torch.eye(1), offset=torch.full((1,), 0.5), nodes=0.5 - second.nodes

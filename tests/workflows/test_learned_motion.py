@@ -21,7 +21,7 @@ from instamap.fit.images import Images
 from instamap.fit.stages import Stage
 from instamap.geometry import grids, rotations
 from instamap.model import Model, compose
-from instamap.motion.motion_model import Motion
+from instamap.motion.motion_model import MotionModel
 from instamap.plugin.choice import choose, default_parts
 from instamap.poses.correction import as_rigid, from_rigid
 from instamap.scene import Views
@@ -114,7 +114,7 @@ def test_coordinates_of_a_table_are_related_by_the_held_out_particles(table):
     are thirty, some seen along the motion.
     """
     run, data = table
-    motion = Motion.open(run)
+    motion = MotionModel.open(run)
     one, two = motion.halves
     assert float(two.turn) == pytest.approx(-2, rel=0.2) and float(two.offset) == pytest.approx(
         0, abs=0.2
@@ -168,7 +168,7 @@ def test_coordinates_from_images_are_the_networks(particles, tmp_path):
     with torch.no_grad():
         last.weight.copy_(mix @ last.weight)
         last.bias.copy_(mix @ last.bias + shift)
-    motion = Motion.open(written(settings, data, [one, two], tmp_path / "run"))
+    motion = MotionModel.open(written(settings, data, [one, two], tmp_path / "run"))
     batch = data.particles.batch(torch.arange(COUNT))
     with torch.no_grad():
         expected = one.deformation.latent(batch.views, batch.images)
@@ -186,7 +186,7 @@ def test_one_fit_is_a_motion_of_one_half(particles, tmp_path):
     file, gain = particles
     settings, data = prepared(file, "bending-field", "points=5", "from=image", halves=False)
     run = written(settings, data, [made(settings, data, gain)], tmp_path / "run")
-    motion = Motion.open(run)
+    motion = MotionModel.open(run)
     assert len(motion.halves) == 1 and not motion.latents.any() and len(motion.halves[0].nodes) == 1
     assert json.loads((run / "motion.json").read_text()) == {"coordinates": 1, "agreement": None}
     done = instamap("states", run, "-o", tmp_path / "states")
@@ -209,7 +209,7 @@ def test_what_a_fit_of_some_steps_leaves_is_a_motion(particles, tmp_path, source
         loop.fit(model, objective, (Stage(steps=8),), generator=torch.Generator().manual_seed(0))
         models.append(objective.average)
     run = written(settings, data, models, tmp_path / "run")
-    motion = Motion.open(run)
+    motion = MotionModel.open(run)
     assert motion.latents.shape == (COUNT, 2) and motion.latents.isfinite().all()
     for half, model, evidence in zip(motion.halves, models, data.evidence.values(), strict=True):
         batch = data.particles.batch(evidence.rows)

@@ -13,6 +13,7 @@ from torch import Tensor
 from instamap.geometry import grids, rotations
 from instamap.maps import mask, mrc
 from instamap.model import compose
+from instamap.parts import SharedDensity
 from instamap.plugin.choice import default_parts, usual_forward
 from instamap.plugin.registry import default
 from instamap.scene import Scene, Views
@@ -20,14 +21,24 @@ from instamap.simulate import particle_set
 
 BOX = 16
 PIXEL = 6.0
-BENDING = [part.name for part in default().parts("deformation") if part.load().per_particle]
+DEFORMATIONS = default().parts("deformation")
+BENDING = [part.name for part in DEFORMATIONS if not issubclass(part.load(), SharedDensity)]
 FORWARD = [("--forward", part.name) for part in default().parts("forward")]
 PARTS = FORWARD + [("--deform", name, "--forward", usual_forward(name)) for name in BENDING]
 IMAGES = [
-    ("--engine", "images", "-E", f"batch={batch}", "-E", f"steps={24 // batch + 8}", "-E", "look=8")
+    (
+        "--objective",
+        "images",
+        "-O",
+        f"batch={batch}",
+        "-O",
+        f"steps={24 // batch + 8}",
+        "-O",
+        "evaluate_every=8",
+    )
     for batch in (1, 3)
 ]
-NORMAL = ("--engine", "normal", "-E", "steps=20")
+NORMAL = ("--objective", "normal", "-O", "steps=20")
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +99,14 @@ def test_density_is_zero_outside_with_normal_equations(folder, tmp_path, words):
 
 def test_jitter_does_not_carry_density_over_the_edge(folder, tmp_path):
     """Voxel centres move by up to one and a half voxels here, into the mask and out of it."""
-    check(folder, tmp_path / "out", (*NORMAL, "-E", "jitter=3"))
+    check(folder, tmp_path / "out", (*NORMAL, "-O", "jitter=3"))
 
 
 def test_density_is_zero_outside_where_poses_are_corrected(folder, tmp_path):
     check(
         folder,
         tmp_path / "out",
-        ("--deform", "rigid", "--engine", "poses", "-E", "steps=20", "-E", "rounds=1"),
+        ("--deform", "rigid", "--workflow", "poses", "-O", "steps=20", "-W", "rounds=1"),
     )
 
 
@@ -122,7 +133,7 @@ def test_density_is_zero_outside_in_every_map_of_a_motion(tmp_path):
         "--mask",
         tmp_path / "half.mrc",
     )
-    quick = ("--engine", "states", "-E", "steps=40", "-E", "nodes=3", "-E", "dimensions=1")
+    quick = ("--workflow", "motion", "-O", "steps=40", "-W", "nodes=3", "-W", "dimensions=1")
     outcome = instamap(
         "reconstruct", tmp_path / "particles.star", "-o", tmp_path / "run", *words, *quick
     )

@@ -14,7 +14,7 @@ from support.command import instamap
 from support.swinging import SwingingLobe, write
 
 from instamap.maps import mrc
-from instamap.motion.motion_model import Motion
+from instamap.motion.motion_model import MotionModel
 
 COUNT = 1200
 DEGREES = 60.0
@@ -40,7 +40,7 @@ def bent(moving, tmp_path_factory) -> tuple[Path, str]:
         out,
         "--deform",
         "bending-field",
-        "-E",
+        "-O",
         "steps=80",
     )
     assert outcome.code == 0, outcome
@@ -65,7 +65,7 @@ def test_states_are_where_the_lobe_is(moving, bent):
     """The map at the coordinate of particles at each end is nearer to the truth there than to that
     at the other end or in the middle.
     """
-    motion = Motion.open(bent[0])
+    motion = MotionModel.open(bent[0])
     angle = moving[1]
     for sign in (-1, 1):
         here = motion.latents[sign * angle > math.radians(45)].median(0).values
@@ -112,11 +112,11 @@ def test_subspace_gives_maps_of_states(moving, tmp_path):
         tmp_path / "run",
         "--deform",
         "subspace",
-        "-E",
+        "-O",
         "steps=40",
     )
     assert outcome.code == 0 and "states give" in outcome.out, outcome
-    motion = Motion.open(tmp_path / "run")
+    motion = MotionModel.open(tmp_path / "run")
     angle = moving[1]
     assert abs(spearmanr(motion.latents[:, 0], angle).statistic) > 0.9
     ends = [
@@ -132,7 +132,7 @@ def test_subspace_gives_maps_of_states(moving, tmp_path):
 
 def test_auto_takes_one_coordinate_and_says_why(moving, tmp_path):
     """Of a motion with one degree of freedom; all are tried by bending."""
-    words = ("--deform", "bending-field", "-D", "latent=auto", "--no-halves", "-E", "steps=40")
+    words = ("--deform", "bending-field", "-D", "latent=auto", "--no-halves", "-O", "steps=40")
     outcome = instamap("reconstruct", moving[0] / "particles.star", "-o", tmp_path / "run", *words)
     assert outcome.code == 0, outcome
     said = json.loads((tmp_path / "run" / "motion.json").read_text())
@@ -146,10 +146,10 @@ def test_auto_takes_one_coordinate_and_says_why(moving, tmp_path):
 @pytest.mark.parametrize("latent", ["1", "auto"])
 def test_no_motion_is_invented(tmp_path, latent):
     write(tmp_path, 1000, 0.0, snr=0.3)
-    words = ("--deform", "bending-field", "-D", f"latent={latent}", "-E", "steps=40")
+    words = ("--deform", "bending-field", "-D", f"latent={latent}", "-O", "steps=40")
     outcome = instamap("reconstruct", tmp_path / "particles.star", "-o", tmp_path / "run", *words)
     assert outcome.code == 0 and "no motion found" in outcome.out, outcome
-    motion = Motion.open(tmp_path / "run")
+    motion = MotionModel.open(tmp_path / "run")
     assert not motion.latents.any()
     x = torch.randn(200, 3) * 30
     for half in motion.halves:  # nor where coordinates are not zero
@@ -159,7 +159,7 @@ def test_no_motion_is_invented(tmp_path, latent):
 
 def test_few_particles_still_have_the_coordinates_that_were_asked_for(tmp_path, latent=5):
     write(tmp_path, 300, DEGREES, snr=0.5)
-    words = ("--deform", "bending-field", "-D", f"latent={latent}", "-E", "steps=20")
+    words = ("--deform", "bending-field", "-D", f"latent={latent}", "-O", "steps=20")
     outcome = instamap("reconstruct", tmp_path / "particles.star", "-o", tmp_path / "run", *words)
     assert outcome.code == 0, outcome
     latents = np.load(tmp_path / "run" / "latents.npy")

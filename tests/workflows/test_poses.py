@@ -340,13 +340,13 @@ def test_the_star_file_keeps_all_but_poses(tmp_path):
 
 # Whole runs
 
-QUICK = ("--engine", "poses", "-E", "steps=150", "-R", "levels=4")
+QUICK = ("--workflow", "poses", "-O", "steps=150", "-R", "levels=4")
 
 
 def _run(star_file, rounds):
     """A run that holds out more than usual, as the set is small."""
     (config := star_file.with_name("settings.toml")).write_text("held_out = 0.2\n")
-    words = ("--config", config, "--deform", "rigid", *QUICK, "-E", f"rounds={rounds}")
+    words = ("--config", config, "--deform", "rigid", *QUICK, "-W", f"rounds={rounds}")
     run = instamap("reconstruct", star_file, "-o", star_file.with_name("out"), *words)
     assert run.code == 0, run.err
     return run, Particles.open(star_file.with_name("out") / "particles_refined.star").views
@@ -395,7 +395,7 @@ def test_bodies_are_read_from_files_and_fitted_by_images(tmp_path):
         mrc.write(tmp_path / f"{name}.mrc", (0.5 + side * x / 8).clamp(0, 1), PIXEL)
     bodies = f"bodies={tmp_path / 'left.mrc'},{tmp_path / 'right.mrc'}"
     words = ("reconstruct", path, "-o", tmp_path / "out", "--deform", "rigid", "-D", bodies)
-    run = instamap(*words, "--engine", "images", "-E", "steps=2", "-E", "batch=2")
+    run = instamap(*words, "--objective", "images", "-O", "steps=2", "-O", "batch=2")
     assert run.code == 0, run.err
     missing = instamap(*words[:-1], "bodies=nowhere.mrc", "--force")
     assert "nowhere.mrc" in missing.refusal
@@ -404,25 +404,25 @@ def test_bodies_are_read_from_files_and_fitted_by_images(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--engine", "poses"), "choose --deform rigid"),
+        (("--workflow", "poses"), "choose --deform rigid"),
         (
-            ("--engine", "poses", "--deform", "rigid", "-D", "from=image"),
+            ("--workflow", "poses", "--deform", "rigid", "-D", "from=image"),
             "from is 'image'; choose -D from=table, or --engine images",
         ),
         (
-            ("--engine", "poses", "--deform", "rigid", "-D", "strain=2"),
+            ("--workflow", "poses", "--deform", "rigid", "-D", "strain=2"),
             "no place for strain=2; leave it out, or choose --engine images",
         ),
         (
-            ("--engine", "poses", "--deform", "rigid", "-D", "learning_rate=0.1"),
+            ("--workflow", "poses", "--deform", "rigid", "-D", "learning_rate=0.1"),
             "no place for learning_rate=0.1",
         ),
         (
-            ("--engine", "poses", "--deform", "rigid", "--likelihood", "correlation"),
+            ("--workflow", "poses", "--deform", "rigid", "--likelihood", "correlation"),
             "choose gaussian",
         ),
-        (("--engine", "poses", "--deform", "rigid", "-D", "bodies=a.mrc,b.mrc"), "as a whole"),
-        (("--engine", "poses", "--deform", "rigid", "--stage", "steps=3"), "stages"),
+        (("--workflow", "poses", "--deform", "rigid", "-D", "bodies=a.mrc,b.mrc"), "as a whole"),
+        (("--workflow", "poses", "--deform", "rigid", "--stage", "steps=3"), "stages"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, words, said):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import mrcfile
 import pytest
 import torch
-from support.command import ENGINES, QUICK, correlation, instamap, maps, plugin
+from support.command import OBJECTIVES, QUICK, correlation, instamap, maps, plugin
 
 from instamap.maps import fsc, mask, mrc
 from instamap.plugin.hooks import hookimpl
@@ -61,7 +61,7 @@ def finished(data, tmp_path_factory) -> SimpleNamespace:
 
     out = tmp_path_factory.mktemp("run") / "below" / "out"
     with plugin(Plugin()):
-        outcome = instamap("reconstruct", data / "particles.star", "-o", out, *ENGINES["normal"])
+        outcome = instamap("reconstruct", data / "particles.star", "-o", out, *OBJECTIVES["normal"])
     assert outcome.code == 0, outcome
     return SimpleNamespace(
         out=out, outcome=outcome, told=told, settings=tomllib.loads((out / "run.toml").read_text())
@@ -203,9 +203,9 @@ def test_options_on_the_command_line_win_over_the_config(finished, tmp_path):
         "--config",
         finished.out / "run.toml",
         "--no-halves",
-        "-E",
-        "look=2",
-        "-E",
+        "-O",
+        "evaluate_every=2",
+        "-O",
         "steps=2",
         "-R",
         "levels=3",
@@ -274,8 +274,8 @@ def test_without_halves_there_is_one_map(data, tmp_path):
     } and "map 190, held out 10" in outcome.err
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_map_is_the_molecule_and_only_inside_the_mask(engine, data, tmp_path):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_map_is_the_molecule_and_only_inside_the_mask(objective, data, tmp_path):
     """Right sign and hand: the mirrored map agrees less. The mask is the user's, with a hard edge,
     which shows the smallest leak.
     """
@@ -287,7 +287,7 @@ def test_the_map_is_the_molecule_and_only_inside_the_mask(engine, data, tmp_path
         tmp_path / "out",
         "--mask",
         tmp_path / "ball.mrc",
-        *ENGINES[engine],
+        *OBJECTIVES[objective],
     )
     assert outcome.code == 0 and "mask.mrc" not in outcome.out, outcome
     found = maps(tmp_path / "out")
@@ -307,7 +307,7 @@ def test_the_map_is_the_molecule_and_only_inside_the_mask(engine, data, tmp_path
 @pytest.mark.parametrize("box", [17, 18])
 def test_odd_and_even_boxes(box, tmp_path):
     star = particle_set.demo(tmp_path / "data", count=120, box=box, snr=2.0)
-    assert instamap("reconstruct", star, "-o", tmp_path / "out", *ENGINES["normal"]).code == 0
+    assert instamap("reconstruct", star, "-o", tmp_path / "out", *OBJECTIVES["normal"]).code == 0
     found = maps(tmp_path / "out")
     truth = mrc.read(star.parent / "truth.mrc")[0]
     # Half a pixel of displacement costs a third of the correlation of such coarse maps.
@@ -323,7 +323,7 @@ def test_pure_noise_has_no_signal(data, tmp_path):
         )
         file.set_image_stack()
     outcome = instamap(
-        "reconstruct", tmp_path / "particles.star", "-o", tmp_path / "out", *ENGINES["normal"]
+        "reconstruct", tmp_path / "particles.star", "-o", tmp_path / "out", *OBJECTIVES["normal"]
     )
     assert outcome.code == 0
     # In nats of all ten held-out images: an unrelated map gains ½ z² by chance, the molecule some

@@ -142,7 +142,7 @@ def test_a_failure_in_the_middle_leaves_nothing(changed, tmp_path):
                 poison(tmp_path / "particles.mrcs", image)
 
     files = sorted(tmp_path.iterdir())
-    quick = ("--engine", "images", "-E", "steps=4", "-E", "look=2", "-E", "batch=4")
+    quick = ("--objective", "images", "-O", "steps=4", "-O", "evaluate_every=2", "-O", "batch=4")
     with plugin(Plugin()):
         outcome = instamap("reconstruct", star, "-o", tmp_path / "out", *quick)
     assert any(name.startswith(".out-") for name in before[-1]), (
@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_nothing(good, tmp_path):
             ["--representation", "hash-gird"],
             "representation 'hash-gird' is unknown; choose .*did you mean hash-grid",
         ),
-        (["--engine", "norml"], "engine 'norml' is unknown; choose .*did you mean normal"),
+        (["--objective", "norml"], "engine 'norml' is unknown; choose .*did you mean normal"),
         (
             ["-R", "levles=3"],
             r"option 'levles' of HashGrid is unknown; choose .*did you mean levels\?",
@@ -194,14 +194,14 @@ def test_ctrl_c_leaves_nothing(good, tmp_path):
         (["-R", "levels=3", "-R", "levels=4"], r"option 'levels' is given twice \(3 and 4\)"),
         (["-D", "angle=2"], "option 'angle' of .* is unknown; it has none"),
         (
-            ["-E", "steps=5"],
+            ["-O", "steps=5"],
             (
                 "option 'steps=5' is for one engine, but engine is 'auto'; add --engine images or"
                 " --engine normal"
             ),
         ),
         (
-            ["--engine", "normal", "--deform", "rigid"],
+            ["--objective", "normal", "--deform", "rigid"],
             (
                 "engine 'normal' needs one density for all particles and Gaussian noise, but"
                 " deformation Rigid gives every particle its own density; choose --engine images"
@@ -209,7 +209,7 @@ def test_ctrl_c_leaves_nothing(good, tmp_path):
         ),
         (["--seed", "-1"], "seed is -1; it must be from 0 to"),
         (["--seed", str(2**70)], "seed is 1180591620717411303424; it must be from 0 to"),
-        (["--together", "rlnGroupName"], "rlnGroupName"),
+        (["--group-by", "rlnGroupName"], "rlnGroupName"),
         (["--mask", "nothing.mrc"], "map 'nothing.mrc' does not exist"),
         (["--datadir", "nowhere"], "stack 'particles.mrcs' of row 1 of .* is missing .*nowhere"),
         (

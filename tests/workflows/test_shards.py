@@ -207,9 +207,9 @@ def test_a_symmetric_fit_is_symmetric_as_far_as_it_is_free(star, tmp_path):
         "c4",
         "--representation",
         "voxel",
-        "-E",
+        "-O",
         "steps=60",
-        "--engine",
+        "--objective",
         "normal",
     )
     assert outcome.code == 0 and "symmetry        C4" in outcome.err
@@ -480,7 +480,7 @@ def test_settings_that_the_statistics_contradict_are_refused(whole):
         (["--weights", "rlnPhaseShift"], "is 0 for all"),
         (["--likelihood", "correlation"], "Correlation is not Gaussian"),
         (["-L", "sigma=3"], "sigma"),
-        (["--together", "rlnNone"], "rlnNone"),
+        (["--group-by", "rlnNone"], "rlnNone"),
     ],
 )
 def test_accumulate_refuses(star, tmp_path, words, said):
@@ -491,7 +491,7 @@ def test_accumulate_refuses(star, tmp_path, words, said):
 def test_fit_refuses_what_it_has_no_images_for(whole, tmp_path):
     assert (
         "hold no images"
-        in instamap("fit", whole.path, "-o", tmp_path / "out", "--engine", "images").refusal
+        in instamap("fit", whole.path, "-o", tmp_path / "out", "--objective", "images").refusal
     )
     assert "holds no statistics" in instamap("fit", tmp_path, "-o", tmp_path / "out").refusal
     assert not list(tmp_path.iterdir())
@@ -500,7 +500,7 @@ def test_fit_refuses_what_it_has_no_images_for(whole, tmp_path):
 @pytest.mark.parametrize("words", [("--symmetry", "C2"), ("--weights", "rlnDefocusU")])
 def test_the_engine_of_images_knows_no_symmetry_or_weights(star, tmp_path, words):
     line = instamap(
-        "reconstruct", star, "-o", tmp_path / "out", "--engine", "images", *words
+        "reconstruct", star, "-o", tmp_path / "out", "--objective", "images", *words
     ).refusal
     assert (
         f"{words[0][2:]} '{words[1]}' needs engine 'normal'" in line
