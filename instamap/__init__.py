@@ -9,8 +9,9 @@ imported before it is used, so that `import instamap` needs no torch.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from instamap.version import __version__
 
 if TYPE_CHECKING:
     from instamap.data.formats.base import InputFormat as InputFormat
@@ -63,8 +64,6 @@ if TYPE_CHECKING:
     from instamap.workflows.result import Result as Result
     from instamap.workflows.settings import Settings as Settings
     from instamap.workflows.workflow import Workflow as Workflow
-
-__version__ = version("instamap")
 
 _HOMES = {
     "workflows.api": ("reconstruct", "accumulate", "fit", "load"),

@@ -14,7 +14,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from instamap import __version__
 from instamap.cli import (
     accumulate,
     audit,
@@ -35,6 +34,7 @@ from instamap.cli import (
 from instamap.errors import InstamapError, PartError
 from instamap.files import escaped
 from instamap.plugin.registry import Registry, default
+from instamap.version import __version__
 
 if TYPE_CHECKING:
     from click import Context, HelpFormatter

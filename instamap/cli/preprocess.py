@@ -34,12 +34,12 @@ def preprocess(
     carried out of the crop is lost. The stack is named as seen from the current folder, as RELION
     does.
     """
-    from instamap import __version__
     from instamap.cli.progress_bars import ProgressBars
     from instamap.data.particles import Particles
     from instamap.data.preprocess import Preprocess
     from instamap.data.writers import write_particles
     from instamap.toml_text import write_toml
+    from instamap.version import __version__
     from instamap.workflows import output
 
     values = dict(given.plain)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from instamap import __version__
 from instamap.errors import OptionError
 from instamap.fit.stage import Stage
 from instamap.plugin.choice import (
@@ -25,6 +24,7 @@ from instamap.plugin.choice import (
     usual_forward,
 )
 from instamap.plugin.options import OptionSpec, describe_field, from_dict, option, to_dict
+from instamap.version import __version__
 
 if TYPE_CHECKING:
     import torch

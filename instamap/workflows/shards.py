@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from instamap import __version__
 from instamap.errors import CompositionError, DataError
 from instamap.fit.normal import NormalEquations
 from instamap.model import make_part, part_classes
 from instamap.progress import SILENT, Progress
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate as accumulate_statistics
+from instamap.version import __version__
 from instamap.workflows.prepare import Dataset, open_dataset
 from instamap.workflows.settings import Settings
 from instamap.workflows.shard import ALL_ROWS, Shard, missing_share
