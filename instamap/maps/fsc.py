@@ -84,7 +84,8 @@ def _transform(volume: Tensor) -> Tensor:
 def _shells(box: int, device: torch.device) -> Tensor:
     """Shell "D D D//2+1" of each component of rfftn."""
     whole = grids.shells(box, 3)
-    return whole[..., : box // 2 + 1].to(device)
+    half = whole[..., : box // 2 + 1]
+    return half.to(device)
 
 
 def _power_per_shell(transform: Tensor, box: int) -> Tensor:
@@ -290,12 +291,14 @@ def _unbiased(
     )
     for index, first, final, limit in spans:
         span = slice(first, final + 1)
-        share = size[span] / size[span].sum()
+        sizes = size[span]
+        share = sizes / sizes.sum()
         mean_direct = float((share * direct[span]).sum())
         if mean_direct < max(MIN_DIRECT_FSC, limit):
             break
         mean_crossed = float((share * crossed[span]).sum())
-        unbiased[index] = max(0.0, mean_crossed) ** 2 / mean_direct
+        positive = max(0.0, mean_crossed)
+        unbiased[index] = positive**2 / mean_direct
     unbiased[0] = unbiased[1]
     return unbiased.clamp(max=1)
 
@@ -405,7 +408,8 @@ def _first_unknown_phase(
     count: int,
 ) -> int:
     """The first shell in which two maps agree too little; `count` where there is none."""
-    low = (fsc(a, b)[1:] < MIN_KNOWN_PHASE_FSC).nonzero()
+    unmasked = fsc(a, b)[1:]
+    low = (unmasked < MIN_KNOWN_PHASE_FSC).nonzero()
     return int(low[0]) + 1 if len(low) else count
 
 

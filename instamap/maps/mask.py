@@ -40,7 +40,8 @@ def _soft(
     if edge == 0:
         return (distance <= inner).to(distance.dtype)
     phase = ((distance - inner) / edge).clamp(0, 1)
-    return 0.5 + 0.5 * torch.cos(math.pi * phase)
+    wave = torch.cos(math.pi * phase)
+    return 0.5 + 0.5 * wave
 
 
 def load(
@@ -91,8 +92,9 @@ def from_map(
     connected part remains, and others of at least a tenth of its size; it is extended by `extend`
     voxels and falls off over `edge` voxels more. Raises DataError for a map without contrast.
     """
-    cutoff = max(15.0, 2 * pixel_size) if low_pass is None else low_pass
-    smooth = _low_pass(volume.detach(), pixel_size, cutoff)
+    if low_pass is None:
+        low_pass = max(15.0, 2 * pixel_size)
+    smooth = _low_pass(volume.detach(), pixel_size, low_pass)
     # as Scene.radius: nothing is reconstructed outside
     ball = sphere(
         len(volume),
@@ -155,10 +157,12 @@ def _components(solid: Tensor) -> Tensor:
     neighbours are pointed at the higher of the two, and chains of pointers are shortened, until all
     neighbours agree: a few rounds, whatever the shape.
     """
+    count = int(solid.sum())
+    label = torch.arange(count, device=solid.device)
     number = torch.full(solid.shape, -1, device=solid.device)
-    label = torch.arange(int(solid.sum()), device=solid.device)
     number[solid] = label
-    pairs = torch.cat([_neighbours(number, axis) for axis in range(3)], 1)
+    pairs_by_axis = [_neighbours(number, axis) for axis in range(3)]
+    pairs = torch.cat(pairs_by_axis, 1)
     while True:
         left, right = label[pairs]
         if torch.equal(left, right):
@@ -191,10 +195,12 @@ def _distance(solid: Tensor, limit: int) -> Tensor:
     for axis in range(3):
         nearest = square.clone()
         length = square.shape[axis]
-        for step in range(1, min(limit, length - 1) + 1):
+        farthest = min(limit, length - 1)
+        for step in range(1, farthest + 1):
             for start in (0, step):  # towards either side
                 here = nearest.narrow(axis, step - start, length - step)
                 there = square.narrow(axis, start, length - step)
-                torch.minimum(here, there + step**2, out=here)
+                further = there + step**2
+                torch.minimum(here, further, out=here)
         square = nearest
     return square.sqrt()

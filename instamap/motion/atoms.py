@@ -9,8 +9,8 @@ from torch import Tensor
 
 from instamap.errors import DataError, OptionError
 from instamap.files import replacing
-from instamap.motion.motion_model import Motion
-from instamap.motion.transport import TOLERANCE, carried
+from instamap.motion.motion_model import MotionModel
+from instamap.motion.transport import TOLERANCE, transport
 from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.simulate.atomic_model import load
@@ -55,7 +55,7 @@ def corner(scene: Scene, centred: bool) -> float:
 
 
 def morph(
-    motion: Motion,
+    motion: MotionModel,
     model: Path,
     out: Path,
     reference: Tensor,
@@ -67,7 +67,7 @@ def morph(
     """Write a model for each of `conformations` "S L" to a PDB or mmCIF file.
 
     It is the first of the file `model`, built in the conformation `reference` "L". Atoms move by
-    the mean over fits of `transport.carried`; those outside the mask too, by the field's own values
+    the mean over fits of `transport`; those outside the mask too, by the field's own values
     there. Anisotropic B-factors, whose axes would turn, are dropped. Coordinates are those of the
     map (an MRC file with its origin at zero: voxel i is at i times the pixel size), or, `centred`,
     count from voxel box // 2. Raises DataError, OptionError, OutputError.
@@ -110,7 +110,7 @@ def _first_model(path: Path) -> "gemmi.Structure":
 
 
 def _carry(
-    motion: Motion,
+    motion: MotionModel,
     y: Tensor,
     reference: Tensor,
     z: Tensor,
@@ -122,7 +122,7 @@ def _carry(
     displacements = []
     errors = []
     for half in motion.halves:
-        place, error = carried(half, single, reference, z)
+        place, error = transport(half, single, reference, z)
         # The difference is what single precision holds: where nothing moves, coordinates stay to
         # the last digit.
         displacements.append((place - single).double())
