@@ -71,7 +71,7 @@ def one(folder: Path, count: int, seed: int) -> list[dict]:
     variance = noise.estimate(particles, rows, seed=seed)
     exact = gather(particles, rows, variance, torch.float64, "torch")
     radius = (particles.box // 2 - 0.5) * particles.pixel_size
-    volume = initial_map.least_squares(
+    volume = initial_map.solve(
         exact, mask.sphere(particles.box, particles.pixel_size, radius, 0.0).double()
     )
     curved = exact.apply(volume)

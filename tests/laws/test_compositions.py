@@ -11,21 +11,26 @@ from typing import Literal, get_args, get_origin
 import pytest
 import torch
 
+from instamap.data import noise
+from instamap.data.particles import Particles
 from instamap.errors import CompositionError
-from instamap.fit import loop, normal
-from instamap.fit.images import Images
-from instamap.fit.objective import Evidence
-from instamap.fit.stages import Stage
-from instamap.maps import mrc
-from instamap.model import Model, compose
+from instamap.fit.images import MiniBatches
+from instamap.fit.loop import FitResult, optimise
+from instamap.fit.normal import NormalEquations
+from instamap.fit.objective import ImageData, StatisticsData
+from instamap.fit.stage import Stage
+from instamap.maps import mask, mrc
+from instamap.model import Model, compose, part_classes
+from instamap.parts import GaussianLikelihood, PremultipliedLikelihood, SharedDensity
 from instamap.plugin.choice import DEFAULTS, choose, default_parts, usual_forward
 from instamap.plugin.options import describe
 from instamap.plugin.registry import default
-from instamap.scene import Batch
+from instamap.scene import Batch, Scene
 from instamap.simulate import particle_set
-from instamap.workflows.map import Data, prepare
-from instamap.workflows.settings import Settings
+from instamap.statistics import initial_map
+from instamap.statistics.streaming import accumulate
 
+HELD_OUT = 3
 KINDS = tuple(DEFAULTS)
 NAMES = {kind: [part.name for part in default().parts(kind)] for kind in KINDS}
 LINEAR = ("representation", "forward", "likelihood")  # what goes with the normal equations
@@ -49,17 +54,15 @@ class World:
     and what a fit may see of them.
     """
 
-    data: Data
     folder: Path
-
-    @property
-    def evidence(self) -> Evidence:
-        return self.data.evidence["map"]
+    scene: Scene
+    images: ImageData
+    statistics: StatisticsData
 
     @functools.cached_property
     def batch(self) -> Batch:
         """The images on which likelihoods are compared: some of those that are fitted."""
-        return self.data.particles.batch(self.evidence.rows[:16])
+        return self.images.particles.batch(self.images.rows[:16])
 
     @functools.cache  # noqa: B019 - as long as the module's fixture
     def gain_of_truth(self, forward: str, likelihood: str, *options: tuple[str, str]) -> float:
@@ -82,7 +85,7 @@ class World:
             for kind, name in names.items()
         }
         torch.manual_seed(0)
-        return compose({**default_parts(), **chosen}, self.data.scene)
+        return compose({**default_parts(), **chosen}, self.scene)
 
 
 def small(kind: str, name: str) -> dict:
@@ -93,7 +96,22 @@ def small(kind: str, name: str) -> dict:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
     star = particle_set.demo(tmp_path_factory.mktemp("data"), count=64, box=16, snr=2.0)
-    return World(prepare(Settings(star, halves=False)), star.parent)
+    particles = Particles.open(star)
+    rows = torch.randperm(particles.count, generator=torch.Generator().manual_seed(0))
+    images = ImageData(particles, rows[HELD_OUT:].sort().values, rows[:HELD_OUT].sort().values)
+    spectra = noise.estimate(particles).float()
+    scene = Scene(
+        particles.box, particles.pixel_size, count=particles.count, noise_variance=spectra
+    )
+    likelihood = compose(default_parts(), scene).likelihood
+    sets = {"fitted": images.rows, "held_out": images.held_out}
+    statistics = StatisticsData(**accumulate(particles, sets, likelihood))
+    sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
+    first = initial_map.solve(statistics.fitted, sphere)
+    window = initial_map.find_mask(first, scene.pixel_size)
+    scale = initial_map.density_scale(first, window)
+    scene = replace(scene, mask=window, density_scale=scale)
+    return World(star.parent, scene, images, statistics)
 
 
 @torch.no_grad()
@@ -105,12 +123,12 @@ def gain(model: Model, batch: Batch) -> float:
     return float(model.gain(batch).mean())
 
 
-def learn(world: World, model: Model, steps: int = 10) -> loop.Fit:
+def learn(world: World, model: Model, steps: int = 10) -> FitResult:
     """A short fit of all parts at once, from mini-batches."""
-    objective = Images(Images.Options(look=steps, batch=8, average=0.5), model, world.evidence)
-    return loop.fit(
-        model, objective, (Stage(steps=steps),), generator=torch.Generator().manual_seed(0)
-    )
+    options = MiniBatches.Options(evaluate_every=steps, batch=8, average=0.5)
+    objective = MiniBatches(options, model, world.images)
+    generator = torch.Generator().manual_seed(0)
+    return optimise(model, objective, (Stage(steps=steps),), generator=generator)
 
 
 def check_learns(
@@ -118,7 +136,7 @@ def check_learns(
 ) -> None:
     """options: those of the likelihood."""
     truth = world.gain_of_truth(usual_forward(names["deformation"]), names["likelihood"], *options)
-    assert truth > NOTHING_IS_TOLD * world.data.scene.box**2
+    assert truth > NOTHING_IS_TOLD * world.scene.box**2
     before = gain(model, world.batch)
     birth = [[p.detach().clone() for p in group["params"]] for group in model.parameter_groups()]
     fit = learn(world, model)
@@ -189,47 +207,52 @@ def test_normal_equations_fit_what_they_describe(world, names):
     """Their loss, at voxel centres that do not move, falls; a likelihood that is not Gaussian is
     refused.
     """
-    model = world.model(**dict(zip(LINEAR, names, strict=True)))
-    if not model.likelihood.quadratic:
-        refused(model, f"likelihood {type(model.likelihood).__name__}")
+    named = dict(zip(LINEAR, names, strict=True))
+    model = world.model(**named)
+    reason = reason_against(named)
+    if not isinstance(model.likelihood, GaussianLikelihood):
+        assert reason == f"likelihood {type(model.likelihood).__name__} is not Gaussian"
         return
-    objective = normal.Normal(normal.Normal.Options(look=12, average=0.5), model, world.evidence)
-    before = still(objective, model)
-    fit = loop.fit(model, objective, (Stage(steps=12),), generator=torch.Generator().manual_seed(0))
-    after = still(objective, model)
+    assert reason is None
+    options = NormalEquations.Options(evaluate_every=12, average=0.5)
+    objective = NormalEquations(options, model, world.statistics)
+    before = without_jitter(objective, model)
+    generator = torch.Generator().manual_seed(0)
+    fit = optimise(model, objective, (Stage(steps=12),), generator=generator)
+    after = without_jitter(objective, model)
     truth = world.gain_of_truth("slice", "gaussian")  # the statistics are those of this noise
     assert after < before and after < -SHARE * truth, (before, after, truth)
     assert fit.signal and fit.map.isfinite().all()
 
 
-def refused(model: Model, other: str) -> None:
-    with pytest.raises(
-        CompositionError, match=rf"engine 'normal' needs .* but {other} .*choose --engine images"
-    ):
-        normal.check(model)
+def reason_against(names: dict[str, str]) -> str | None:
+    """Why normal equations cannot describe the usual parts but for these names."""
+    chosen = {kind: choose(kind, name, []) for kind, name in names.items()}
+    return NormalEquations.reason_against(part_classes({**default_parts(), **chosen}))
 
 
 @torch.no_grad()
-def still(objective: normal.Normal, model: Model) -> float:
-    """The loss in nats per image, 0 for an empty map, without jitter."""
+def without_jitter(objective: NormalEquations, model: Model) -> float:
+    """The loss in nats per image, 0 for an empty map."""
     objective.jitter = 0.0
     return float(objective(model, torch.Generator()))
 
 
 @pytest.mark.parametrize("name", NAMES["deformation"])
-def test_normal_equations_describe_one_density(world, name):
-    model = world.model(deformation=name, forward=usual_forward(name))
-    if not model.deformation.per_particle:
-        normal.check(model)
-        return
-    refused(model, f"deformation {type(model.deformation).__name__}")
+def test_normal_equations_describe_one_density(name):
+    made = default().get("deformation", name).load()
+    reason = reason_against({"deformation": name, "forward": usual_forward(name)})
+    if issubclass(made, SharedDensity):
+        assert reason is None
+    else:
+        assert reason == f"deformation {made.__name__} gives every particle its own density"
 
 
 @pytest.mark.parametrize("name", NAMES["likelihood"])
 def test_premultiplied_images_are_judged_or_refused(world, name):
-    scene = replace(world.data.scene, premultiplied=True)
+    scene = replace(world.scene, premultiplied=True)
     chosen = {**default_parts(), "likelihood": choose("likelihood", name, [])}
-    if default().get("likelihood", name).load().premultiplied:
+    if issubclass(default().get("likelihood", name).load(), PremultipliedLikelihood):
         compose(chosen, scene)
         return
     with pytest.raises(

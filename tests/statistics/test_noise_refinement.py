@@ -1,7 +1,5 @@
 """Noise from residuals: right where corners are wrong, of plain and of premultiplied images."""
 
-from dataclasses import replace
-
 import mrcfile
 import pytest
 import starfile
@@ -13,8 +11,8 @@ from instamap.model import compose
 from instamap.plugin.choice import choose, default_parts
 from instamap.scene import Scene
 from instamap.simulate import particle_set
-from instamap.statistics.noise_refinement import LEAST, refine
-from instamap.workflows.prepare import survey
+from instamap.statistics.noise_refinement import MIN_HALF_IMAGES, refine
+from instamap.workflows.prepare import open_dataset
 from instamap.workflows.settings import Settings
 
 
@@ -41,13 +39,13 @@ def premultiplied(plain, tmp_path_factory):
     return Particles.open(out / "particles.star")
 
 
-def _refined(particles, rows, said):
+def _refined(particles, rows, before):
     scene = Scene(
         box=particles.box,
         pixel_size=particles.pixel_size,
         count=particles.count,
         premultiplied=particles.premultiplied,
-        noise_variance=said,
+        noise_variance=before,
     )
     likelihood = compose(
         {**default_parts(), "likelihood": choose("likelihood", "coloured", [])}, scene
@@ -56,32 +54,32 @@ def _refined(particles, rows, said):
 
 
 @pytest.mark.parametrize("kind", ["plain", "premultiplied"])
-def test_the_spectrum_is_that_of_the_noise_whatever_was_said_before(kind, request):
+def test_the_spectrum_is_that_of_the_noise_whatever_was_known_before(kind, request):
     """Shell k has 600 · 2πk components of noise; the signal that a first map misses at a variance
     of 0.1 in all is what remains.
     """
     particles = request.getfixturevalue(kind)
-    said = torch.linspace(3.0, 0.5, 17)[None]  # as neighbours in the corners would make it
-    found = _refined(particles, torch.arange(particles.count), said)
-    assert found.shape == said.shape and found.dtype == said.dtype
+    before = torch.linspace(3.0, 0.5, 17)[None]  # as neighbours in the corners would make it
+    found = _refined(particles, torch.arange(particles.count), before)
+    assert found.shape == before.shape and found.dtype == before.dtype
     assert float((found[0, 3:] - 1).abs().max()) < 0.05
     assert float((found[0, :3] - 1).abs().max()) < 0.3
 
 
-def test_few_images_keep_what_was_said(plain):
-    said = torch.linspace(3.0, 0.5, 17)[None]
-    assert torch.equal(_refined(plain, torch.arange(2 * LEAST - 1), said), said)
+def test_few_images_keep_what_was_known(plain):
+    before = torch.linspace(3.0, 0.5, 17)[None]
+    rows = torch.arange(2 * MIN_HALF_IMAGES - 1)
+    assert torch.equal(_refined(plain, rows, before), before)
 
 
 def test_it_is_an_option_of_the_likelihood(plain):
-    spectra = {}
-    for noise in ("residuals", "corners"):
-        parts = {
-            **default_parts(),
-            "likelihood": choose("likelihood", "coloured", [f"noise={noise}"]),
-        }
-        spectra[noise] = survey(Settings(plain.path, parts=parts)).scene.noise_variance
-    white = survey(replace(Settings(plain.path), parts=default_parts())).scene.noise_variance
-    assert torch.equal(spectra["corners"], white)
-    assert not torch.equal(spectra["residuals"], white)
-    assert float((spectra["residuals"] - 1).abs().mean()) < 0.05
+    def spectrum(likelihood, *options):
+        chosen = choose("likelihood", likelihood, list(options))
+        return open_dataset(Settings(plain.path, likelihood=chosen)).scene.noise_variance
+
+    white = spectrum("gaussian")
+    corners = spectrum("coloured", "noise=corners")
+    residuals = spectrum("coloured", "noise=residuals")
+    assert torch.equal(corners, white)
+    assert not torch.equal(residuals, white)
+    assert float((residuals - 1).abs().mean()) < 0.05
