@@ -15,7 +15,7 @@ PLUGINS = Path(instamap.__file__).parents[1] / "plugins"
 
 # A room may import those of all lines above its own, and none of its own line but itself.
 ORDER = """
-errors
+version errors
 scene progress files
 toml_text mrc_format
 plugin geometry
@@ -32,7 +32,7 @@ testing cli
 LINES = [line.split() for line in ORDER.strip().splitlines()]
 ROOMS = {room for line in LINES for room in line}
 
-LIGHT_AND_FILES = {"errors", "progress", "files", "toml_text", "mrc_format", "plugin"}
+LIGHT_AND_FILES = {"version", "errors", "progress", "files", "toml_text", "mrc_format", "plugin"}
 
 # Narrower than ORDER: a part is told everything by its scene and its options.
 PART = {"errors", "scene", "plugin.options", "geometry", "fourier", "parts"}
@@ -46,12 +46,11 @@ NARROWER = {
     "likelihoods": PART,
 }
 
-# `instamap` itself imports what it offers when it is asked for; inside, only its version is used.
+# `instamap` itself imports what it offers when it is asked for; nothing inside imports it.
 FRONT_DOOR = ""
-WITHIN_REACH_OF_ALL = "__version__"
 
 # What answers `--help` and lists parts, in a fraction of a second.
-TORCHLESS = {FRONT_DOOR, "errors", "progress", "files", "toml_text", "plugin"}
+TORCHLESS = {FRONT_DOOR, "version", "errors", "progress", "files", "toml_text", "plugin"}
 HEAVY = {"torch", "numpy", "matplotlib", "pandas", "mrcfile", "starfile", "scipy", "numba"}
 
 # Files that may share their name with others: a package's, and a command's with what it calls.
@@ -84,7 +83,7 @@ def imported(path: Path, module: str, known: set[str]) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = _base(node, package)
             found |= {_target(base, alias.name, known) for alias in node.names}
-    return found - {f"instamap.{WITHIN_REACH_OF_ALL}"}
+    return found
 
 
 def _base(node: ast.ImportFrom, package: list[str]) -> str:
@@ -99,8 +98,7 @@ def _target(base: str, name: str, known: set[str]) -> str:
     """The module that `from base import name` reaches: a module of that name, or `base`."""
     inner = f"{base}.{name}"
     is_module = inner.removeprefix("instamap.") in known
-    is_version = inner == f"instamap.{WITHIN_REACH_OF_ALL}"
-    return inner if is_module or is_version else base
+    return inner if is_module else base
 
 
 def edges(root: Path) -> dict[str, set[str]]:
@@ -239,7 +237,6 @@ def plant(tmp_path):
     return write
 
 
-VERSION = "from instamap import __version__"
 IN_FUNCTION = "def f():\n    from instamap.fit.loop import fit"
 FOR_TYPES = (
     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from instamap.fit.loop import fit"
@@ -279,7 +276,7 @@ def test_a_planted_violation_is_found(plant, path, source, said):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("maps/x.py", f"from instamap.errors import DataError\n{VERSION}\nfrom . import y"),
+        ("maps/x.py", "from instamap.errors import DataError\nfrom . import y"),
         ("maps/x.py", "from instamap.maps.y import z\nimport instamap.maps.y"),
         ("model.py", "from instamap.fourier import ctf\nfrom instamap.fourier.ctf import apply"),
         ("data/x.py", "from instamap.fourier import ctf"),

@@ -12,13 +12,13 @@ import torch
 from instamap import model as composing
 from instamap.deform.rigid import Rigid
 from instamap.errors import CompositionError
-from instamap.fit import normal
+from instamap.fit.normal import NormalEquations
 from instamap.forward.ray import Ray
 from instamap.fourier import ctf
 from instamap.geometry import grids, rotations
 from instamap.likelihoods.gaussian import Gaussian
-from instamap.model import Floor, Model, Window, compose
-from instamap.parts import Likelihood, Representation
+from instamap.model import Floor, Model, Window, compose, part_classes
+from instamap.parts import Likelihood, Representation, SharedDensityOperator
 from instamap.plugin.choice import DEFAULTS, choose, default_parts
 from instamap.plugin.component import Component
 from instamap.plugin.hooks import hookimpl
@@ -50,10 +50,8 @@ class Robust(Likelihood):
         return predicted
 
 
-class Shared(Ray):
+class Shared(Ray, SharedDensityOperator):
     """A third party's: it needs one density for all views."""
-
-    deforms = False
 
 
 @pytest.fixture
@@ -78,32 +76,30 @@ def registry(monkeypatch) -> Registry:
 def test_a_likelihood_that_cannot_judge_premultiplied_images_is_refused_for_them(registry):
     scene = Scene(12, 2.0, noise_variance=torch.ones(1, 7))
     chosen = {**default_parts(), "likelihood": choose("likelihood", "robust", [], registry)}
-    model = compose(chosen, scene, registry)
+    compose(chosen, scene, registry=registry)
     both = (
         "images are premultiplied .*rlnCtfDataAreCtfPremultiplied.*likelihood 'robust' needs"
         " .*choose --likelihood"
     )
     with pytest.raises(CompositionError, match=both):
-        compose(chosen, replace(scene, premultiplied=True), registry)
-    compose(default_parts(), replace(scene, premultiplied=True), registry)
-    assert "Robust is not Gaussian" in normal.fits(model)
-    with pytest.raises(
-        CompositionError,
-        match="engine 'normal' needs .*Gaussian noise, but likelihood Robust .*--engine images",
-    ):
-        normal.check(model)
+        compose(chosen, replace(scene, premultiplied=True), registry=registry)
+    compose(default_parts(), replace(scene, premultiplied=True), registry=registry)
+    classes = part_classes(chosen, registry)
+    assert "Robust is not Gaussian" in NormalEquations.reason_against(classes)
 
 
 def test_an_operator_that_needs_one_density_is_refused_with_a_density_for_each_particle(registry):
     scene = Scene(12, 2.0, noise_variance=torch.ones(1, 7))
     chosen = {**default_parts(), "forward": choose("forward", "shared", [], registry)}
-    compose(chosen, scene, registry)
+    compose(chosen, scene, registry=registry)
     both = (
         "deformation 'rigid' gives every particle its own .*forward 'shared' needs one .*choose"
         " --deform"
     )
     with pytest.raises(CompositionError, match=both):
-        compose({**chosen, "deformation": choose("deformation", "rigid", [])}, scene, registry)
+        compose(
+            {**chosen, "deformation": choose("deformation", "rigid", [])}, scene, registry=registry
+        )
 
 
 def test_a_likelihood_without_noise_level_is_refused():
@@ -176,7 +172,7 @@ def test_density_does_not_depend_on_the_chunks(monkeypatch):
     x = 3 * torch.randn(3, 50, 3, dtype=torch.float64)
     whole = model.density(x)
     for chunk in (1, 7, 100):
-        monkeypatch.setattr(composing, "CHUNK", chunk)
+        monkeypatch.setattr(composing, "POINTS_AT_ONCE", chunk)
         torch.testing.assert_close(model.density(x), whole, rtol=1e-12, atol=1e-15)
     assert whole.abs().max() > 0 and model.density(x[:, :0]).shape == (3, 0)
 

@@ -234,17 +234,18 @@ def test_what_is_done_to_images_is_described(run):
     ], "in the order in which they are done"
     help = run("reconstruct", "-h").stdout
     assert all(f"{flag} " in help or f"{flag}/" in help for flag in rows)
-    assert "[default: 0.375 of the edge]" in rows["--background"] and "[preprocess]" in shown
+    assert "in run.toml by the same names" in shown
 
 
-def test_the_automatic_engine_is_described(run):
+def test_the_automatic_workflow_is_described(run):
     """With all that it chooses from; other names without a part are still unknown."""
-    shown = run("describe", "engine", "auto").stdout
+    shown = run("describe", "workflow", "auto").stdout
     rows = [
         line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.strip()
     ]
-    assert sorted(rows[1:-1]) == sorted(part.name for part in Registry({}, []).parts("engine"))
-    assert "engine 'automatic' is unknown" in refusal(run("describe", "engine", "automatic"))
+    workflows = [part.name for part in Registry({}, []).parts("workflow")]
+    assert sorted(rows[1:-1]) == sorted(workflows)
+    assert "workflow 'automatic' is unknown" in refusal(run("describe", "workflow", "automatic"))
     assert "is unknown" in refusal(run("describe", "preprocess", "crop"))
 
 
