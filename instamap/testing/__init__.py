@@ -12,7 +12,7 @@ docs/laws.md says what each law is for. Needs pytest and hypothesis: `pip instal
 
 import pytest
 
-LAW_FILES = ("part", "representation", "deformation", "forward", "likelihood")
+LAW_FILES = ("part", "representation", "deformation", "forward", "likelihood", "objective")
 
 # Must come before the imports below: without it a failed law would not show the values it compared.
 pytest.register_assert_rewrite(*(f"{__name__}.{file}" for file in LAW_FILES))
@@ -20,6 +20,14 @@ pytest.register_assert_rewrite(*(f"{__name__}.{file}" for file in LAW_FILES))
 from instamap.testing.deformation import DeformationLaws, IsometryLaws  # noqa: E402
 from instamap.testing.forward import ForwardLaws  # noqa: E402
 from instamap.testing.likelihood import LikelihoodLaws  # noqa: E402
+from instamap.testing.objective import ObjectiveLaws  # noqa: E402
 from instamap.testing.representation import RepresentationLaws  # noqa: E402
 
-__all__ = ["DeformationLaws", "ForwardLaws", "IsometryLaws", "LikelihoodLaws", "RepresentationLaws"]
+__all__ = [
+    "DeformationLaws",
+    "ForwardLaws",
+    "IsometryLaws",
+    "LikelihoodLaws",
+    "ObjectiveLaws",
+    "RepresentationLaws",
+]

@@ -302,12 +302,12 @@ def test_an_image_depends_on_no_other_and_few_are_in_memory(make, tmp_path, monk
     monkeypatch.setattr(
         reading.Stacks, "read", lambda self, rows: read.append(len(rows)) or images(self, rows)
     )
-    monkeypatch.setattr(reading, "_PIXELS", 2 * 24**2)
+    monkeypatch.setattr(reading, "_PIXELS_AT_ONCE", 2 * 24**2)
     assert torch.equal(Particles.open(star, preprocess=steps).images(torch.arange(9)), whole)
     assert read == [2, 2, 2, 2, 1]
     read.clear()
-    monkeypatch.setattr(reading, "_PIXELS", 1 << 21)
-    monkeypatch.setattr(writing, "_CHUNK", 3 * 24**2)
+    monkeypatch.setattr(reading, "_PIXELS_AT_ONCE", 1 << 21)
+    monkeypatch.setattr(writing, "_PIXELS_AT_ONCE", 3 * 24**2)
     assert torch.equal(
         Particles.open(written(star, steps, tmp_path / "new")).images(torch.arange(9)), whole
     )
@@ -464,11 +464,8 @@ def test_optics_without_a_size_and_without_a_loop(make, tmp_path, make_particle)
     packed = star.with_suffix(".star.gz")
     packed.write_bytes(gzip.compress(star.read_bytes()))
     table = starfile.read(written(packed, Preprocess(crop=16, box=8), tmp_path / "new"))["optics"]
-    assert (
-        float(table["rlnPixelSize"].iloc[0]),
-        int(table["rlnImageSize"].iloc[0]),
-        list(table)[0],
-    ) == (4.0, 8, "rlnOpticsGroup")
+    assert (table["rlnPixelSize"], table["rlnImageSize"]) == (4.0, 8)
+    assert list(table)[0] == "rlnOpticsGroup"
     unscaled = starfile.read(written(packed, Preprocess(normalise=True), tmp_path / "other"))[
         "optics"
     ]
@@ -555,7 +552,7 @@ def least_squares(star: Path, folder: Path, steps: Preprocess) -> torch.Tensor:
     stats = accumulate(Settings(star, preprocess=steps), folder)
     both = stats.statistics("half1") + stats.statistics("half2")
     scene = stats.scene
-    return initial_map.least_squares(
+    return initial_map.solve(
         both, mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     )
 

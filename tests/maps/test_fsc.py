@@ -10,13 +10,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from instamap.errors import DataError, OutputError
+from instamap.errors import DataError
 from instamap.geometry import grids
 from instamap.maps import fsc
 from instamap.maps import mask as masks
 
 seeds = st.integers(0, 2**32)
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def noise(box: int, seed: int) -> torch.Tensor:
@@ -92,7 +91,7 @@ def test_shells_without_power_have_zero(box):
 
 @given(
     falls=st.floats(1.0, 15.99),
-    threshold=st.sampled_from(fsc.THRESHOLDS),
+    threshold=st.sampled_from(fsc.RESOLUTION_THRESHOLDS),
     pixel_size=st.floats(0.5, 5),
 )
 def test_the_resolution_is_where_a_straight_line_crosses(falls, threshold, pixel_size):
@@ -264,7 +263,7 @@ def test_the_ratio_is_what_half_maps_owe_to_the_truth(seed):
     """
     given, ours, theirs = halves(seed)
     found = fsc.cross(*given)
-    count = fsc.independent(given[-1])
+    count = fsc.independent_components(given[-1])
     for shell in range(4, 14):
         near = slice(shell - 1, shell + 2)
         error = 1 / math.sqrt(float(count[near].sum()))
@@ -305,7 +304,7 @@ def test_of_noise_the_data_cannot_tell(seed):
     assert (
         not curves["unbiased"].any() and fsc.resolution(curves["unbiased"], 24, 2.0, 0.143) == 48.0
     )
-    count = fsc.independent(mask)
+    count = fsc.independent_components(mask)
     for name, curve in list(curves.items())[:2]:
         assert (curve[3:].abs() < 4.5 / count[3:].sqrt()).all(), name
     assert fsc.fsc(raw[0] + 3 * fake, raw[1] + 3 * fake)[3:].min() > 0.8
@@ -344,11 +343,11 @@ def test_the_fsc_of_nothing_scatters_by_the_number_of_independent_components(rad
             for i in range(20)
         ]
     )
-    ratio = (curves.square() * fsc.independent(mask)[4:12]).mean()
+    ratio = (curves.square() * fsc.independent_components(mask)[4:12]).mean()
     assert (
         0.6 < ratio < 1.5
-        # 160 numbers, neighbours of which are alike; one shell holds the mask's cells a bit better than
-        # in the mean
+        # 160 numbers, neighbours of which are alike; one shell holds the mask's cells a bit better
+        # than in the mean
     )
 
 
@@ -367,20 +366,6 @@ def test_the_table(tmp_path):
         [1, 0.125, 8, 0.5, 0],
         [2, 0.25, 4, 0.25, -0.5],
     ]
-
-
-def test_the_picture(tmp_path):
-    fsc.plot(
-        tmp_path / "fsc.png",
-        {"half maps": torch.linspace(1, -0.1, 17), "nothing": torch.zeros(17)},
-        32,
-        1.5,
-    )
-    assert (tmp_path / "fsc.png").read_bytes().startswith(PNG) and len(
-        list(tmp_path.iterdir())
-    ) == 1
-    with pytest.raises(OutputError, match="no-such-folder"):
-        fsc.plot(tmp_path / "no-such-folder" / "fsc.png", {"a": torch.zeros(17)}, 32, 1.5)
 
 
 def test_maps_of_different_frames_are_refused():

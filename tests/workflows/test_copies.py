@@ -137,11 +137,11 @@ def test_maps_that_measure_the_noise_share_no_image(once, monkeypatch):
     star = listed(once, "expanded.star")
     seen = {}
 
-    def gather(particles, rows, *more, **options):
+    def accumulate(particles, rows, *more, **options):
         seen.update(rows)
         raise InterruptedError
 
-    monkeypatch.setattr(noise_refinement, "gather", gather)
+    monkeypatch.setattr(noise_refinement, "accumulate", accumulate)
     particles = Particles.open(star)
     with pytest.raises(InterruptedError):
         noise_refinement.refine(

@@ -23,7 +23,7 @@ from instamap.maps import mrc
 from instamap.motion import conformation_maps, pose_dependence
 from instamap.motion.kmeans import kmeans, nearest
 from instamap.motion.motion_model import Motion
-from instamap.report import movie, render
+from instamap.report import coordinates_plot, movie, render
 
 COUNT = 60
 
@@ -305,7 +305,7 @@ def test_nothing_is_to_be_seen_in_a_flat_map():
 def filmed(tmp_path):
     """filmed(maps) writes a movie of them, and says what all frames share, and of the MP4."""
 
-    def film(maps: list, **options) -> tuple[movie.Look, str]:
+    def film(maps: list, **options) -> tuple[movie.MovieCamera, str]:
         files = [tmp_path / f"{i}.mrc" for i in range(len(maps))]
         for file, map in zip(files, maps, strict=True):
             mrc.write(file, map, PIXEL)
@@ -351,8 +351,8 @@ def test_all_frames_have_one_size_one_camera_and_the_same_grays(filmed, tmp_path
         surface[2].sum() == pytest.approx(surface[0].sum(), rel=0.1)
         and surface[1].sum() < surface[0].sum()
     )
-    assert looked.camera.reach == pytest.approx(
-        movie.MARGIN * movie._reach(blob((12.0, 0, 0)), PIXEL, looked.camera.level)
+    assert looked.surface.reach == pytest.approx(
+        movie.CAMERA_MARGIN * movie._reach(blob((12.0, 0, 0)), PIXEL, looked.surface.level)
     )
 
 
@@ -430,9 +430,13 @@ def test_angles_in_pictures_are_those_of_the_file():
     angle = torch.deg2rad(
         torch.tensor([[30.0, 50.0, 70.0], [-120.0, 170.0, 5.0]], dtype=torch.float64)
     )
-    found = pose_dependence._degrees(rotations.from_euler(*angle.unbind(-1)))
-    torch.testing.assert_close(found["rot"][0], torch.tensor([30.0, -120.0], dtype=torch.float64))
-    torch.testing.assert_close(found["tilt"][0], torch.tensor([50.0, 170.0], dtype=torch.float64))
+    found = coordinates_plot.viewing_angles(rotations.from_euler(*angle.unbind(-1)))
+    torch.testing.assert_close(
+        found["rot"].values, torch.tensor([30.0, -120.0], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        found["tilt"].values, torch.tensor([50.0, 170.0], dtype=torch.float64)
+    )
 
 
 # The command
