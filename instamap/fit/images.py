@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from instamap.data.particles import Particles
 from instamap.fit import draws
-from instamap.fit.objective import ImageData, ModelAverage, ObjectiveOptions
+from instamap.fit.objective import ImageData, ImageSource, ModelAverage, ObjectiveOptions
 from instamap.geometry import rotations
 from instamap.model import Model
 from instamap.plugin.options import option
@@ -113,7 +112,7 @@ class MiniBatches(ModelAverage):
 
 
 @torch.no_grad()
-def infer_latents(model: Model, particles: Particles, rows: Tensor) -> Tensor:
+def infer_latents(model: Model, particles: ImageSource, rows: Tensor) -> Tensor:
     """The coordinates "m L" that the deformation has for the particles in the images `rows` "m"."""
     device = next(model.parameters()).device
     latents = []

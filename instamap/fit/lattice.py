@@ -33,7 +33,8 @@ class Lattice(nn.Module):
         occupied = reached.nonzero()
         first = int(occupied.min())
         last = int(occupied.max())
-        self.low, self.high = _transformed_fast(first, last + 1, scene.box)
+        limits = _transformed_fast(first, last + 1, scene.box)
+        self.low, self.high = limits
         self.box = scene.box
         self.cube = (slice(self.low, self.high),) * 3
         reached = reached[self.cube]
@@ -72,7 +73,8 @@ class Lattice(nn.Module):
         along = ((steps + 0.5) / points - 0.5) * cell
         axes = torch.meshgrid(along, along, along, indexing="ij")
         places = torch.stack(axes, -1)
-        x = self.centres[:, None] + places.view(-1, 3)
+        places = places.view(-1, 3)
+        x = self.centres[:, None] + places
         moved = draws.uniform(x.shape, generator, device) - 0.5
         return x + moved * (cell / points)
 

@@ -5,15 +5,15 @@ the fit when to stop.
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from instamap.data.particles import Particles
 from instamap.fit.regulariser import Regulariser
 from instamap.model import Model
 from instamap.plugin.options import Options, option
+from instamap.scene import Batch
 from instamap.statistics.statistics import Statistics
 
 
@@ -38,11 +38,21 @@ class FitData(ABC):
         """
 
 
+class ImageSource(Protocol):
+    """Images of particles, read when asked for: see `data.particles.Particles`."""
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The images and views of `rows` "B"."""
+
+    def exclusive_groups(self) -> Tensor:
+        """A number "n" for each row that rows share which are copies of an image."""
+
+
 @dataclass(frozen=True)
 class ImageData(FitData):
     """The images of one fit: `rows` and `held_out` are disjoint row numbers of `particles`."""
 
-    particles: Particles
+    particles: ImageSource
     rows: Tensor
     held_out: Tensor
 
@@ -88,7 +98,7 @@ class StatisticsData(FitData):
         return min(weight, float(distinct))
 
 
-def distinct_images(particles: Particles, rows: Tensor) -> int:
+def distinct_images(particles: ImageSource, rows: Tensor) -> int:
     """The number of images in `rows` "m" of which none is a copy of another."""
     image = particles.exclusive_groups()[rows]
     return len(image.unique())

@@ -91,7 +91,8 @@ class Regulariser(nn.Module):
         jacobian = strain.jacobian(moved, x, there, 0.5 * self.cell)
         unit = torch.eye(3, device=x.device)
         displacement = there - x
-        gradient = (jacobian - unit).square()
+        gradient = jacobian - unit
+        gradient = gradient.square()
         strains = strain.green_lagrange(jacobian)
         total = gradient.sum((-1, -2))
         terms = {

@@ -61,12 +61,15 @@ class FourierPlane(nn.Module):
         """Fourier components "B P" of images "B D D" about the place where the particle's centre
         is: -`origin` "B 2" (x, y in pixels) from pixel D // 2.
         """
-        centre = 2 * math.pi / self.box * (self.box // 2 - origin.double())
+        middle = self.box // 2
+        centre = 2 * math.pi / self.box * (middle - origin.double())
         spectrum = torch.fft.rfft2(images)
         along_x = _wave(centre[:, 0], self._kx)
         along_y = _wave(centre[:, 1], self._ky)
-        spectrum *= along_x.to(spectrum.dtype).unsqueeze(1)
-        spectrum *= along_y.to(spectrum.dtype).unsqueeze(2)
+        along_x = along_x.to(spectrum.dtype)
+        along_y = along_y.to(spectrum.dtype)
+        spectrum *= along_x[:, None, :]
+        spectrum *= along_y[:, :, None]
         return self.select(spectrum)
 
     def variance(self, noise_variance: Tensor) -> Tensor:

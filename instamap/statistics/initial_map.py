@@ -42,6 +42,7 @@ def density_scale(volume: Tensor, window: Tensor) -> float:
     The floor of a model starts that far below zero: a lower scale makes it bind, which held-out
     images favour (docs/decisions/0001).
     """
-    variance = (volume * window).square().sum().div(window.sum())
+    square = (volume * window).square()
+    variance = square.sum().div(window.sum())
     deviation = variance.sqrt().clamp(min=LEAST_DENSITY)
     return FIELD_OF_ONE * float(deviation)

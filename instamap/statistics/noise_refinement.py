@@ -52,14 +52,7 @@ def refine(
     if window is None:
         window = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     volumes = [initial_map.solve(half, window) for half in statistics.values()]
-    projector = Projector(scene.box, scene.pixel_size)
-    sums = torch.zeros(2, *before.shape, dtype=torch.float64)
-    for half in halves.values():
-        for batch in read_ahead(particles, half):
-            for volume in volumes:
-                residuals = _residuals(projector, volume, batch, scene)
-                _add(sums, residuals, batch, scene)
-    power, expected = sums
+    power, expected = _spectra(particles, halves, volumes, scene)
     measured = expected[:, 1:2] > 0
     spectrum = power / expected.clamp(min=LEAST_SUM)
     spectrum = _smoothed(spectrum, scene.box)
@@ -78,7 +71,10 @@ def _halves(particles: Particles, rows: Tensor) -> dict[str, Tensor]:
     image = particles.exclusive_groups()[rows]
     _, number = torch.unique(image, return_inverse=True)
     second = number % 2 == 1
-    return {"one": rows[~second], "two": rows[second]}
+    return {
+        "one": rows[~second],
+        "two": rows[second],
+    }
 
 
 def _smoothed(spectrum: Tensor, box: int) -> Tensor:
@@ -87,8 +83,26 @@ def _smoothed(spectrum: Tensor, box: int) -> Tensor:
     if box % 2 == 0:
         spectrum[:, -1] = spectrum[:, -2]  # of which slices have nothing
     padded = nn.functional.pad(spectrum[:, None], (1, 1), mode="replicate")
-    neighbours = padded[:, 0].unfold(1, 3, 1)
+    padded = padded[:, 0]
+    neighbours = padded.unfold(1, 3, 1)
     return neighbours.mean(-1)
+
+
+def _spectra(
+    particles: Particles, halves: dict[str, Tensor], volumes: list[Tensor], scene: Scene
+) -> Tensor:
+    """The power "2 G D//2+1" of all images' residuals of each map, and what white noise of variance
+    one would have.
+    """
+    shape = _known_variance(scene).shape
+    sums = torch.zeros(2, *shape, dtype=torch.float64)
+    projector = Projector(scene.box, scene.pixel_size)
+    for half in halves.values():
+        for batch in read_ahead(particles, half):
+            for volume in volumes:
+                residuals = _residuals(projector, volume, batch, scene)
+                _add(sums, residuals, batch, scene)
+    return sums
 
 
 def _residuals(projector: Projector, volume: Tensor, batch: Batch, scene: Scene) -> Tensor:
@@ -110,18 +124,20 @@ def _add(sums: Tensor, residuals: Tensor, batch: Batch, scene: Scene) -> None:
     box = scene.box
     half = box // 2
     views = batch.views
-    square = torch.fft.rfft2(residuals).abs().square()
+    spectrum = torch.fft.rfft2(residuals)
+    square = spectrum.abs().square()
     power = square.double() / box**2
     expected = torch.ones_like(power)
     if scene.premultiplied and views.optics is not None:
         transfer = ctf.ctf(views.optics, box, scene.pixel_size)
-        expected = transfer.square().double()
+        square = transfer.square()
+        expected = square.double()
     shell = grids.shells(box, 2)[:, : half + 1]
     shell = shell.flatten()
     inside = shell < half + box % 2  # the circle that slices reach
     shell = shell[inside].clamp(max=half)
     for total, values in zip(sums, (power, expected), strict=True):
-        reached = values.flatten(1)[:, inside]
+        flat = values.flatten(1)
         spectra = torch.zeros(len(residuals), half + 1, dtype=torch.float64)
-        spectra.index_add_(1, shell, reached)
+        spectra.index_add_(1, shell, flat[:, inside])
         total.index_add_(0, views.group, spectra)

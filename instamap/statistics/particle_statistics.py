@@ -56,7 +56,8 @@ class ParticleStatistics:
             batch_data, batch_power = _weighted_components(plane, batch, variance, particles)
             data.append(batch_data)
             power.append(batch_power)
-        frames = particles.views.rotation[rows, :2].float()
+        rotation = particles.views.rotation[rows]
+        frames = rotation[:, :2].float()
         _, number = particle.unique(return_inverse=True)
         return ParticleStatistics(
             particles.box,
@@ -80,7 +81,8 @@ class ParticleStatistics:
     def select(self, particles: Tensor) -> "ParticleStatistics":
         """The statistics of some particles alone, by their numbers."""
         chosen = torch.isin(self.particle, particles)
-        _, number = self.particle[chosen].unique(return_inverse=True)
+        particle = self.particle[chosen]
+        _, number = particle.unique(return_inverse=True)
         return replace(
             self,
             data=self.data[chosen],
@@ -110,8 +112,9 @@ class ParticleStatistics:
             particle = self.particle[images]
             curvature = weighted @ slices.mT
             slope = slices @ data
+            slope = slope[..., 0]
             gram.index_add_(0, particle, curvature.double())
-            h.index_add_(0, particle, slope[..., 0].double())
+            h.index_add_(0, particle, slope.double())
         return gram, h
 
     def _by_basis(self, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +146,7 @@ class ParticleStatistics:
         image_data = data[self.particle]
         grid = Grid(self.box)
         counts = (image_power != 0) | (image_data != 0)
-        kept = counts.nonzero()[:, 0]
+        (kept,) = counts.nonzero(as_tuple=True)
         for images in kept.split(8 * IMAGES_AT_ONCE):
             data_weights = image_data[images].float()
             power_weights = image_power[images].float()
@@ -171,13 +174,14 @@ def _weighted_components(
     transfer = None
     if views.optics is not None:
         transfer = ctf(views.optics, particles.box, size)
-    precision = plane.share / plane.variance(variance[views.group].float())
+    noise = variance[views.group].float()
+    precision = plane.share / plane.variance(noise)
     power = precision * plane.transfer(transfer, size) ** 2
     weight = precision * size
     if transfer is not None and not particles.premultiplied:
         weight = weight * plane.select(transfer)
-    data = plane.transform(batch.images, views.origin / size) * weight
-    return data, power
+    spectrum = plane.transform(batch.images, views.origin / size)
+    return spectrum * weight, power
 
 
 def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:

@@ -114,15 +114,20 @@ class Statistics:
             return self
         inside = slice(low, high)
         middle = slice(self.box - box, self.box + box)
-        lattice = torch.fft.irfftn(self.kernel, s=(2 * self.box,) * 3)
-        lattice = torch.fft.fftshift(lattice)[middle, middle, middle]
-        kernel = torch.fft.rfftn(torch.fft.ifftshift(lattice)).real
+        shape = (2 * self.box,) * 3
+        lattice = torch.fft.irfftn(self.kernel, s=shape)
+        lattice = torch.fft.fftshift(lattice)
+        lattice = lattice[middle, middle, middle]
+        lattice = torch.fft.ifftshift(lattice)
+        kernel = torch.fft.rfftn(lattice).real
         b = self.b[inside, inside, inside]
         return replace(self, box=box, b=b.contiguous(), kernel=kernel.contiguous())
 
     def to(self, *args: Any) -> "Statistics":
         """A copy of another dtype or on another device: see Tensor.to."""
-        return replace(self, b=self.b.to(*args), kernel=self.kernel.to(*args))
+        b = self.b.to(*args)
+        kernel = self.kernel.to(*args)
+        return replace(self, b=b, kernel=kernel)
 
     def apply(self, volume: Tensor) -> Tensor:
         """K∗V "N N N" of a map V "N N N": the Hessian of the loss times V, differentiable."""
@@ -149,7 +154,10 @@ class Statistics:
         """
         arrays: dict[str, Any] = {"version": np.array(VERSION)}
         for name, value in vars(self).items():
-            arrays[name] = value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+            if isinstance(value, Tensor):
+                arrays[name] = value.cpu().numpy()
+            else:
+                arrays[name] = np.array(value)
         # A file object: numpy would add .npz to the name of the temporary sibling.
         with replacing(path) as sibling, sibling.open("wb") as file:
             np.savez(file, **arrays)
@@ -167,15 +175,18 @@ class Statistics:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError):
             raise DataError(f"'{path}' is not a whole file of statistics; write it again") from None
         names = {field.name for field in fields(Statistics)}
-        if set(found) != {"version", *names} or int(found.pop("version")) != VERSION:
+        version = found.pop("version", None)
+        if set(found) != names or version is None or int(version) != VERSION:
             raise DataError(
                 f"'{path}' does not hold statistics of version {VERSION}; write it again with this"
                 " version of instamap"
             )
-        values: dict[str, Any] = {
-            name: torch.from_numpy(array) if array.ndim else array.item()
-            for name, array in found.items()
-        }
+        values: dict[str, Any] = {}
+        for name, array in found.items():
+            if array.ndim:
+                values[name] = torch.from_numpy(array)
+            else:
+                values[name] = array.item()
         return Statistics(**values)
 
 
@@ -193,4 +204,5 @@ class _Loss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return upstream.to(gradient.dtype) * gradient, None
+        factor = upstream.to(gradient.dtype)
+        return factor * gradient, None

@@ -218,9 +218,10 @@ class ObjectiveLaws:
         """Options is a frozen dataclass that offers what every objective offers, and run.toml can
         hold it.
         """
-        made = self.load().Options
+        made: Any = self.load().Options
         assert issubclass(made, ObjectiveOptions), "Options must subclass ObjectiveOptions"
-        assert dataclasses.is_dataclass(made) and made.__dataclass_params__.frozen
+        frozen = made.__dataclass_params__.frozen
+        assert frozen, "Options must be a frozen dataclass"
         assert opts.from_dict(made, opts.to_dict(made())) == made()
         assert all(spec.help for spec in opts.describe(made)), "every option needs a help text"
 
