@@ -12,7 +12,7 @@ from instamap.fit import draws
 from instamap.fit.lattice import Lattice
 from instamap.fit.objective import FitData, ModelAverage, ObjectiveOptions
 from instamap.model import Model
-from instamap.parts import ContinuousDeformation, GaussianLikelihood
+from instamap.parts import ContinuousDeformation, DiscreteDeformation, GaussianLikelihood
 from instamap.plugin.options import option
 from instamap.statistics.statistics import Statistics
 
@@ -71,10 +71,9 @@ class Conformations(ModelAverage):
     def reason_against(cls, parts: dict[str, type]) -> str | None:
         deformation = parts["deformation"]
         likelihood = parts["likelihood"]
-        if not issubclass(deformation, ContinuousDeformation):
-            return (
-                f"deformation {deformation.__name__} does not bend one density into conformations"
-            )
+        # Conformations with maps of their own are fitted one by one, with the same options.
+        if not issubclass(deformation, ContinuousDeformation | DiscreteDeformation):
+            return f"deformation {deformation.__name__} has no conformations"
         if not issubclass(likelihood, GaussianLikelihood):
             return f"likelihood {likelihood.__name__} is not Gaussian"
         return None

@@ -159,7 +159,8 @@ class _Fit:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        decay = min(self.objective.options.average, 1 - 1 / self.position.step)
+        start_up = 1 - 1 / self.position.step
+        decay = min(self.objective.options.average, start_up)
         self.objective.follow(self.model, decay)
         return float(loss.detach())
 
@@ -237,7 +238,8 @@ class _Fit:
         self.evaluations = list(checkpoint.evaluations)
         self.best = checkpoint.best
         self.model.load_state_dict(checkpoint.model)
-        self.optimiser.load_state_dict(copy.deepcopy(checkpoint.optimiser))
+        optimiser = copy.deepcopy(checkpoint.optimiser)
+        self.optimiser.load_state_dict(optimiser)
         self.objective.load_state_dict(checkpoint.objective)
         self.generator.set_state(checkpoint.generator)
         self._start = time.monotonic() - checkpoint.position.seconds

@@ -40,7 +40,8 @@ class WeightedSlices:
         finite = (self.energy + self.power.sum(1)).isfinite()
         if finite.all():
             return
-        first = int((~finite).nonzero()[0, 0])
+        wrong = (~finite).nonzero()
+        first = int(wrong[0, 0])
         raise DataError(
             f"image {first} of a batch, its origin, CTF or weight is not finite; leave it out"
         )
@@ -63,9 +64,11 @@ def weighted_slices(
     weights "B": of the images' log p. copies: how many times each slice is spread, a share each.
     """
     spectrum = plane.transform(images, origin / pixel_size)
-    precision = weights[:, None] / plane.variance(variance)
+    component_variance = plane.variance(variance)
+    precision = weights[:, None] / component_variance
     square = spectrum.abs().double() ** 2
-    energy = (precision.double() * square * plane.share.double()).sum(1) * 2
+    energy = precision.double() * square * plane.share.double()
+    energy = energy.sum(1) * 2
     transfer = plane.transfer(ctf, pixel_size)
     precision = precision * plane.share / copies
     data = spectrum * (precision * (pixel_size if premultiplied else transfer))
@@ -193,9 +196,11 @@ class Accumulator:
         for turn in self.symmetry:
             frames = (rotation @ turn)[:, :2]
             spread(self._grid, frames, self._plane.points, slices.data, slices.power, self.backend)
-        self._count += len(images)
-        self._slices += len(images) * len(self.symmetry)
-        self._weight += float(weights.double().sum())
+        count = len(images)
+        weight = weights.double().sum()
+        self._count += count
+        self._slices += count * len(self.symmetry)
+        self._weight += float(weight)
         self._energy += math.nan if self.premultiplied else float(slices.energy.sum())
         if self._slices >= FLUSH:
             self._flush()
@@ -246,11 +251,13 @@ def choose_backend(name: str, dtype: torch.dtype, device: torch.device) -> str:
 def _check_rotations(rotation: Tensor) -> None:
     """Refuse what would write outside the grid."""
     identity = torch.eye(3).to(rotation)
-    error = (rotation @ rotation.mT - identity).abs().amax((1, 2))
+    error = rotation @ rotation.mT - identity
+    error = error.abs().amax((1, 2))
     right = error < ROTATION_TOLERANCE
     if right.all():
         return
-    first = int((~right).nonzero()[0, 0])
+    wrong = (~right).nonzero()
+    first = int(wrong[0, 0])
     raise DataError(f"view {first} of a batch has a matrix that is not a rotation; mend its angles")
 
 
