@@ -24,14 +24,31 @@ from instamap.parts import (
     SharedDensity,
     SharedDensityOperator,
 )
-from instamap.plugin.choice import PART_KINDS, Choice, Choices, load_class
+from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, Choices, choose, load_class
 from instamap.plugin.registry import Registry
 from instamap.scene import Batch, Scene, Views
 
 # Points at once, which bounds memory; a field splits them further where that is faster.
 POINTS_AT_ONCE = 1 << 19
+FORWARD_FOR_MANY_DENSITIES = "ray"
 # Initial values come from torch's global generator: models are made one at a time.
 _GLOBAL_GENERATOR = threading.Lock()
+
+
+def default_parts(deformation: str = DEFAULTS["deformation"]) -> dict[str, Choice]:
+    """The parts a reconstruction uses where nothing else is chosen, beside this deformation."""
+    names = {**DEFAULTS, "deformation": deformation, "forward": usual_forward(deformation)}
+    return {kind: choose(kind, name) for kind, name in names.items()}
+
+
+def usual_forward(deformation: str, registry: Registry | None = None) -> str:
+    """The forward operator that goes with a deformation where none is chosen.
+
+    Rays where particles differ, for slices share one density.
+    """
+    if issubclass(load_class("deformation", deformation, registry), SharedDensity):
+        return DEFAULTS["forward"]
+    return FORWARD_FOR_MANY_DENSITIES
 
 
 def compose(

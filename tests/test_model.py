@@ -17,9 +17,9 @@ from instamap.forward.ray import Ray
 from instamap.fourier import ctf
 from instamap.geometry import grids, rotations
 from instamap.likelihoods.gaussian import Gaussian
-from instamap.model import Floor, Model, Window, compose, part_classes
+from instamap.model import Floor, Model, Window, compose, default_parts, part_classes
 from instamap.parts import Likelihood, Representation, SharedDensityOperator
-from instamap.plugin.choice import DEFAULTS, choose, default_parts
+from instamap.plugin.choice import DEFAULTS, choose
 from instamap.plugin.component import Component
 from instamap.plugin.hooks import hookimpl
 from instamap.plugin.options import RepresentationOptions

@@ -96,8 +96,12 @@ def _preprocess() -> None:
         " by the same names\n"
     )
     fields = Settings.__dataclass_fields__
-    rows = [[f"--{name}", fields[name].metadata["help"]] for name in PREPROCESSING]
+    rows = [[f"--{name}", _with_default(fields[name])] for name in PREPROCESSING]
     _indented([["OPTION", "WHAT IT IS"], *rows])
+
+
+def _with_default(field: "dataclasses.Field[Any]") -> str:
+    return f"{field.metadata['help']}  [default: {_facts(field).default_words}]"
 
 
 def _auto() -> None:

@@ -19,8 +19,6 @@ DEFAULTS = {
 PART_KINDS = tuple(DEFAULTS)
 """The kinds of which a model has one each, in the order in which its parts are made."""
 
-FORWARD_FOR_MANY_DENSITIES = "ray"
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -49,24 +47,6 @@ def choose(
 def load_class(kind: str, name: str, registry: Registry | None = None) -> Any:
     """The class behind a name. Raises PartError where there is none."""
     return (registry or default()).get(kind, name).load()
-
-
-def default_parts(deformation: str = DEFAULTS["deformation"]) -> dict[str, Choice]:
-    """The parts a reconstruction uses where nothing else is chosen, beside this deformation."""
-    names = {**DEFAULTS, "deformation": deformation, "forward": usual_forward(deformation)}
-    return {kind: choose(kind, name) for kind, name in names.items()}
-
-
-def usual_forward(deformation: str, registry: Registry | None = None) -> str:
-    """The forward operator that goes with a deformation where none is chosen.
-
-    Rays where particles differ, for slices share one density.
-    """
-    from instamap.parts import SharedDensity  # here, so that names are answered without torch
-
-    if issubclass(load_class("deformation", deformation, registry), SharedDensity):
-        return DEFAULTS["forward"]
-    return FORWARD_FOR_MANY_DENSITIES
 
 
 def to_record(choices: Choices) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,15 @@ docs/laws.md says what each law is for. Needs pytest and hypothesis: `pip instal
 
 import pytest
 
-LAW_FILES = ("part", "representation", "deformation", "forward", "likelihood", "objective")
+LAW_FILES = (
+    "part",
+    "representation",
+    "deformation",
+    "forward",
+    "likelihood",
+    "objectives",
+    "workflows",
+)
 
 # Must come before the imports below: without it a failed law would not show the values it compared.
 pytest.register_assert_rewrite(*(f"{__name__}.{file}" for file in LAW_FILES))
@@ -20,8 +28,9 @@ pytest.register_assert_rewrite(*(f"{__name__}.{file}" for file in LAW_FILES))
 from instamap.testing.deformation import DeformationLaws, IsometryLaws  # noqa: E402
 from instamap.testing.forward import ForwardLaws  # noqa: E402
 from instamap.testing.likelihood import LikelihoodLaws  # noqa: E402
-from instamap.testing.objective import ObjectiveLaws  # noqa: E402
+from instamap.testing.objectives import ObjectiveLaws  # noqa: E402
 from instamap.testing.representation import RepresentationLaws  # noqa: E402
+from instamap.testing.workflows import WorkflowLaws  # noqa: E402
 
 __all__ = [
     "DeformationLaws",
@@ -30,4 +39,5 @@ __all__ = [
     "LikelihoodLaws",
     "ObjectiveLaws",
     "RepresentationLaws",
+    "WorkflowLaws",
 ]

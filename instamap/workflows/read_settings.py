@@ -6,7 +6,7 @@ from typing import Any
 
 from instamap.errors import DataError
 from instamap.fit.stage import Stage
-from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, choose, usual_forward
+from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, choose
 from instamap.plugin.options import from_dict, parse, to_dict
 from instamap.plugin.registry import default
 from instamap.workflows.choose import AUTO, resolve
@@ -39,6 +39,8 @@ def read_settings(record: Mapping[str, Any], given: Given) -> Settings:
     Raises InstamapError.
     """
     given.check_names()
+    from instamap.model import usual_forward  # here, since it needs torch
+
     known = [spec.field for spec in plain_settings()]
     typed = {name: value for name, value in given.plain.items() if value is not None}
     plain = {**{name: record[name] for name in known if name in record}, **typed}

@@ -95,7 +95,9 @@ class Result:
 
     def files(self) -> list[str]:
         """The names of the files that `save` writes."""
-        names = ["held_out.png", *(f"{name}.mrc" for name in self._volumes()), "log.jsonl", RECORD]
+        names = [*(f"{name}.mrc" for name in self._volumes()), "log.jsonl", RECORD]
+        if self.fits:
+            names.append("held_out.png")
         if self.fsc:
             names.append("fsc.csv")
         if not self.without_signal:
@@ -134,7 +136,8 @@ class Result:
             name: [(one.step, one.held_out) for one in evaluations]
             for name, evaluations in self.evaluations.items()
         }
-        likelihood_plot.plot(folder / "held_out.png", curves)
+        if curves:
+            likelihood_plot.plot(folder / "held_out.png", curves)
         for name, volume in self._volumes().items():
             mrc.write(folder / f"{name}.mrc", volume, scene.pixel_size)
         if self.fsc:

@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from instamap.errors import OptionError
 from instamap.fit.stage import Stage
-from instamap.plugin.choice import (
-    DEFAULTS,
-    PART_KINDS,
-    Choice,
-    choose,
-    from_record,
-    to_record,
-    usual_forward,
-)
+from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, choose, from_record, to_record
 from instamap.plugin.options import OptionSpec, describe_field, from_dict, option, to_dict
 from instamap.version import __version__
 
@@ -299,10 +291,17 @@ class Settings:
         if value is None and kind not in PART_KINDS:
             return None
         if value is None:
-            name = usual_forward(self.deformation.name) if kind == "forward" else DEFAULTS[kind]
-            return choose(kind, name)
+            return choose(kind, self._usual(kind))
         name, options = (value, {}) if isinstance(value, str) else value
         return None if name == "auto" and kind not in PART_KINDS else choose(kind, name, options)
+
+    def _usual(self, kind: str) -> str:
+        """The name of the part where none is chosen; the forward operator suits the deformation."""
+        if kind != "forward":
+            return DEFAULTS[kind]
+        from instamap.model import usual_forward  # here, since it needs torch
+
+        return usual_forward(self.deformation.name)
 
     @property
     def parts(self) -> dict[str, Choice]:
@@ -315,7 +314,7 @@ class Settings:
         }
 
     def choices(self) -> dict[str, Choice]:
-        """All parts that are chosen, by kind: those of the model, the objective and the workflow."""
+        """All parts that are chosen, by kind: the model's, the objective and the workflow."""
         chosen = {kind: getattr(self, kind) for kind in CHOICE_KINDS}
         return {kind: choice for kind, choice in chosen.items() if choice is not None}
 

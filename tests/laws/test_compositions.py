@@ -20,9 +20,9 @@ from instamap.fit.normal import NormalEquations
 from instamap.fit.objective import ImageData, StatisticsData
 from instamap.fit.stage import Stage
 from instamap.maps import mask, mrc
-from instamap.model import Model, compose, part_classes
+from instamap.model import Model, compose, default_parts, part_classes, usual_forward
 from instamap.parts import GaussianLikelihood, PremultipliedLikelihood, SharedDensity
-from instamap.plugin.choice import DEFAULTS, choose, default_parts, usual_forward
+from instamap.plugin.choice import DEFAULTS, choose
 from instamap.plugin.options import describe
 from instamap.plugin.registry import default
 from instamap.scene import Batch, Scene

@@ -139,3 +139,25 @@ def test_listing_does_not_import_torch(python, tmp_path):
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(PLUGIN)!r}]; import instamap_gaussians as"
         " plugin; assert plugin.instamap_components(); assert 'torch' not in sys.modules",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "flags"),
+    [
+        ("ridge", "objective", ("--objective", "ridge", "-O", "steps=10")),
+        ("inversion", "workflow", ("--workflow", "inversion", "-W", "steps=2")),
+    ],
+)
+def test_a_plugin_with_another_kind(python, tmp_path, name, kind, flags):
+    """Installed from its folder, it obeys the laws of its kind and runs by its name."""
+    pip_install(python, ROOT, tmp_path)
+    plugin = ROOT / "tests" / "plugins" / f"instamap-{name}"
+    pip_install(python, plugin, tmp_path)
+    assert name in instamap(python, "parts", "--kind", kind).stdout
+    tests = run(python, "-m", "pytest", tmp_path / plugin.name, cwd=tmp_path / plugin.name)
+    assert "passed" in tests.stdout
+    instamap(python, "demo", "-o", tmp_path / "demo")
+    star = tmp_path / "demo" / "particles.star"
+    done = instamap(python, "reconstruct", star, "-o", tmp_path / "out", *flags)
+    assert "maps and records" in done.stdout
+    assert f'[{kind}]\nname = "{name}"' in (tmp_path / "out" / "run.toml").read_text()

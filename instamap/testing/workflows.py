@@ -2,6 +2,7 @@
 
 import fnmatch
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,16 @@ class _Heard(Progress):
         self.fits.append(fit)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A run: its settings and result, the fits that were heard of, the files that appeared."""
+
+    settings: Settings
+    result: Result
+    fits: list[str]
+    written: set[Path]
+
+
 class WorkflowLaws(ABC):
     """Subclass it, name the workflow and give settings that it can carry out in seconds.
 
@@ -51,25 +62,23 @@ class WorkflowLaws(ABC):
     def unsuitable_settings(self, folder: Path) -> Settings:
         """Settings that it cannot carry out; the particles need not exist."""
 
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A folder for the particles."""
-        return tmp_path_factory.mktemp("workflow")
+    _runs: ClassVar[dict[type, Outcome]] = {}
 
-    @pytest.fixture(scope="class")
-    def resolved(self, folder: Path) -> Settings:
-        """The settings, with the workflow and its objective."""
+    @pytest.fixture
+    def outcome(self, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+        """One run for all laws of a class."""
+        if type(self) not in self._runs:
+            self._runs[type(self)] = self._run(tmp_path_factory.mktemp("workflow"))
+        return self._runs[type(self)]
+
+    def _run(self, folder: Path) -> Outcome:
         given = self.settings(folder)
         assert given.workflow is not None, "settings() names no workflow; give workflow=..."
-        return resolve(given)
-
-    @pytest.fixture(scope="class")
-    def outcome(self, resolved: Settings, folder: Path) -> "tuple[Result, _Heard, set[Path]]":
-        """One run: its result, what was heard of it, and the files that appeared meanwhile."""
+        settings = resolve(given)
         before = set(folder.rglob("*"))
         heard = _Heard()
-        result = self._workflow(resolved).run(resolved, heard)
-        return result, heard, set(folder.rglob("*")) - before
+        result = self._workflow(settings).run(settings, heard)
+        return Outcome(settings, result, heard.fits, set(folder.rglob("*")) - before)
 
     def _workflow(self, settings: Settings) -> Workflow:
         assert settings.workflow is not None
@@ -81,34 +90,33 @@ class WorkflowLaws(ABC):
         assert issubclass(made, Workflow), f"{made} is no instamap.Workflow"
         describe(made.Options)
 
-    def test_what_is_unsuitable_is_said(self, folder: Path) -> None:
+    def test_what_is_unsuitable_is_said(self, tmp_path: Path) -> None:
         """unsuitable() gives a reason in words, and resolve() refuses with it."""
-        settings = self.unsuitable_settings(folder)
+        settings = self.unsuitable_settings(tmp_path)
         reason = load_class("workflow", self.name).unsuitable(settings)
         assert isinstance(reason, str) and len(reason.split()) > 3, f"the reason is {reason!r}"
 
-    def test_what_is_suitable_runs(self, resolved: Settings, outcome: Any) -> None:
+    def test_what_is_suitable_runs(self, outcome: Outcome) -> None:
         """unsuitable() has nothing against the settings, and run() gives a Result."""
-        assert load_class("workflow", self.name).unsuitable(resolved) is None
-        result = outcome[0]
+        assert load_class("workflow", self.name).unsuitable(outcome.settings) is None
+        result = outcome.result
         assert isinstance(result, Result), f"run() gave {result!r}, which is no instamap.Result"
         assert "map" in result.maps, "the result has no map called 'map'"
         for name, volume in result.maps.items():
             assert volume.isfinite().all(), f"map '{name}' is not finite"
             assert volume.shape == (result.scene.box,) * 3, f"map '{name}' is not in the box"
 
-    def test_run_writes_nothing(self, outcome: Any) -> None:
+    def test_run_writes_nothing(self, outcome: Outcome) -> None:
         """No file appears before the result is saved."""
-        assert not outcome[2], f"run() wrote {sorted(map(str, outcome[2]))}"
+        assert not outcome.written, f"run() wrote {sorted(map(str, outcome.written))}"
 
-    def test_progress_is_told(self, outcome: Any) -> None:
+    def test_progress_is_told(self, outcome: Outcome) -> None:
         """Every evaluation that the result keeps was told to the listener, in the log's order."""
-        result, heard, _ = outcome
-        assert [entry["fit"] for entry in result.log] == heard.fits
+        assert [entry["fit"] for entry in outcome.result.log] == outcome.fits
 
-    def test_files_are_those_that_save_writes(self, outcome: Any, tmp_path: Path) -> None:
+    def test_files_are_those_that_save_writes(self, outcome: Outcome, tmp_path: Path) -> None:
         """files() names every file that save() writes, and the workflow's patterns match them."""
-        result = outcome[0]
+        result = outcome.result
         result.save(tmp_path / "out")
         written = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert written == sorted(result.files())
@@ -116,9 +124,9 @@ class WorkflowLaws(ABC):
         strange = [n for n in written if not any(fnmatch.fnmatch(n, p) for p in patterns)]
         assert not strange, f"may_write has no pattern for {strange}"
 
-    def test_a_result_is_not_replaced_unasked(self, outcome: Any, tmp_path: Path) -> None:
+    def test_a_result_is_not_replaced_unasked(self, outcome: Outcome, tmp_path: Path) -> None:
         """save() to a folder with a result is refused, and the earlier one stays to the letter."""
-        result = outcome[0]
+        result = outcome.result
         result.save(tmp_path / "out")
         before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
         with pytest.raises(OutputError):
@@ -126,9 +134,9 @@ class WorkflowLaws(ABC):
         assert before == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
         result.save(tmp_path / "out", force=True)
 
-    def test_a_saved_result_can_be_loaded(self, outcome: Any, tmp_path: Path) -> None:
+    def test_a_saved_result_can_be_loaded(self, outcome: Outcome, tmp_path: Path) -> None:
         """What is loaded has the maps, the verdict and the coordinates of what was saved."""
-        result = outcome[0]
+        result = outcome.result
         result.save(tmp_path / "out")
         loaded = load_result(tmp_path / "out")
         assert type(loaded) is type(result)
@@ -137,15 +145,15 @@ class WorkflowLaws(ABC):
             assert torch.equal(loaded.maps[name], volume.float()), f"map '{name}' differs"
         assert (loaded.latents is None) == (result.latents is None)
 
-    def test_the_record_repeats_the_run(self, resolved: Settings, outcome: Any) -> None:
+    def test_the_record_repeats_the_run(self, outcome: Outcome) -> None:
         """The settings that run.toml keeps give the same maps, bit for bit with one thread."""
-        result = outcome[0]
+        result = outcome.result
         again = resolve(Settings.from_record(result.record()))
-        assert again == resolved
+        assert again == outcome.settings
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            first, second = (self._maps(settings) for settings in (resolved, again))
+            first, second = (self._maps(settings) for settings in (outcome.settings, again))
         finally:
             torch.set_num_threads(threads)
         for name, volume in first.items():
