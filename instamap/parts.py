@@ -115,7 +115,7 @@ class PerParticleTable(ABC):
 
 
 class HasBodies(ABC):
-    """Parts of the particle, each with a mask of its own (the scene's `bodies`), that move apart."""
+    """Parts of the particle, each with a mask of its own in the scene, that move apart."""
 
     @classmethod
     @abstractmethod

@@ -27,7 +27,7 @@ def instamap_run_started(settings: dict[str, Any]) -> None:
 
 @hookspec
 def instamap_step_finished(name: str, step: int, metrics: dict[str, float]) -> None:
-    """One evaluation of the fit called `name` ("half1", "half1 bend", "half1 round 2"): the step number
+    """One evaluation of the fit called `name` ("half1", "half1 bend"): the step number
     and a dict of floats, as in log.jsonl.
 
     It is called from the threads of the fits, one call at a time.
