@@ -62,7 +62,8 @@ class MiniBatches(ModelAverage):
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
         model.forward_operator.jitter = self.jitter
         rows = self._next_rows(generator)
-        batch = self.augment(self._batch(rows), generator)
+        batch = self._batch(rows)
+        batch = self.augment(batch, generator)
         loss = -model.log_prob(batch, generator).mean()
         z = None
         if self.regulariser.displaces:

@@ -27,7 +27,8 @@ class Lattice(nn.Module):
         super().__init__()
         scene = model.scene
         device = next(model.parameters()).device
-        centres = grids.voxel_centres(scene.box, scene.pixel_size).to(device)
+        centres = grids.voxel_centres(scene.box, scene.pixel_size)
+        centres = centres.to(device)
         with torch.no_grad():
             reached = dilate(model.window(centres))
         occupied = reached.nonzero()
@@ -59,8 +60,10 @@ class Lattice(nn.Module):
         """
         if cell:
             x = self._jittered(cell, points, generator)
-            values = model.density(x.view(1, -1, 3), z)[0]
-            values = values.view(len(x), -1).mean(1)
+            sampled = x.view(1, -1, 3)
+            values = model.density(sampled, z)[0]
+            values = values.view(len(x), -1)
+            values = values.mean(1)
         else:
             values = model.density(self.centres[None], z)[0]
         empty = torch.zeros(self.reached.shape, device=self.reached.device)

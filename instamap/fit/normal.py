@@ -64,8 +64,10 @@ class NormalEquations(Objective):
         self.widened = False
         low = self.lattice.low
         high = self.lattice.high
-        self.fitted_statistics = data.fitted.crop(low, high).to(self.device)
-        self.held_out_statistics = data.held_out.crop(low, high).to(self.device)
+        fitted = data.fitted.crop(low, high)
+        held_out = data.held_out.crop(low, high)
+        self.fitted_statistics = fitted.to(self.device)
+        self.held_out_statistics = held_out.to(self.device)
         self.average = torch.zeros(self.lattice.reached.shape, device=self.device)
         self._now = self.average
 
@@ -78,7 +80,8 @@ class NormalEquations(Objective):
         )
         self._now = volume.detach()
         loss = self.fitted_statistics.loss(volume) / self.fitted_statistics.weight
-        return loss + self.regulariser(model, None, generator)
+        cost = self.regulariser(model, None, generator)
+        return loss + cost
 
     def follow(self, model: Model, decay: float) -> None:
         self.average.lerp_(self._now, 1 - decay)

@@ -37,7 +37,8 @@ class Regulariser(nn.Module):
         self.displacement_weights = _displacement_weights(model.deformation)
         self.cell = model.scene.pixel_size
         device = next(model.parameters()).device
-        centres = grids.voxel_centres(model.scene.box, self.cell).to(device)
+        centres = grids.voxel_centres(model.scene.box, self.cell)
+        centres = centres.to(device)
         centres = centres.reshape(-1, 3)
         with torch.no_grad():
             inside = model.window(centres) > 0

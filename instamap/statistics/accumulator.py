@@ -63,7 +63,8 @@ def weighted_slices(
 
     weights "B": of the images' log p. copies: how many times each slice is spread, a share each.
     """
-    spectrum = plane.transform(images, origin / pixel_size)
+    origin = origin / pixel_size
+    spectrum = plane.transform(images, origin)
     component_variance = plane.variance(variance)
     precision = weights[:, None] / component_variance
     square = spectrum.abs().double() ** 2
@@ -71,7 +72,8 @@ def weighted_slices(
     energy = energy.sum(1) * 2
     transfer = plane.transfer(ctf, pixel_size)
     precision = precision * plane.share / copies
-    data = spectrum * (precision * (pixel_size if premultiplied else transfer))
+    image_transfer = pixel_size if premultiplied else transfer
+    data = spectrum * (precision * image_transfer)
     power = precision * transfer**2
     return WeightedSlices(data, power, energy)
 
@@ -105,7 +107,8 @@ class Accumulator:
         self.dtype = dtype
         self.device = torch.device(device)
         self.backend = choose_backend(backend, dtype, self.device)
-        rotations = torch.eye(3)[None] if symmetry is None else symmetry
+        identity = torch.eye(3)
+        rotations = identity[None] if symmetry is None else symmetry
         self.symmetry = rotations.to(self.device, dtype)
         self._plane = FourierPlane(box, dtype).to(self.device)
         self._batch = max(1, POINTS // len(self._plane))

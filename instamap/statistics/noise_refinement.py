@@ -135,7 +135,8 @@ def _add(sums: Tensor, residuals: Tensor, batch: Batch, scene: Scene) -> None:
     shell = grids.shells(box, 2)[:, : half + 1]
     shell = shell.flatten()
     inside = shell < half + box % 2  # the circle that slices reach
-    shell = shell[inside].clamp(max=half)
+    shell = shell[inside]
+    shell = shell.clamp(max=half)
     for total, values in zip(sums, (power, expected), strict=True):
         flat = values.flatten(1)
         spectra = torch.zeros(len(residuals), half + 1, dtype=torch.float64)

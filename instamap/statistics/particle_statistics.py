@@ -2,6 +2,7 @@
 once.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -101,7 +102,8 @@ class ParticleStatistics:
         count = len(maps)
         gram = torch.zeros(self.count, count, count, dtype=torch.float64)
         h = torch.zeros(self.count, count, dtype=torch.float64)
-        for images in torch.arange(len(self.data)).split(IMAGES_AT_ONCE):
+        rows = torch.arange(len(self.data))
+        for images in rows.split(IMAGES_AT_ONCE):
             slices = self._slices(maps, images)
             power = 2 * self.power[images]
             data = 2 * torch.view_as_real(self.data[images])
@@ -158,7 +160,8 @@ class ParticleStatistics:
                 self.power[images] * power_weights[:, None],
             )
         weight = float(image_power.sum())
-        return Statistics.from_grid(grid, self.pixel_size, len(kept), weight, float("nan"))
+        energy = math.nan  # not known of these images
+        return Statistics.from_grid(grid, self.pixel_size, len(kept), weight, energy)
 
 
 def _weighted_components(
@@ -180,7 +183,8 @@ def _weighted_components(
     weight = precision * size
     if transfer is not None and not particles.premultiplied:
         weight = weight * plane.select(transfer)
-    spectrum = plane.transform(batch.images, views.origin / size)
+    origin = views.origin / size
+    spectrum = plane.transform(batch.images, origin)
     return spectrum * weight, power
 
 

@@ -70,7 +70,8 @@ class Statistics:
         grid: Grid, pixel_size: float, count: int, weight: float, energy: float
     ) -> "Statistics":
         """The statistics of images whose weighted slices were spread on a Fourier grid."""
-        lattice = torch.fft.ifftshift(grid.power_lattice())
+        lattice = grid.power_lattice()
+        lattice = torch.fft.ifftshift(lattice)
         kernel = torch.fft.rfftn(lattice).real
         b = grid.data_lattice()
         return Statistics(grid.box, pixel_size, b, kernel, count, weight, energy)
