@@ -15,14 +15,15 @@ from instamap.geometry import rotations
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    path.relative_to(ROOT).as_posix()
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
 )
 NAMED = re.compile(r"`((?:tests|docs|instamap|benchmarks|plugins)/[\w/.-]+)")
 LINKED = re.compile(r"\]\(([^)#]+)[^)]*\)")
 SOURCES = "\n".join(
     path.read_text(encoding="utf-8")
     for folder in ("tests", "instamap/testing")
-    for path in (ROOT / folder).glob("*.py")
+    for path in (ROOT / folder).rglob("*.py")
 )
 angle = st.floats(-360, 360)
 
