@@ -1,28 +1,72 @@
 """How the coordinates of two independent fits relate: by particles that both have placed."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+MIN_SPREAD = 1e-12
 
-def related(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, float | None]:
-    """turn "L L" and offset "L" with two ≈ one @ turnᵀ + offset for coordinates "m L" of the same
-    particles, and their correlation (R).
 
-    A single coordinate is a rank, so that only its direction may differ. The correlation is None
-    where nothing moves.
+@dataclass(frozen=True)
+class Alignment:
+    """Coordinates of a second fit from those of a first one: second ≈ first @ turnᵀ + offset.
+
+    turn "L L", offset "L". agreement: the correlation (R) of both, None where nothing moves.
     """
-    size = one.shape[1]
-    nothing = torch.eye(size), torch.zeros(size), None
-    if not one.std() > 0 or not two.std() > 0:
-        return nothing
+
+    turn: Tensor
+    offset: Tensor
+    agreement: float | None
+
+
+def align(first: Tensor, second: Tensor) -> Alignment:
+    """The alignment of coordinates "m L" of the same particles.
+
+    A single coordinate is a rank, so that only its direction may differ.
+    """
+    size = first.shape[1]
+    spreads = torch.stack([first.std(), second.std()])
+    if not (spreads > 0).all():
+        unit = torch.eye(size)
+        return Alignment(unit, torch.zeros(size), None)
     if size == 1:
-        r = float(torch.corrcoef(torch.stack([one[:, 0], two[:, 0]]))[0, 1])
-        return torch.eye(1) * (1.0 if r >= 0 else -1.0), torch.zeros(1), abs(r)
-    known = torch.cat([one, torch.ones(len(one), 1, dtype=one.dtype)], 1)
-    solved = torch.linalg.lstsq(known, two).solution
-    rest = (two - known @ solved).square().sum() / (two - two.mean(0)).square().sum()
-    return (
-        solved[:-1].T.float().contiguous(),
-        solved[-1].float(),
-        float((1 - rest).clamp(min=0).sqrt()),
-    )
+        return _align_ranks(first, second)
+    ones = torch.ones_like(first[:, :1])
+    known = torch.cat([first, ones], 1)
+    solution = torch.linalg.lstsq(known, second).solution
+    residual = second - known @ solution
+    centred = second - second.mean(0)
+    unexplained = residual.square().sum() / centred.square().sum()
+    explained = (1 - unexplained).clamp(min=0)
+    turn = solution[:-1].T.float()
+    offset = solution[-1].float()
+    return Alignment(turn.contiguous(), offset, float(explained.sqrt()))
+
+
+def _align_ranks(first: Tensor, second: Tensor) -> Alignment:
+    """The alignment of ranks "m 1"."""
+    both = torch.cat([first.T, second.T])
+    matrix = torch.corrcoef(both)
+    correlation = float(matrix[0, 1])
+    direction = 1.0 if correlation >= 0 else -1.0
+    turn = torch.full((1, 1), direction)
+    return Alignment(turn, torch.zeros(1), abs(correlation))
+
+
+def align_scaled(first: Tensor, second: Tensor) -> Alignment:
+    """The alignment of coordinates "m L" of any scale: each is brought to unit spread first."""
+    first_middle = first.mean(0)
+    first_scale = first.std(0).clamp(min=MIN_SPREAD)
+    second_middle = second.mean(0)
+    second_scale = second.std(0).clamp(min=MIN_SPREAD)
+    first_unit = (first - first_middle) / first_scale
+    second_unit = (second - second_middle) / second_scale
+    unit = align(first_unit, second_unit)
+    if unit.agreement is None:
+        return Alignment(unit.turn, second_middle - first_middle, None)
+    scaled = second_scale[:, None] * unit.turn
+    turn = scaled / first_scale
+    moved = second_middle + second_scale * unit.offset
+    offset = moved - turn @ first_middle
+    return Alignment(turn, offset, unit.agreement)

@@ -1,57 +1,76 @@
-"""Where all particles are among states: each by the maps of states that make held-out particles
+"""Where all particles are among conformations: each by the maps that make held-out particles
 likeliest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from instamap.motion import posterior
-from instamap.motion.find_motion import Explored
-from instamap.statistics.particle_statistics import drop_small_shares
+from instamap.motion.find_motion import CoarseMotion
+from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Own coordinates z "m L" of particles and their shares "m K" of the states with maps "K N N N"
-    at nodes "K L"; those of held-out ones.
+class Assignment:
+    """Coordinates z "m L" of particles and their shares "m K" of conformations with maps "K N N N".
 
-    likely: mean log p of held-out particles, their state summed out.
+    nodes "K L": coordinates of the conformations. held_out_z, held_out_share: what held-out
+    particles have. log_prob: their mean, the conformation summed out.
     """
 
     z: Tensor
     share: Tensor
-    judged: Tensor
-    judged_share: Tensor
+    held_out_z: Tensor
+    held_out_share: Tensor
     maps: Tensor
     nodes: Tensor
-    likely: float
+    log_prob: float
 
 
-def by(seen: Explored, maps: Tensor, nodes: Tensor) -> Placed:
-    """By these states."""
-    judged, judged_share, likely = posterior.posterior(seen.held_out, maps, nodes)
-    z, share, _ = posterior.posterior(seen.images, maps, nodes)
-    return Placed(
-        z,
-        drop_small_shares(share),
-        judged,
-        drop_small_shares(judged_share),
+def assign(
+    motion: CoarseMotion,
+    maps: Tensor,
+    nodes: Tensor,
+) -> Assignment:
+    """The particles' places among conformations with these maps "K N N N" at nodes "K L"."""
+    held_out = posterior.infer(motion.held_out, maps, nodes)
+    fitted = posterior.infer(motion.fitted, maps, nodes)
+    return Assignment(
+        fitted.z,
+        drop_small_shares(fitted.share),
+        held_out.z,
+        drop_small_shares(held_out.share),
         maps,
         nodes,
-        float(likely.mean()),
+        float(held_out.log_prob.mean()),
     )
 
 
-def likelier(choices: list[Placed]) -> Placed:
-    """That under which held-out particles are likeliest."""
-    return max(choices, key=lambda one: one.likely)
+def most_likely(assignments: Sequence[Assignment]) -> Assignment:
+    """The assignment under which held-out particles are likeliest."""
+    return max(assignments, key=lambda one: one.log_prob)
 
 
-def still(seen: Explored, latent: int) -> Placed:
-    """All in one state, at the origin of `latent` coordinates."""
+def single_state(motion: CoarseMotion, latent: int) -> Assignment:
+    """All particles in one conformation, at the origin of `latent` coordinates."""
     origin = torch.zeros(1, latent, dtype=torch.float64)
-    shares = [some.unit_weights()[:, None] for some in (seen.images, seen.held_out)]
-    places = [origin.expand(len(share), -1).contiguous() for share in shares]
-    return Placed(places[0], shares[0], places[1], shares[1], seen.found.mean[None], origin, 0.0)
+    maps = motion.subspace.mean[None]
+    share = _whole(motion.fitted)
+    held_out_share = _whole(motion.held_out)
+    return Assignment(
+        origin.expand(len(share), -1).contiguous(),
+        share,
+        origin.expand(len(held_out_share), -1).contiguous(),
+        held_out_share,
+        maps,
+        origin,
+        0.0,
+    )
+
+
+def _whole(particles: ParticleStatistics) -> Tensor:
+    """The shares "m 1" of particles in the only conformation."""
+    return particles.unit_weights()[:, None]

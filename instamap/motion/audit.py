@@ -3,7 +3,7 @@ independent fits agree on it.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,28 +14,36 @@ from instamap.errors import DataError
 from instamap.geometry import grids, strain
 from instamap.maps import mrc
 from instamap.motion.conformation_maps import through
-from instamap.motion.motion_model import Half, Motion
-from instamap.motion.transport import CHUNK, TOLERANCE, carried
+from instamap.motion.motion_model import HalfModel, MotionModel
+from instamap.motion.transport import POINTS_AT_ONCE, TOLERANCE, transport
+from instamap.progress import SILENT, Progress
 
-COUNT = 9  # states along a single coordinate
-ENDS = (0.05, 0.95)  # quantiles between which they lie
-REACH = 1.5  # standard deviations at which states of several coordinates lie
-NEAR = 0.01  # share of the particles whose mean a state of several coordinates is
-SOLID = (
-    0.25  # of the way from the solvent to the highest density: what is above counts as the particle
-)
-SHARED = 0.5  # disagreement, relative to the motion, below which the motion of a voxel is believed
-LEAST = 0.1  # Å: what moves less does not move
+COUNT = 9  # conformations along a single coordinate
+END_QUANTILES = (0.05, 0.95)  # between which they lie
+REACH = 1.5  # standard deviations at which conformations of several coordinates lie
+NEAR_SHARE = 0.01  # of the particles, whose mean a conformation of several coordinates is
+MIN_SPREAD = 1e-12
+# Of the way from the solvent to the highest density: what is above counts as the particle.
+SOLID_RISE = 0.25
+TOP_QUANTILE = 0.999  # of the density that counts as the highest
+# Disagreement, relative to the motion, below which the motion of a voxel is believed.
+MAX_DISAGREEMENT = 0.5
+MIN_MOTION = 0.1  # Å: what moves less does not move
+MIN_BELIEVED = 0.5  # share of the motion
+MIN_WINDOW = 0.5  # of a mask, where material is followed
+MAX_SQUARED_STRAIN = 1e6
+LOW_QUANTILE = 0.01  # of Jacobian determinants
+MIN_DIVISOR = 1e-30
 MAPS = ("displacement", "jacobian", "strain", "disagreement", "believed")
 
 
 @dataclass(frozen=True)
-class State:
-    """One state z, seen from the reference. Lengths in Å; over the mask's voxels, and `weighted` by
-    density where there is any.
+class ConformationAudit:
+    """One conformation z, seen from the reference. Lengths in Å; over the mask's voxels, and
+    `weighted` by density where there is any.
 
     displacement: root mean square, and largest, of the mean of both fits' |d|. jacobian: det(1 +
-    ∇u) of each fit's pull-back x + u(x; z) in the state: the least, the 1st percentile, and
+    ∇u) of each fit's pull-back x + u(x; z) in the conformation: the least, the 1st percentile, and
     `folded`, the share of voxels where it is not above 0. strain: see `Audit`. disagreement: of |d₁
     - d₂|, None with one fit. inverse_error: the largest. lost: share of voxels where it is above
     0.01 Å, which count for no displacement.
@@ -56,23 +64,24 @@ class State:
 
 @dataclass(frozen=True)
 class Audit:
-    """d_h(y; z) = x - y: how far fit h moves the material at point y of the reference state to
-    bring it to state z (see `inverse.carried`).
+    """d_h(y; z) = x - y: how far fit h moves the material at point y of the reference to bring it
+    to conformation z (see `transport`).
 
-    Over all states, weighted by density (`solid`): motion_rms of |d|, d the mean of both fits' d_h;
-    disagreement_rms of |d₁ - d₂|, half of which is the standard error of d; signal = Σ d₁·d₂ /
-    √(Σ|d₁|² Σ|d₂|²), the share of the motion that both fits share; strain_rms of ‖½ (FᵀF - 1)‖, F =
-    ∂x/∂y, at most 1000. believed: the share of Σ|d|² in voxels where the root mean square over
-    states of |d₁ - d₂| is below half that of |d|, which itself exceeds 0.1 Å. disagreement_rms,
-    signal and believed are None with one fit, the last two also where nothing moves.
+    Over all conformations, weighted by density (`solid`): motion_rms of |d|, d the mean of both
+    fits' d_h; disagreement_rms of |d₁ - d₂|, half of which is the standard error of d; signal = Σ
+    d₁·d₂ / √(Σ|d₁|² Σ|d₂|²), the share of the motion that both fits share; strain_rms of ‖½ (FᵀF -
+    1)‖, F = ∂x/∂y, at most 1000. believed: the share of Σ|d|² in voxels where the root mean square
+    over conformations of |d₁ - d₂| is below half that of |d|, which itself exceeds 0.1 Å.
+    disagreement_rms, signal and believed are None with one fit, the last two also where nothing
+    moves.
 
-    maps "D D D": displacement, strain, disagreement (root mean squares over states) and believed (0
-    or 1) at y; jacobian at points of the states, the least of all states and fits. Outside the mask
-    they are 0, the jacobian 1.
+    maps "D D D": displacement, strain, disagreement (root mean squares over conformations) and
+    believed (0 or 1) at y; jacobian at points of the conformations, the least of all conformations
+    and fits. Outside the mask they are 0, the jacobian 1.
     """
 
     reference: tuple[float, ...]
-    states: list[State]
+    conformations: list[ConformationAudit]
     motion_rms: float
     strain_rms: float
     disagreement_rms: float | None
@@ -83,217 +92,331 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """In words, whether to believe the motion."""
-        if max(self.motion_rms, self.disagreement_rms or 0.0) < LEAST:
-            return f"nothing moves (less than {LEAST:g} Å rms)"
+        """Whether to believe the motion, in words."""
+        if max(self.motion_rms, self.disagreement_rms or 0.0) < MIN_MOTION:
+            return f"nothing moves (less than {MIN_MOTION:g} Å rms)"
         if self.disagreement_rms is None:
             return "unknown: there is one fit, with which no other can disagree"
-        if (self.believed or 0.0) < 0.5:
+        if (self.believed or 0.0) < MIN_BELIEVED:
             return (
                 f"not to be believed: the halves differ by {self.disagreement_rms:.3g} Å rms in a"
                 f" motion of {self.motion_rms:.3g} Å rms"
             )
-        folded = max(state.folded for state in self.states)
-        return "to be believed where believed.mrc is 1" + (
-            f", but space folds in up to {folded:.2%} of the mask" if folded else ""
-        )
+        believed = "to be believed where believed.mrc is 1"
+        folded = max(one.folded for one in self.conformations)
+        if not folded:
+            return believed
+        return f"{believed}, but space folds in up to {folded:.2%} of the mask"
+
+    def record(self) -> dict[str, object]:
+        """What audit.json says."""
+        values = asdict(self)
+        del values["maps"]
+        del values["pixel_size"]
+        values["states"] = values.pop("conformations")
+        inverse_error = max(one.inverse_error for one in self.conformations)
+        lost = max(one.lost for one in self.conformations)
+        worst = {"inverse_error": inverse_error, "lost": lost}
+        return {"verdict": self.verdict, **values, **worst}
 
     def write(self, folder: Path) -> None:
-        """Write the maps as MRC files and everything else as audit.json into an existing folder."""
-        for name, map in self.maps.items():
-            mrc.write(folder / f"{name}.mrc", map, self.pixel_size)
-        said = {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in ("maps", "pixel_size")
-        }
-        worst = {
-            "inverse_error": max(state.inverse_error for state in self.states),
-            "lost": max(state.lost for state in self.states),
-        }
-        text = json.dumps({"verdict": self.verdict, **said, **worst}, indent=1)
+        """Writes the maps as MRC files and the rest as audit.json into an existing folder."""
+        for name, volume in self.maps.items():
+            mrc.write(folder / f"{name}.mrc", volume, self.pixel_size)
+        text = json.dumps(self.record(), indent=1)
         (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
 
 
-def reference(motion: Motion) -> Tensor:
+def reference(motion: MotionModel) -> Tensor:
     """The median "L" of the particles' coordinates, each for itself."""
     return motion.latents.median(0).values
 
 
-def places(latents: Tensor) -> Tensor:
-    """The states "S L" that are audited, different from one another.
+def conformations(latents: Tensor) -> Tensor:
+    """The conformations "S L" that are audited, different from one another.
 
     One coordinate: 9 at equal distances from the 5th to the 95th percentile. More: places on either
     side of the median, 1.5 standard deviations off along each coordinate; for each, the mean of the
     hundredth of the particles that are nearest, to be where particles are.
     """
-    if latents.shape[1] == 1:
-        ends = torch.quantile(latents[:, 0], torch.tensor(ENDS, dtype=latents.dtype))
+    size = latents.shape[1]
+    if size == 1:
+        quantiles = torch.tensor(END_QUANTILES, dtype=latents.dtype)
+        ends = torch.quantile(latents[:, 0], quantiles)
         return through(ends[:, None], COUNT).unique(dim=0)
-    spread = latents.std(0, unbiased=False).clamp(min=1e-12)
+    spread = latents.std(0, unbiased=False).clamp(min=MIN_SPREAD)
     middle = latents.median(0).values
-    off = REACH * torch.eye(latents.shape[1]).to(latents)
-    near = torch.cdist(torch.cat([-off, off]), (latents - middle) / spread).argsort(1)[
-        :, : max(1, round(NEAR * len(latents)))
-    ]
-    return latents[near].mean(1).unique(dim=0)
+    offset = REACH * torch.eye(size).to(latents)
+    places = torch.cat([-offset, offset])
+    wanted = round(NEAR_SHARE * len(latents))
+    count = max(1, wanted)
+    relative = (latents - middle) / spread
+    distance = torch.cdist(places, relative)
+    nearest = distance.argsort(1)[:, :count]
+    return latents[nearest].mean(1).unique(dim=0)
 
 
 def audit(
-    motion: Motion, start: Tensor, states: Tensor, watch: Callable[[], None] = lambda: None
+    motion: MotionModel,
+    start: Tensor,
+    places: Tensor,
+    progress: Progress = SILENT,
 ) -> Audit:
-    """The motion from the state `start` "L" to each of `states` "S L", inside the mask of all fits.
-    watch() is told of each state.
+    """The motion from the conformation `start` "L" to each of those at `places` "S L", inside the
+    mask of all fits.
     """
     scene = motion.scene
     halves = motion.halves
-    centres = grids.voxel_centres(scene.box, scene.pixel_size).reshape(-1, 3)
-    with torch.no_grad():
-        inside = torch.stack([half.model.window(centres) for half in halves]).amin(0) > 0.5
-    y = centres[inside]
+    centres = grids.voxel_centres(scene.box, scene.pixel_size)
+    centres = centres.reshape(-1, 3)
+    inside = _inside_all(halves, centres)
     weight = solid(halves, start).flatten()[inside]
-    sums = {
-        name: y.new_zeros(len(y))
-        for name in ("d", "apart", "strain", "count", "one", "two", "both")
-    }
-    sums["det"], rows = y.new_full((len(y),), torch.inf), []
-    for z in states:
-        rows.append(_state(halves, y, start, z, weight, sums))
-        watch()
+    sums = _Sums(centres[inside])
+    rows = []
+    for number, z in enumerate(places, 1):
+        pulls = [_pull(half, sums.points, start, z) for half in halves]
+        rows.append(_audit_conformation(pulls, z, weight, sums))
+        progress.counted("conformations", number, len(places))
     maps = _maps(sums, len(halves), inside, scene.box)
+    believed = maps["believed"].flatten()
+    return _total(start, rows, sums, weight, maps, believed[inside], motion)
 
-    def total(name, where=1.0):
-        return float((weight * sums[name] * where).double().sum())
 
-    def mean(name):
-        return (total(name) / max(total("count"), 1e-30)) ** 0.5
+@torch.no_grad()
+def _inside_all(halves: Sequence[HalfModel], points: Tensor) -> Tensor:
+    """Which of the points "P 3" are inside the mask of every fit."""
+    windows = [half.model.window(points) for half in halves]
+    return torch.stack(windows).amin(0) > MIN_WINDOW
 
-    two = len(halves) == 2
-    moves = total("d") > 0
-    norm = (total("one") * total("two")) ** 0.5
+
+def _total(
+    start: Tensor,
+    rows: list[ConformationAudit],
+    sums: "_Sums",
+    weight: Tensor,
+    maps: dict[str, Tensor],
+    believed: Tensor,
+    motion: MotionModel,
+) -> Audit:
+    """The audit of all conformations, from sums over them."""
+
+    def total(name: str) -> float:
+        weighted = weight * sums.of[name]
+        return float(weighted.double().sum())
+
+    def mean(name: str) -> float:
+        square = total(name) / max(total("count"), MIN_DIVISOR)
+        return square**0.5
+
+    disagreement = None
+    signal = None
+    share = None
+    if len(motion.halves) == 2:
+        disagreement = mean("disagreement")
+        norm = (total("first") * total("second")) ** 0.5
+        moved = total("displacement")
+        if norm > 0:
+            signal = total("both") / norm
+        if moved > 0:
+            counted = weight * sums.of["displacement"] * believed
+            share = float(counted.double().sum()) / moved
     return Audit(
-        tuple(start.tolist()),
-        rows,
-        mean("d"),
-        mean("strain"),
-        mean("apart") if two else None,
-        total("both") / norm if two and norm > 0 else None,
-        total("d", maps["believed"].flatten()[inside]) / total("d") if two and moves else None,
-        maps,
-        scene.pixel_size,
+        reference=tuple(start.tolist()),
+        conformations=rows,
+        motion_rms=mean("displacement"),
+        strain_rms=mean("strain"),
+        disagreement_rms=disagreement,
+        signal=signal,
+        believed=share,
+        maps=maps,
+        pixel_size=motion.scene.pixel_size,
     )
 
 
-def solid(halves: list[Half], z: Tensor) -> Tensor:
-    """Weights "D D D": the least density of all fits in state z, above the solvent; 0 where it is
-    not well above it in all of them.
+def solid(halves: Sequence[HalfModel], z: Tensor) -> Tensor:
+    """Weights "D D D": the least density of all fits at z, above the solvent; 0 where it is not
+    well above it in all of them.
 
     The solvent's level is the median inside the mask; well above it is a quarter of the way to the
     99.9th percentile. Raises DataError where no voxel is.
     """
-    found = []
-    for half in halves:
-        map = half.state(z)
-        within = map[map != 0].sort().values
-        if not len(within) or within[0] == within[-1]:
-            raise DataError(
-                "the density of a fit is flat in the reference state: there is nothing whose motion"
-                " could be told"
-            )
-        low = within[len(within) // 2]
-        high = within[int(0.999 * (len(within) - 1))]
-        rise = (map - low) / (high - low).clamp(min=1e-30)
-        found.append(rise * (rise > SOLID) * (map != 0))
-    weight = torch.stack(found).amin(0)
+    rises = [_solid_rise(half.conformation(z)) for half in halves]
+    weight = torch.stack(rises).amin(0)
     if not weight.any():
         raise DataError(
-            "the fits' maps of the reference state have no density in common; their motions cannot"
-            " be compared"
+            "the fits' maps of the reference have no density in common; their motions cannot be"
+            " compared"
         )
     return weight
 
 
-def _state(
-    halves: list[Half], y: Tensor, start: Tensor, z: Tensor, weight: Tensor, sums: dict[str, Tensor]
-) -> State:
-    """The row of one state, and what it adds to the sums over states in each voxel."""
-    each = [_one(half, y, start, z) for half in halves]
-    d, left, det, square = (torch.stack([some[i] for some in each]) for i in range(4))
-    good = (left.amax(0) <= TOLERANCE).to(y)
-    mean = d.mean(0)
-    apart = (d[0] - d[-1]).square().sum(1)
-    sums["det"] = torch.minimum(sums["det"], det.amin(0))
-    added = {
-        "d": mean.square().sum(1),
-        "apart": apart,
-        "strain": square.mean(0),
-        "one": d[0].square().sum(1),
-        "two": d[-1].square().sum(1),
-        "both": (d[0] * d[-1]).sum(1),
-        "count": torch.ones_like(good),
-    }
-    for name, value in added.items():
-        sums[name] += torch.where(good > 0, value, 0.0)
-
-    def rms(value, w):
-        return float(((value * w).double().sum() / w.double().sum().clamp(min=1e-30)).sqrt())
-
-    return State(
-        tuple(z.tolist()),
-        rms(added["d"], good),
-        float((mean.norm(dim=1) * good).amax()),
-        rms(added["d"], good * weight),
-        float(det.min()),
-        float(det.flatten().kthvalue(max(1, round(0.01 * det.numel()))).values),
-        float((det <= 0).double().mean()),
-        rms(added["strain"], good * weight),
-        rms(apart, good * weight) if len(halves) == 2 else None,
-        float(left.max()),
-        1.0 - float(good.mean()),
-    )
+def _solid_rise(volume: Tensor) -> Tensor:
+    """The density of a map above the solvent, relative to the highest, where it is well above."""
+    within = volume[volume != 0].sort().values
+    if not len(within) or within[0] == within[-1]:
+        raise DataError(
+            "the density of a fit is flat in the reference: there is nothing whose motion could be"
+            " told"
+        )
+    low = within[len(within) // 2]
+    last = len(within) - 1
+    high = within[int(TOP_QUANTILE * last)]
+    range_above = (high - low).clamp(min=MIN_DIVISOR)
+    rise = (volume - low) / range_above
+    return rise * (rise > SOLID_RISE) * (volume != 0)
 
 
-def _one(half: Half, y: Tensor, start: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of one fit: d "P 3", what the inverse left "P", det(1 + ∇u) "P" at these points of state z,
-    ‖½ (FᵀF - 1)‖² "P" of the motion.
+@dataclass(frozen=True)
+class _Pull:
+    """What one fit says of points y "P 3" of the reference, brought to a conformation.
+
+    displacement "P 3"; left "P": of the inverse. determinant "P": det(1 + ∇u) at these points of
+    the conformation. strain "P": ‖½ (FᵀF - 1)‖² of the motion.
     """
-    x, left = carried(half, y, start, z)
-    there = torch.linalg.solve_ex(slopes(half, x, z), slopes(half, y, start))[
-        0
-    ]  # F = ∂x/∂y, by way of the common density
-    square = strain.green_lagrange(there).square().sum((1, 2)).nan_to_num(torch.inf).clamp(max=1e6)
-    return x - y, left, torch.linalg.det(slopes(half, y, z)), square
+
+    displacement: Tensor
+    left: Tensor
+    determinant: Tensor
+    strain: Tensor
+
+
+class _Sums:
+    """Sums over conformations at points "P 3", and the least determinant "P" of all."""
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = points
+        self.determinant = points.new_full((len(points),), torch.inf)
+        names = ("displacement", "disagreement", "strain", "count", "first", "second", "both")
+        self.of = {name: points.new_zeros(len(points)) for name in names}
+
+    def add(self, values: dict[str, Tensor], good: Tensor) -> None:
+        """Adds what was found at points that could be followed."""
+        followed = good > 0
+        for name, value in values.items():
+            self.of[name] += torch.where(followed, value, 0.0)
+
+
+def _pull(
+    half: HalfModel,
+    y: Tensor,
+    start: Tensor,
+    z: Tensor,
+) -> _Pull:
+    x, left = transport(half, y, start, z)
+    # F = ∂x/∂y, by way of the common density.
+    to_common = slopes(half, y, start)
+    from_common = slopes(half, x, z)
+    gradient, _ = torch.linalg.solve_ex(from_common, to_common)
+    square = strain.green_lagrange(gradient).square().sum((1, 2))
+    bounded = square.nan_to_num(torch.inf).clamp(max=MAX_SQUARED_STRAIN)
+    determinant = torch.linalg.det(slopes(half, y, z))
+    return _Pull(x - y, left, determinant, bounded)
 
 
 @torch.no_grad()
-def slopes(half: Half, x: Tensor, z: Tensor) -> Tensor:
-    """1 + ∇u(x; z) "P 3 3" at points "P 3" of state z, by differences over half a voxel."""
+def slopes(
+    half: HalfModel,
+    x: Tensor,
+    z: Tensor,
+) -> Tensor:
+    """1 + ∇u(x; z) "P 3 3" at points "P 3" of the conformation z, by differences over half a
+    voxel.
+    """
+    step = 0.5 * half.model.scene.pixel_size
 
-    def moved(at):
-        return half.displaced(at, z)
+    def pull_back(points: Tensor) -> Tensor:
+        return half.pull_back(points, z)
 
-    return torch.cat(
-        [
-            strain.jacobian(moved, some, moved(some), 0.5 * half.model.scene.pixel_size)
-            for some in x.split(CHUNK)
-        ]
+    each = []
+    for chunk in x.split(POINTS_AT_ONCE):
+        image = pull_back(chunk)
+        each.append(strain.jacobian(pull_back, chunk, image, step))
+    return torch.cat(each)
+
+
+def _audit_conformation(
+    pulls: list[_Pull],
+    z: Tensor,
+    weight: Tensor,
+    sums: _Sums,
+) -> ConformationAudit:
+    """The row of one conformation, which is added to the sums over all."""
+    left = torch.stack([one.left for one in pulls])
+    determinant = torch.stack([one.determinant for one in pulls])
+    displacements = torch.stack([one.displacement for one in pulls])
+    strains = torch.stack([one.strain for one in pulls])
+    good = (left.amax(0) <= TOLERANCE).to(weight)
+    mean = displacements.mean(0)
+    first = displacements[0]
+    second = displacements[-1]
+    values = {
+        "displacement": mean.square().sum(1),
+        "disagreement": (first - second).square().sum(1),
+        "strain": strains.mean(0),
+        "first": first.square().sum(1),
+        "second": second.square().sum(1),
+        "both": (first * second).sum(1),
+        "count": torch.ones_like(good),
+    }
+    sums.determinant = torch.minimum(sums.determinant, determinant.amin(0))
+    sums.add(values, good)
+    weighted = good * weight
+    disagreement = None
+    if len(pulls) == 2:
+        disagreement = _root_mean(values["disagreement"], weighted)
+    return ConformationAudit(
+        z=tuple(z.tolist()),
+        displacement_rms=_root_mean(values["displacement"], good),
+        displacement_max=float((mean.norm(dim=1) * good).amax()),
+        displacement_weighted=_root_mean(values["displacement"], weighted),
+        jacobian_min=float(determinant.min()),
+        jacobian_p1=_low(determinant),
+        folded=float((determinant <= 0).double().mean()),
+        strain_rms=_root_mean(values["strain"], weighted),
+        disagreement_rms=disagreement,
+        inverse_error=float(left.max()),
+        lost=1.0 - float(good.mean()),
     )
 
 
-def _maps(sums: dict[str, Tensor], fits: int, inside: Tensor, box: int) -> dict[str, Tensor]:
-    """See `Audit`."""
-    count = sums["count"].clamp(min=1)
-    rms = {name: (sums[name] / count).sqrt() for name in ("d", "strain", "apart")}
-    believed = (
-        (rms["apart"] < SHARED * rms["d"]) & (rms["d"] > LEAST)
-        if fits == 2
-        else torch.zeros_like(count)
-    )
+def _root_mean(square: Tensor, weight: Tensor) -> float:
+    """The root of the weighted mean of squares."""
+    total = (square * weight).double().sum()
+    count = weight.double().sum().clamp(min=MIN_DIVISOR)
+    return float((total / count).sqrt())
+
+
+def _low(values: Tensor) -> float:
+    """The 1st percentile."""
+    rank = max(1, round(LOW_QUANTILE * values.numel()))
+    return float(values.flatten().kthvalue(rank).values)
+
+
+def _maps(
+    sums: _Sums,
+    fits: int,
+    inside: Tensor,
+    box: int,
+) -> dict[str, Tensor]:
+    """The maps of an audit by name: see `Audit`."""
+    count = sums.of["count"].clamp(min=1)
+    displacement = (sums.of["displacement"] / count).sqrt()
+    disagreement = (sums.of["disagreement"] / count).sqrt()
+    believed = torch.zeros_like(count)
+    if fits == 2:
+        agrees = disagreement < MAX_DISAGREEMENT * displacement
+        believed = agrees & (displacement > MIN_MOTION)
+    values = {
+        "displacement": displacement,
+        "jacobian": sums.determinant,
+        "strain": (sums.of["strain"] / count).sqrt(),
+        "disagreement": disagreement,
+        "believed": believed,
+    }
     maps = {}
-    for name, value in zip(
-        MAPS, (rms["d"], sums["det"], rms["strain"], rms["apart"], believed), strict=True
-    ):
-        map = torch.full((box**3,), 1.0 if name == "jacobian" else 0.0)
-        map[inside] = value.float()
-        maps[name] = map.reshape(box, box, box)
+    for name in MAPS:
+        outside = 1.0 if name == "jacobian" else 0.0
+        volume = torch.full((box**3,), outside)
+        volume[inside] = values[name].float()
+        maps[name] = volume.reshape(box, box, box)
     return maps

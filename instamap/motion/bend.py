@@ -1,146 +1,167 @@
-"""The schedule that bends one density into all states: a sharp state first, then its neighbours in
-turn, then all, then finer.
+"""The schedule that bends one density into all conformations: a sharp one first, then its
+neighbours in turn, then all, then finer.
 """
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from instamap.fit import loop
 from instamap.fit.conformations import ConformationData, Conformations
+from instamap.fit.loop import FitResult, optimise
 from instamap.fit.normal import NormalEquations
 from instamap.fit.objective import ObjectiveOptions, StatisticsData
 from instamap.fit.stage import Stage
 from instamap.maps import mask
 from instamap.model import Model, compose
 from instamap.motion.posterior import spacing
-from instamap.plugin.choice import Choice
-from instamap.progress import Evaluation
+from instamap.plugin.choice import Choices
+from instamap.progress import Progress
 from instamap.scene import Scene
 from instamap.statistics import initial_map
 from instamap.statistics.statistics import Statistics
 
-REACHES = 4  # stages in which more and more states are drawn in, outwards from the densest
-SHARED = [f.name for f in fields(ObjectiveOptions)]
-MASK = 0.15  # of the highest value of any state's map
+# Stages in which more and more conformations are drawn in, outwards from the densest.
+DRAWING_STAGES = 4
+MASK_THRESHOLD = 0.15  # of the highest value of any conformation's map
+MASK_EXTEND = 2
+MASK_EDGE = 2
 
-Watch = Callable[[str, Evaluation], None]
+
+@dataclass(frozen=True)
+class MotionFit:
+    """What the fits of one set have in common: parts, scene, options and seed.
+
+    progress, name: what is told of their evaluations, and of whom ("half1").
+    """
+
+    parts: Choices
+    scene: Scene
+    options: Conformations.Options
+    seed: int
+    progress: Progress
+    name: str
+
+    def model(self) -> Model:
+        """A new model."""
+        return compose(self.parts, self.scene, self.seed)
+
+    def generator(self) -> torch.Generator:
+        """A new generator of random numbers."""
+        return torch.Generator().manual_seed(self.seed)
 
 
-def aim(scene: Scene, maps: Tensor) -> Scene:
-    """The scene with a mask that holds all states, found in their maps "K N N N" (unless it has
-    one), and the density's scale.
+def with_mask_and_scale(scene: Scene, maps: Tensor) -> Scene:
+    """The scene with a mask that holds all conformations, and the density's scale.
+
+    The mask is found in their maps "K N N N", unless the scene has one.
     """
     window = scene.mask
     if window is None:
-        window = mask.from_map(maps.amax(0), scene.pixel_size, threshold=MASK, extend=2, edge=2)
-    return replace(
-        scene, mask=window, density_scale=initial_map.density_scale(maps[len(maps) // 2], window)
-    )
-
-
-def begin(
-    parts: dict[str, Choice],
-    scene: Scene,
-    options: Conformations.Options,
-    fitted: list[Statistics],
-    judge: list[Statistics],
-    z: Tensor,
-    seed: int,
-    watch: Watch,
-) -> Model:
-    """A model whose density is the densest state's and whose deformation leads from there to all
-    states, at the scene's resolution.
-    """
-    model = compose(parts, scene, seed)
-    generator = torch.Generator().manual_seed(seed)
-    mass = torch.tensor([s.weight for s in fitted])
-    near = torch.exp(-0.5 * (torch.cdist(z, z) / spacing(z)) ** 2) @ mass
-    order = (z - z[near.argmax()]).norm(dim=1).argsort().tolist()
-    pair = order[: 1 + z.shape[1]]
-
-    def whole(some, of):
-        return sum((of[k] for k in some[1:]), start=of[some[0]])
-
-    evidence = StatisticsData(whole(pair, fitted), held_out=whole(pair, judge))
-    still = NormalEquations(still_options(options), model, evidence)
-
-    def looked(look):
-        return watch("state", look)
-
-    loop.optimise(model, still, (Stage(deformation=0.0),), generator=generator, watch=looked)
-    reaches = sorted({max(len(pair), -(-len(order) * i // REACHES)) for i in range(1, REACHES + 1)})
-    for stage, count in [
-        *((Stage(representation=0.0), reach) for reach in reaches),
-        (Stage(), len(order)),
-    ]:
-
-        def pick(some, count=count):
-            return [some[k] for k in order[:count]]
-
-        _run(
-            model,
-            Conformations(
-                options, model, ConformationData(pick(fitted), pick(judge), z[order[:count]])
-            ),
-            (stage,),
-            generator,
-            watch,
+        highest = maps.amax(0)
+        window = mask.from_map(
+            highest,
+            scene.pixel_size,
+            threshold=MASK_THRESHOLD,
+            extend=MASK_EXTEND,
+            edge=MASK_EDGE,
         )
+    middle = maps[len(maps) // 2]
+    scale = initial_map.density_scale(middle, window)
+    return replace(scene, mask=window, density_scale=scale)
+
+
+def bend(fit: MotionFit, data: ConformationData) -> Model:
+    """A model whose density is the densest conformation's, bent into all others."""
+    model = fit.model()
+    generator = fit.generator()
+    order = _outwards(data)
+    pair = order[: 1 + data.z.shape[1]]
+    sharp = NormalEquations(
+        single_density_options(fit.options),
+        model,
+        StatisticsData(_total(data.fitted, pair), held_out=_total(data.held_out, pair)),
+    )
+    optimise(
+        model,
+        sharp,
+        (Stage(deformation=0.0),),
+        generator=generator,
+        progress=fit.progress,
+        name=f"{fit.name} conformation",
+    )
+    for reach in _reaches(len(pair), len(order)):
+        some = _subset(data, order[:reach])
+        _run(fit, model, some, (Stage(representation=0.0),), generator)
+    _run(fit, model, _subset(data, order), (Stage(),), generator)
     return model
 
 
-def rigid(
-    parts: dict[str, Choice],
-    scene: Scene,
-    options: Conformations.Options,
-    fitted: Statistics,
-    judge: Statistics,
-    seed: int,
-    watch: Watch,
-) -> Tensor:
-    """The map "D D D" of all particles, in as many steps as `begin` has for a density: a rival that
-    is cut short would flatter motion.
+def _outwards(data: ConformationData) -> list[int]:
+    """The numbers of all conformations, by their distance from the one with most particles near."""
+    z = data.z
+    mass = torch.tensor([one.weight for one in data.fitted])
+    relative = torch.cdist(z, z) / spacing(z)
+    near = torch.exp(-0.5 * relative**2) @ mass
+    densest = z[near.argmax()]
+    return (z - densest).norm(dim=1).argsort().tolist()
+
+
+def _reaches(first: int, last: int) -> list[int]:
+    """How many conformations each stage draws in, `first` at least and `last` at the end."""
+    shares = [-(-last * number // DRAWING_STAGES) for number in range(1, DRAWING_STAGES + 1)]
+    return sorted({max(first, share) for share in shares})
+
+
+def _total(statistics: Sequence[Statistics], chosen: list[int]) -> Statistics:
+    """The sum of the chosen ones."""
+    total = statistics[chosen[0]]
+    for k in chosen[1:]:
+        total = total + statistics[k]
+    return total
+
+
+def _subset(data: ConformationData, chosen: list[int]) -> ConformationData:
+    """The data of some conformations, in the order of their numbers in `chosen`."""
+    fitted = [data.fitted[k] for k in chosen]
+    held_out = [data.held_out[k] for k in chosen]
+    return ConformationData(fitted, held_out, data.z[chosen])
+
+
+def fit_rigid(fit: MotionFit, data: StatisticsData) -> Tensor:
+    """The map "D D D" of all particles, in as many steps as `bend` has for a density.
+
+    A rival that is cut short would flatter motion.
     """
-    usual = still_options(options)
-    model = compose(parts, scene, seed)
-    objective = NormalEquations(
-        replace(usual, steps=2 * usual.steps),
+    usual = single_density_options(fit.options)
+    model = fit.model()
+    longer = replace(usual, steps=2 * usual.steps)
+    objective = NormalEquations(longer, model, data)
+    result = optimise(
         model,
-        StatisticsData(fitted, held_out=judge),
+        objective,
+        (Stage(deformation=0.0),),
+        generator=fit.generator(),
+        progress=fit.progress,
+        name=f"{fit.name} rigid",
     )
-    generator = torch.Generator().manual_seed(seed)
-
-    def looked(look):
-        return watch("rigid", look)
-
-    return loop.optimise(
-        model, objective, (Stage(deformation=0.0),), generator=generator, watch=looked
-    ).map
+    return result.map
 
 
 def sharpen(
-    parts: dict[str, Choice],
-    scene: Scene,
-    options: Conformations.Options,
-    fitted: list[Statistics],
-    judge: list[Statistics],
-    z: Tensor,
+    fit: MotionFit,
+    data: ConformationData,
     coarse: Model | None,
-    seed: int,
-    watch: Watch,
-) -> tuple[Model, loop.FitResult]:
-    """The same at the scene's resolution: a new density with the deformation held, then both, then
-    the density alone.
+) -> tuple[Model, FitResult]:
+    """The bent density at the scene's resolution: a new density with the deformation held, then
+    both, then the density alone.
 
     coarse: the model that has the deformation; None where nothing moves, and only the density is
     fitted.
     """
-    model = compose(parts, scene, seed)
-    generator = torch.Generator().manual_seed(seed)
-    stages = (Stage(deformation=0.0),)
+    model = fit.model()
+    stages: tuple[Stage, ...] = (Stage(deformation=0.0),)
     if coarse is not None:
         model.deformation.load_state_dict(coarse.deformation.state_dict())
         stages = (
@@ -148,26 +169,35 @@ def sharpen(
             Stage(representation=0.5, deformation=0.3),
             Stage(deformation=0.0, representation=0.3),
         )
-    return model, _run(
-        model,
-        Conformations(options, model, ConformationData(fitted, judge, z)),
-        stages,
-        generator,
-        watch,
-    )
+    result = _run(fit, model, data, stages, fit.generator())
+    return model, result
 
 
-def still_options(options: Conformations.Options) -> NormalEquations.Options:
-    """Of a fit of one density, with the looks, patience and jitter of those of many states."""
-    return NormalEquations.Options(**{name: getattr(options, name) for name in (*SHARED, "jitter")})
+def single_density_options(options: Conformations.Options) -> NormalEquations.Options:
+    """Options of a fit of one density, with what a fit of many conformations has in common with it,
+    and its jitter.
+    """
+    values = asdict(options)
+    shared = {one.name: values[one.name] for one in fields(ObjectiveOptions)}
+    return NormalEquations.Options(**shared, jitter=options.jitter)
 
 
 def _run(
-    model: Model, objective: Conformations, stages: tuple[Stage, ...], generator, watch: Watch
-) -> loop.FitResult:
-    """A fit after which the model has the averaged parameters of the best look."""
-    done = loop.optimise(
-        model, objective, stages, generator=generator, watch=lambda look: watch("bend", look)
+    fit: MotionFit,
+    model: Model,
+    data: ConformationData,
+    stages: tuple[Stage, ...],
+    generator: torch.Generator,
+) -> FitResult:
+    """A fit after which the model has the averaged parameters of the best evaluation."""
+    objective = Conformations(fit.options, model, data)
+    result = optimise(
+        model,
+        objective,
+        stages,
+        generator=generator,
+        progress=fit.progress,
+        name=f"{fit.name} bend",
     )
     model.load_state_dict(objective.fitted_model(model).state_dict())
-    return done
+    return result

@@ -1,9 +1,11 @@
-"""Maps of states: which coordinates to show, the maps and half maps there, and what they are worth."""
+"""Maps of conformations: which coordinates to show, the maps and half maps there, and what they are
+worth.
+"""
 
 import csv
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +16,25 @@ from instamap.errors import DataError, OptionError
 from instamap.files import replacing
 from instamap.maps import fsc, mask, mrc
 from instamap.motion.kmeans import kmeans, means, nearest
-from instamap.motion.motion_model import Motion
+from instamap.motion.motion_model import MotionModel
+from instamap.progress import SILENT, Progress
 
-ENDS = (
-    0.02,
-    0.98,
-)  # quantiles of a single coordinate between which a path runs: beyond are the worst estimates
-CORNERS = 8  # means through which a path in several coordinates runs
-ROUNDS = 200  # of k-means at most
+# Quantiles of a single coordinate between which a path runs: beyond are the worst estimates.
+END_QUANTILES = (0.02, 0.98)
+PATH_CLUSTERS = 8  # through whose means a path in several coordinates runs
+KMEANS_ROUNDS = 200  # at most
+GOLD_STANDARD = 0.143  # FSC of half maps at the resolution
+MASK_EDGE = 2  # pixels, of the largest sphere
+MIN_LENGTH = 1e-12  # of a piece of a path, by which it is divided
+COORDINATE = re.compile(r"z\d+")
+TABLE = "states.csv"
 
 
 @dataclass(frozen=True)
-class State:
-    """One state. file: name of its map. z: L coordinates. particles: how many are nearest to it.
-    resolution: Å, or None (no half maps).
+class Conformation:
+    """A conformation that was written. file: name of its map. z: its L coordinates.
+
+    particles: how many are nearest to it. resolution: Å, or None (no half maps).
     """
 
     file: str
@@ -36,7 +43,26 @@ class State:
     resolution: float | None
 
 
-def clusters(latents: Tensor, count: int, seed: int) -> Tensor:
+@dataclass(frozen=True)
+class ConformationMaps:
+    """The map "D D D" of a conformation, and half maps where there are two fits."""
+
+    mean: Tensor
+    halves: list[Tensor]
+
+    def by_suffix(self) -> dict[str, Tensor]:
+        """The maps by the ends of their files' names: "", "_half1", "_half2"."""
+        named = {"": self.mean}
+        for number, volume in enumerate(self.halves, 1):
+            named[f"_half{number}"] = volume
+        return named
+
+
+def clusters(
+    latents: Tensor,
+    count: int,
+    seed: int,
+) -> Tensor:
     """Centres "K L" of `count` k-means clusters of the coordinates "n L", in order along the first
     principal axis. Raises OptionError.
     """
@@ -46,12 +72,18 @@ def clusters(latents: Tensor, count: int, seed: int) -> Tensor:
             f"kmeans is {count}; it must be from 1 to {different}, the number of different"
             " coordinates"
         )
-    centres = kmeans(latents, count, torch.Generator().manual_seed(seed), ROUNDS)
-    return centres[_principal(latents, centres).argsort()]
+    generator = torch.Generator().manual_seed(seed)
+    centres = kmeans(latents, count, generator, KMEANS_ROUNDS)
+    order = _principal(latents, centres).argsort()
+    return centres[order]
 
 
-def path(latents: Tensor, count: int, seed: int) -> Tensor:
-    """`count` states "count L" along the coordinates "n L", at equal distances. Raises OptionError.
+def path(
+    latents: Tensor,
+    count: int,
+    seed: int,
+) -> Tensor:
+    """`count` places "count L" along the coordinates "n L", at equal distances. Raises OptionError.
 
     One coordinate: from its 2nd to its 98th percentile. More: particles are put into 8 clusters by
     k-means of their places on the first principal axis, and the path leads, by straight lines,
@@ -60,13 +92,17 @@ def path(latents: Tensor, count: int, seed: int) -> Tensor:
     if count < 2:
         raise OptionError(f"path is {count}; it must be 2 states or more")
     if latents.shape[1] == 1:
-        ends = torch.tensor(ENDS, dtype=latents.dtype)
-        return through(torch.quantile(latents[:, 0], ends)[:, None], count)
+        quantiles = torch.tensor(END_QUANTILES, dtype=latents.dtype)
+        ends = torch.quantile(latents[:, 0], quantiles)
+        return through(ends[:, None], count)
     place = _principal(latents, latents)[:, None]
-    centres = kmeans(place, CORNERS, torch.Generator().manual_seed(seed), ROUNDS).sort(dim=0).values
+    generator = torch.Generator().manual_seed(seed)
+    centres = kmeans(place, PATH_CLUSTERS, generator, KMEANS_ROUNDS)
+    centres = centres.sort(dim=0).values
     near = nearest(place, centres)
     corners = means(latents, near, latents[: len(centres)])
-    return through(corners[torch.bincount(near, minlength=len(corners)) > 0], count)
+    counts = torch.bincount(near, minlength=len(corners))
+    return through(corners[counts > 0], count)
 
 
 def _principal(latents: Tensor, points: Tensor) -> Tensor:
@@ -74,8 +110,11 @@ def _principal(latents: Tensor, points: Tensor) -> Tensor:
     component of which is positive.
     """
     centre = latents.mean(0)
-    axis = torch.linalg.svd((latents - centre).mT @ (latents - centre))[0][:, 0]
-    return (points - centre) @ (axis * axis[axis.abs().argmax()].sign())
+    offset = latents - centre
+    directions, _, _ = torch.linalg.svd(offset.mT @ offset)
+    axis = directions[:, 0]
+    largest = axis[axis.abs().argmax()]
+    return (points - centre) @ (axis * largest.sign())
 
 
 def through(corners: Tensor, count: int) -> Tensor:
@@ -83,45 +122,59 @@ def through(corners: Tensor, count: int) -> Tensor:
     "K L" to the next.
     """
     lengths = corners.diff(dim=0).norm(dim=1)
-    at = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    wanted = torch.linspace(0, 1, count, dtype=at.dtype) * at[-1]
-    piece = (torch.searchsorted(at, wanted, right=True) - 1).clamp(0, max(len(corners) - 2, 0))
-    share = (
-        ((wanted - at[piece]) / lengths[piece].clamp(min=1e-12)).clamp(0, 1)[:, None]
-        if len(lengths)
-        else torch.zeros(count, 1)
-    )
+    start = lengths.new_zeros(1)
+    reached = torch.cat([start, lengths.cumsum(0)])
+    relative = torch.linspace(0, 1, count, dtype=reached.dtype)
+    wanted = relative * reached[-1]
+    last = max(len(corners) - 2, 0)
+    piece = torch.searchsorted(reached, wanted, right=True) - 1
+    piece = piece.clamp(0, last)
+    share = torch.zeros(count, 1)
+    if len(lengths):
+        length = lengths[piece].clamp(min=MIN_LENGTH)
+        beyond = wanted - reached[piece]
+        share = (beyond / length).clamp(0, 1)
+        share = share[:, None]
+    following = piece + 1
+    following = following.clamp(max=len(corners) - 1)
     return torch.lerp(
-        corners[piece], corners[(piece + 1).clamp(max=len(corners) - 1)], share.to(corners)
+        corners[piece],
+        corners[following],
+        share.to(corners),
     )
 
 
 def read(file: str | Path, latent: int) -> Tensor:
-    """States "K latent" (float64) of a CSV file: rows of `latent` numbers, or with a header the
+    """Places "K latent" (float64) of a CSV file: rows of `latent` numbers, or with a header the
     columns z1, z2, ... Raises DataError.
     """
-    head, values = read_csv(file)
-    wanted = [f"z{i + 1}" for i in range(latent)]
-    if head is None:
+    header, values = read_csv(file)
+    if header is None:
         if values.shape[1] != latent:
             raise DataError(
                 f"'{file}' has {values.shape[1]} numbers a row, but particles have {latent}"
                 f" coordinates; give {latent} a row"
             )
         return values
-    named = [name for name in head if re.fullmatch(r"z\d+", name)]
+    wanted = coordinate_names(latent)
+    named = [name for name in header if COORDINATE.fullmatch(name)]
     if sorted(named) != sorted(wanted):
         raise DataError(
             f"'{file}' has coordinates {', '.join(named) or 'nowhere'}, particles have"
             f" {', '.join(wanted)}; give these"
         )
-    found = values[:, [head.index(name) for name in wanted]]
-    if not found.isfinite().all():
-        raise DataError(
-            f"row {int((~found.isfinite()).any(1).int().argmax()) + 1} of '{file}' has a coordinate"
-            " that is no number; mend it"
-        )
-    return found
+    columns = [header.index(name) for name in wanted]
+    places = values[:, columns]
+    wrong = (~places.isfinite()).any(1)
+    if wrong.any():
+        number = 1 + int(wrong.int().argmax())
+        raise DataError(f"row {number} of '{file}' has a coordinate that is no number; mend it")
+    return places
+
+
+def coordinate_names(latent: int) -> list[str]:
+    """The names of coordinates in tables: z1, z2, ..."""
+    return [f"z{number + 1}" for number in range(latent)]
 
 
 def read_csv(file: str | Path) -> tuple[list[str] | None, Tensor]:
@@ -131,29 +184,33 @@ def read_csv(file: str | Path) -> tuple[list[str] | None, Tensor]:
     Raises DataError for a file that can't be read, is empty, or has rows of different widths or,
     without a header, no number.
     """
-    try:
-        with Path(file).open(newline="", encoding="utf-8-sig") as text:
-            rows = [
-                [cell.strip() for cell in row]
-                for row in csv.reader(text)
-                if any(cell.strip() for cell in row)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"'{file}' can't be read ({error}); give a CSV file") from None
+    rows = _cells(file)
     values = [[_number(cell) for cell in row] for row in rows]
-    head = rows[0] if rows and not all(math.isfinite(v) for v in values[0]) else None
-    values = values[1:] if head else values
+    header = None
+    if rows and not _all_finite(values[0]):
+        header = rows[0]
+        values = values[1:]
     if not values:
         raise DataError(f"'{file}' has no row of numbers; write one for each point")
+    width = len(header or values[0])
     for number, row in enumerate(values, 1):
-        if len(row) != len(head or values[0]):
+        if len(row) != width:
             raise DataError(
-                f"row {number} of '{file}' has {len(row)} values, others {len(head or values[0])};"
-                " make them equal"
+                f"row {number} of '{file}' has {len(row)} values, others {width}; make them equal"
             )
-        if head is None and not all(math.isfinite(v) for v in row):
+        if header is None and not _all_finite(row):
             raise DataError(f"row {number} of '{file}' has a value that is no number; mend it")
-    return head, torch.tensor(values, dtype=torch.float64)
+    return header, torch.tensor(values, dtype=torch.float64)
+
+
+def _cells(file: str | Path) -> list[list[str]]:
+    """The rows of a CSV file that are not empty."""
+    try:
+        with Path(file).open(newline="", encoding="utf-8-sig") as text:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(text)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{file}' can't be read ({error}); give a CSV file") from None
+    return [row for row in rows if any(row)]
 
 
 def _number(text: str) -> float:
@@ -163,78 +220,91 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def maps(motion: Motion, z: Tensor) -> dict[str, Tensor]:
-    """Maps "D D D" of the state z "L" by the ends of their files' names: "", and "_half1", "_half2"
-    where there are two fits.
-    """
-    each = [half.state(z) for half in motion.halves]
-    halves = {f"_half{number}": map for number, map in enumerate(each, 1)} if len(each) == 2 else {}
-    return {"": torch.stack(each).mean(0), **halves}
+def _all_finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+def maps_at(motion: MotionModel, z: Tensor) -> ConformationMaps:
+    """The maps of the conformation at z "L"."""
+    each = [half.conformation(z) for half in motion.halves]
+    mean = torch.stack(each).mean(0)
+    return ConformationMaps(mean, each if len(each) == 2 else [])
 
 
 def write(
-    motion: Motion, z: Tensor, folder: Path, watch: Callable[[], None] = lambda: None
-) -> list[State]:
-    """Write state_001.mrc and so on with their half maps for the states z "K L", and states.csv.
-    watch() is told of each state.
+    motion: MotionModel,
+    z: Tensor,
+    folder: Path,
+    progress: Progress = SILENT,
+) -> list[Conformation]:
+    """Writes state_001.mrc and so on with their half maps for the conformations z "K L", and
+    states.csv.
     """
-    latents = motion.latents.to(z)
-    number = torch.bincount(nearest(latents, z), minlength=len(z)).tolist()
-    done = []
+    near = nearest(motion.latents.to(z), z)
+    counts = torch.bincount(near, minlength=len(z)).tolist()
+    written = []
     for k, place in enumerate(z):
-        found = maps(motion, place)
+        maps = maps_at(motion, place)
         name = f"state_{k + 1:03d}"
-        for end, map in found.items():
-            mrc.write(folder / f"{name}{end}.mrc", map, motion.scene.pixel_size)
-        done.append(
-            State(f"{name}.mrc", tuple(place.tolist()), number[k], resolution(motion, found))
+        for suffix, volume in maps.by_suffix().items():
+            file = folder / f"{name}{suffix}.mrc"
+            mrc.write(file, volume, motion.scene.pixel_size)
+        found = Conformation(
+            file=f"{name}.mrc",
+            z=tuple(place.tolist()),
+            particles=counts[k],
+            resolution=resolution(motion, maps),
         )
-        watch()
-    _table(folder / "states.csv", done)
-    return done
+        written.append(found)
+        progress.counted("maps", k + 1, len(z))
+    _write_table(folder / TABLE, written)
+    return written
 
 
 def write_morph(
-    motion: Motion, z: Tensor, folder: Path, watch: Callable[[], None] = lambda: None
+    motion: MotionModel,
+    z: Tensor,
+    folder: Path,
+    progress: Progress = SILENT,
 ) -> list[Path]:
-    """Write morph_001.mrc and so on for the coordinates z "K L", and return the files. watch() is
-    told of each.
-    """
-    files = [folder / f"morph_{k + 1:03d}.mrc" for k in range(len(z))]
-    for file, place in zip(files, z, strict=True):
-        mrc.write(file, motion.state(place), motion.scene.pixel_size)
-        watch()
+    """Writes morph_001.mrc and so on for the coordinates z "K L", and returns the files."""
+    files = []
+    for number, place in enumerate(z, 1):
+        file = folder / f"morph_{number:03d}.mrc"
+        volume = motion.conformation(place)
+        mrc.write(file, volume, motion.scene.pixel_size)
+        files.append(file)
+        progress.counted("maps of the morph", number, len(z))
     return files
 
 
-def resolution(motion: Motion, found: dict[str, Tensor]) -> float | None:
+def resolution(motion: MotionModel, maps: ConformationMaps) -> float | None:
     """Å where the half-map FSC inside the mask, corrected by phase randomisation, falls to 0.143;
     None without two maps of something.
     """
-    if "_half1" not in found or not all(map.any() for map in found.values()):
+    if not maps.halves or not all(volume.any() for volume in (maps.mean, *maps.halves)):
         return None
-    scene, masks = motion.scene, [half.model.scene.mask for half in motion.halves]
-    whole = mask.sphere(scene.box, scene.pixel_size, scene.radius, 2 * scene.pixel_size)
-    window = torch.stack([whole if one is None else one for one in masks]).amax(0)
+    first, second = maps.halves
+    scene = motion.scene
+    size = scene.pixel_size
+    edge = MASK_EDGE * size
+    sphere = mask.sphere(scene.box, size, scene.radius, edge)
+    windows = []
+    for half in motion.halves:
+        own = half.model.scene.mask
+        windows.append(sphere if own is None else own)
+    window = torch.stack(windows).amax(0)
     generator = torch.Generator().manual_seed(0)  # the same question has the same answer
-    curve = fsc.phase_randomised(found["_half1"], found["_half2"], window, generator=generator)
-    return fsc.resolution(curve, scene.box, scene.pixel_size, 0.143)
+    curve = fsc.phase_randomised(first, second, window, generator=generator)
+    return fsc.resolution(curve, scene.box, size, GOLD_STANDARD)
 
 
-def _table(file: Path, done: list[State]) -> None:
+def _write_table(file: Path, written: list[Conformation]) -> None:
+    coordinates = coordinate_names(len(written[0].z))
     with replacing(file) as sibling, sibling.open("w", newline="", encoding="utf-8") as text:
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(
-            [
-                "state",
-                "file",
-                *[f"z{i + 1}" for i in range(len(done[0].z))],
-                "particles",
-                "resolution",
-            ]
-        )
-        for number, state in enumerate(done, 1):
-            found = "" if state.resolution is None else f"{state.resolution:.2f}"
-            table.writerow(
-                [number, state.file, *[f"{v:.6g}" for v in state.z], state.particles, found]
-            )
+        table.writerow(["state", "file", *coordinates, "particles", "resolution"])
+        for number, one in enumerate(written, 1):
+            z = [f"{value:.6g}" for value in one.z]
+            worth = "" if one.resolution is None else f"{one.resolution:.2f}"
+            table.writerow([number, one.file, *z, one.particles, worth])

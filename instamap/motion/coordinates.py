@@ -1,4 +1,6 @@
-"""Coordinates of particles from scratch, for one set of images: mean map, linear subspace, states."""
+"""Coordinates of particles from scratch, for one set of images: mean map, linear subspace,
+conformations.
+"""
 
 from dataclasses import dataclass
 
@@ -7,20 +9,24 @@ from torch import Tensor
 
 from instamap.maps import mask
 from instamap.motion import linear_subspace, state_mixture
+from instamap.motion.state_mixture import StateMixture
 from instamap.statistics import initial_map
 from instamap.statistics.particle_statistics import ParticleStatistics
 
-SAMPLE = (
-    20000  # particles, at most, in which coordinates are found; all others are then placed by them
-)
-LEAST = 100  # particles of each state
-AUTO = (1, 2, 3)  # numbers of coordinates that are tried
+# Particles, at most, in which coordinates are found; all others are then placed by them.
+MAX_SAMPLE = 20000
+MIN_PARTICLES = 100  # of each conformation
+AUTO_LATENT = (1, 2, 3)  # numbers of coordinates that are tried
+MEAN_STEPS = 5  # of conjugate gradients towards the mean map
+MASK_THRESHOLD = 0.15
+MASK_EXTEND = 3
+MASK_EDGE = 2
 
 
 @dataclass(frozen=True)
-class Found:
-    """mean "N N N" and the mask "N N N" around it; maps "q+1 N N N" of the subspace, with one
-    dimension at least.
+class MotionSubspace:
+    """The mean map "N N N", the mask `window` "N N N" around it, and maps "q+1 N N N" of the
+    subspace, with one dimension at least.
 
     gain: of held-out particles over the mean map in nats per particle, by the number of dimensions
     that were tried.
@@ -32,42 +38,55 @@ class Found:
     gain: list[float]
 
 
-def find(
-    coarse: ParticleStatistics,
-    judge: ParticleStatistics,
+def find_subspace(
+    particles: ParticleStatistics,
+    validation: ParticleStatistics,
     window: Tensor | None,
     dimensions: int,
     generator: torch.Generator,
-) -> Found:
+) -> MotionSubspace:
     """The subspace of at most so many dimensions, inside the mask `window` or one that is found."""
-    inner = mask.sphere(
-        coarse.box, coarse.pixel_size, (coarse.box // 2 - 0.5) * coarse.pixel_size, 0.0
-    )
-    mean = initial_map.solve(
-        coarse.statistics(coarse.unit_weights()), inner if window is None else window, 5
-    )
+    mean = _mean_map(particles, window)
     if window is None:
-        window = mask.from_map(mean, coarse.pixel_size, threshold=0.15, extend=3, edge=2)
+        window = mask.from_map(
+            mean,
+            particles.pixel_size,
+            threshold=MASK_THRESHOLD,
+            extend=MASK_EXTEND,
+            edge=MASK_EDGE,
+        )
     mean = mean * (window > 0)
-    linear = linear_subspace.fit(coarse, judge, mean, window, dimensions, generator)
-    maps = (
-        linear.maps
-        if len(linear.maps) > 1
-        else linear_subspace.grown(coarse, mean[None], window, generator)
-    )
-    return Found(mean, window, maps, linear.held_out)
+    linear = linear_subspace.fit(particles, validation, mean, window, dimensions, generator)
+    maps = linear.maps
+    if len(maps) == 1:
+        maps = linear_subspace.grow(particles, mean[None], window, generator)
+    return MotionSubspace(mean, window, maps, linear.held_out)
 
 
-def states(
-    coarse: ParticleStatistics,
-    judge: ParticleStatistics,
-    found: Found,
+def _mean_map(particles: ParticleStatistics, window: Tensor | None) -> Tensor:
+    """The map of all particles, in the mask or the largest sphere."""
+    if window is None:
+        radius = (particles.box // 2 - 0.5) * particles.pixel_size
+        window = mask.sphere(particles.box, particles.pixel_size, radius, 0.0)
+    statistics = particles.statistics(particles.unit_weights())
+    return initial_map.solve(statistics, window, MEAN_STEPS)
+
+
+def find_conformations(
+    particles: ParticleStatistics,
+    validation: ParticleStatistics,
+    subspace: MotionSubspace,
     per_coordinate: int,
     latent: int,
     generator: torch.Generator,
-) -> state_mixture.Nodes:
-    """States in the subspace, in `latent` coordinates: as many as particles bear out, but enough to
-    span the coordinates.
+) -> StateMixture:
+    """Conformations in the subspace, in `latent` coordinates.
+
+    As many as particles bear out, but enough to span the coordinates.
     """
-    count = max(2 * latent + 1, min(round(per_coordinate * latent**1.5), coarse.count // LEAST))
-    return state_mixture.fit(coarse, judge, found.maps, found.window, count, latent, generator)
+    wanted = round(per_coordinate * latent**1.5)
+    borne_out = particles.count // MIN_PARTICLES
+    count = max(2 * latent + 1, min(wanted, borne_out))
+    return state_mixture.fit_mixture(
+        particles, validation, subspace.maps, subspace.window, count, latent, generator
+    )

@@ -1,111 +1,158 @@
 """What one set of images says of motion, at low resolution: coordinates, a density bent into all
-states, and what others gain by it.
+conformations, and what others gain by it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import Conformations
+from instamap.fit.conformations import ConformationData
+from instamap.fit.objective import StatisticsData
 from instamap.model import Model
 from instamap.motion import bend, coordinates, posterior
-from instamap.motion.state_mixture import Nodes, log_prob
-from instamap.plugin.choice import Choice
-from instamap.plugin.registry import default
-from instamap.scene import Scene
+from instamap.motion.bend import MotionFit
+from instamap.motion.coordinates import MotionSubspace
+from instamap.motion.state_mixture import StateMixture, log_prob
+from instamap.plugin.choice import Choice, Choices
 from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
-
-Parts = dict[str, Choice]
+from instamap.statistics.statistics import Statistics
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A number of coordinates: its states, and the model that bends one density into them, or None
-    where each has a map of its own.
+class Search:
+    """What motion is looked for: numbers of coordinates `latents`, each of which is tried.
 
-    maps: each "K N N N", of the free states and of the bent density. gain: of witnesses over one
-    rigid map that was fitted in the same way, in nats per particle, their state summed out.
+    dimensions: of the linear subspace at most. nodes: conformations per coordinate. bends: whether
+    one density is bent into all of them; if not, each has a map of its own.
     """
 
-    nodes: Nodes
+    latents: Sequence[int]
+    dimensions: int
+    nodes: int
+    bends: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A number of coordinates: its conformations, and the model that bends one density into them,
+    or None where each has a map of its own.
+
+    maps: each "K N N N", of the free conformations and of the bent density. gain: of test particles
+    over one rigid map that was fitted in the same way, in nats per particle, their conformation
+    summed out.
+    """
+
+    mixture: StateMixture
     bent: Model | None
     maps: list[Tensor]
     gain: float
 
 
 @dataclass(frozen=True)
-class Explored:
-    """images: those of the set; held_out: of particles outside of it. found: mean map and linear
-    subspace. trials: by coordinates.
+class CoarseMotion:
+    """A motion at low resolution: its subspace, and candidates by their number of coordinates.
 
-    Every second held-out particle ends fits and picks rounds; the others are witnesses, on which no
-    choice but the last one depends. witnesses: how many, copies of an image counting once.
+    fitted: the particles of the set; held_out: those outside of it. Every second held-out particle
+    ends fits and picks rounds (validation); the others are the test, on which no choice but the
+    last one depends. test_count: how many, copies of an image counting once.
     """
 
-    images: ParticleStatistics
+    fitted: ParticleStatistics
     held_out: ParticleStatistics
-    found: coordinates.Found
-    trials: dict[int, Trial]
-    witnesses: int
+    subspace: MotionSubspace
+    candidates: dict[int, Candidate]
+    test_count: int
 
 
-def bends(parts: Parts) -> bool:
-    """Whether the deformation bends one density into all states; if not, each has a map of its own."""
-    return default().get("deformation", parts["deformation"].name).load().states == "bend"
+@dataclass(frozen=True)
+class _Sets:
+    """Particles that are fitted, that end fits, and that no choice depends on."""
+
+    sample: ParticleStatistics
+    validation: ParticleStatistics
+    test: ParticleStatistics
 
 
-def of(parts: Parts, latent: int) -> Parts:
+def with_latent(parts: Choices, latent: int) -> dict[str, Choice]:
     """The parts with this many coordinates."""
     chosen = parts["deformation"]
-    return {**parts, "deformation": replace(chosen, options=replace(chosen.options, latent=latent))}
+    before: Any = chosen.options
+    options = replace(before, latent=latent)
+    return {**parts, "deformation": Choice(chosen.name, options)}
 
 
-def explore(
-    images: ParticleStatistics,
+def find_motion(
+    fit: MotionFit,
+    search: Search,
+    fitted: ParticleStatistics,
     held_out: ParticleStatistics,
-    kin: Tensor,
-    scene: Scene,
-    parts: Parts,
-    options: Conformations.Options,
-    seed: int,
-    watch: bend.Watch,
-) -> Explored:
-    """Tries as many coordinates as the deformation's option says; for auto, as `coordinates.AUTO`
-    lists. scene: of the coarse images.
+    duplicate_group: Tensor,
+) -> CoarseMotion:
+    """Tries each number of coordinates. The scene of `fit` is that of the coarse images.
 
-    kin "h": a number that held-out particles share which show copies of an image, and so one noise;
-    two numbers at least.
+    duplicate_group "h": a number that held-out particles share which show copies of an image, and
+    so one noise; two numbers at least.
     """
+    numbers, group = duplicate_group.unique(return_inverse=True)
+    chosen = torch.randperm(fitted.count, generator=fit.generator())
+    sets = _Sets(
+        sample=fitted.select(chosen[: coordinates.MAX_SAMPLE]),
+        validation=held_out.select((group % 2 == 0).nonzero()[:, 0]),
+        test=held_out.select((group % 2 == 1).nonzero()[:, 0]),
+    )
+    subspace = coordinates.find_subspace(
+        sets.sample, sets.validation, fit.scene.mask, search.dimensions, fit.generator()
+    )
+    candidates = {}
+    for latent in search.latents:
+        candidate = _try(fit, search, subspace, sets, latent)
+        candidates[latent] = candidate
+    return CoarseMotion(fitted, held_out, subspace, candidates, len(numbers) // 2)
 
-    def fresh():
-        return torch.Generator().manual_seed(seed)
 
-    kinds, kin = kin.unique(return_inverse=True)
-    sample = images.select(torch.randperm(images.count, generator=fresh())[: coordinates.SAMPLE])
-    judge, witness = (held_out.select((kin % 2 == side).nonzero()[:, 0]) for side in (0, 1))
-    found = coordinates.find(sample, judge, scene.mask, options.dimensions, fresh())
-    latent = parts["deformation"].options.latent
-    trials = {}
-    for n in coordinates.AUTO if latent == "auto" else (latent,):
-        nodes = coordinates.states(sample, judge, found, options.nodes, n, fresh())
-        bent = None
-        maps = [nodes.maps]
-        rigid = found.mean[None]
-        if bends(parts):
-            told = (of(parts, n), bend.aim(scene, nodes.maps), options)
-            rigid = bend.rigid(
-                *told,
-                *(some.statistics(some.unit_weights()) for some in (images, judge)),
-                seed,
-                watch,
-            )[None]
-            states = [
-                [some.statistics(w) for w in drop_small_shares(nodes.shares(some)).T]
-                for some in (images, judge)
-            ]
-            bent = bend.begin(*told, *states, nodes.z.float(), seed, watch)
-            maps.append(posterior.states(bent, nodes.z.float()))
-        gain = posterior.posterior(witness, maps[-1], nodes.z)[2] - log_prob(witness, rigid)[:, 0]
-        trials[n] = Trial(nodes, bent, maps, float(gain.mean()))
-    return Explored(images, held_out, found, trials, len(kinds) // 2)
+def _try(
+    fit: MotionFit,
+    search: Search,
+    subspace: MotionSubspace,
+    sets: _Sets,
+    latent: int,
+) -> Candidate:
+    """The conformations in `latent` coordinates, and what test particles gain by them."""
+    mixture = coordinates.find_conformations(
+        sets.sample, sets.validation, subspace, search.nodes, latent, fit.generator()
+    )
+    bent = None
+    maps = [mixture.maps]
+    rigid = subspace.mean[None]
+    if search.bends:
+        scene = bend.with_mask_and_scale(fit.scene, mixture.maps)
+        own = replace(fit, parts=with_latent(fit.parts, latent), scene=scene)
+        whole = StatisticsData(_of_all(sets.sample), held_out=_of_all(sets.validation))
+        rigid = bend.fit_rigid(own, whole)[None]
+        z = mixture.z.float()
+        data = ConformationData(
+            _of_each(sets.sample, mixture), _of_each(sets.validation, mixture), z
+        )
+        bent = bend.bend(own, data)
+        maps.append(posterior.conformations(bent, z))
+    moving = posterior.infer(
+        sets.test,
+        maps[-1],
+        mixture.z,
+    ).log_prob
+    gain = moving - log_prob(sets.test, rigid)[:, 0]
+    return Candidate(mixture, bent, maps, float(gain.mean()))
+
+
+def _of_all(particles: ParticleStatistics) -> Statistics:
+    """The statistics of particles that all count alike."""
+    return particles.statistics(particles.unit_weights())
+
+
+def _of_each(particles: ParticleStatistics, mixture: StateMixture) -> list[Statistics]:
+    """The statistics of each conformation's particles."""
+    shares = drop_small_shares(mixture.shares(particles))
+    return [particles.statistics(weight) for weight in shares.T]

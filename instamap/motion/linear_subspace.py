@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from instamap.fit.loop import FALSE_POSITIVE_RATE
 from instamap.statistics.particle_statistics import ParticleStatistics
 from instamap.statistics.solve import conjugate_gradients
 
-SAMPLE = 3000  # particles, at most, that the subspace is fitted to
-CHANCE = 0.01  # probability, at most, that a dimension is taken for one that is not there
+MAX_SAMPLE = 3000  # particles, at most, that the subspace is fitted to
 ROUNDS = 4  # of EM after each new dimension
 STEPS = 3  # of conjugate gradients in each round, from the last maps
-BIRTH = 0.3  # size of a new component, relative to the mean map's
-SMOOTH = 1.5  # voxels: σ of the blur of the noise that it starts as
+INITIAL_SIZE = 0.3  # of a new component, relative to the mean map's
+BLUR = 1.5  # voxels: σ of the blur of the noise that it starts as
 
 
 @dataclass(frozen=True)
@@ -32,108 +32,173 @@ class Subspace:
     held_out: list[float]
 
 
-def posterior(gram: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean "m q" and covariance "m q q" of z of each particle, from the normal equations of q+1
-    maps, and log p "m" with z integrated out.
+@dataclass(frozen=True)
+class GaussianPosterior:
+    """The mean "m q" and covariance "m q q" of z of each particle.
+
+    log_prob "m": of the particle, z integrated out.
     """
-    precision = torch.eye(h.shape[1] - 1, dtype=h.dtype) + gram[:, 1:, 1:]
-    right = h[:, 1:] - gram[:, 0, 1:]
+
+    mean: Tensor
+    covariance: Tensor
+    log_prob: Tensor
+
+
+def gaussian_posterior(gram: Tensor, h: Tensor) -> GaussianPosterior:
+    """The posterior of z of each particle, from the normal equations of q+1 maps."""
+    dimensions = h.shape[1] - 1
+    unit = torch.eye(dimensions, dtype=h.dtype)
+    precision = unit + gram[:, 1:, 1:]
+    of_mean = gram[:, 0]
+    right = h[:, 1:] - of_mean[:, 1:]
     covariance = torch.linalg.inv(precision)
-    mean = (covariance @ right[..., None])[..., 0]
-    return (
-        mean,
-        covariance,
-        h[:, 0] - 0.5 * gram[:, 0, 0] + 0.5 * (right * mean).sum(1) - 0.5 * torch.logdet(precision),
-    )
+    mean = covariance @ right[..., None]
+    mean = mean[..., 0]
+    mean_only = h[:, 0] - 0.5 * of_mean[:, 0]
+    explained = 0.5 * (right * mean).sum(1)
+    volume = 0.5 * torch.logdet(precision)
+    return GaussianPosterior(mean, covariance, mean_only + explained - volume)
+
+
+def infer(particles: ParticleStatistics, maps: Tensor) -> GaussianPosterior:
+    """The posterior of the particles in the subspace of maps "q+1 N N N"."""
+    gram, h = particles.normal_equations(maps)
+    return gaussian_posterior(gram, h)
+
+
+def coordinates(particles: ParticleStatistics, maps: Tensor) -> Tensor:
+    """The posterior means "m q" of the particles in the subspace of maps "q+1 N N N"."""
+    return infer(particles, maps).mean
 
 
 def fit(
-    coarse: ParticleStatistics,
-    judge: ParticleStatistics,
+    particles: ParticleStatistics,
+    validation: ParticleStatistics,
     mean: Tensor,
     window: Tensor,
     limit: int,
     generator: torch.Generator,
 ) -> Subspace:
-    """Dimensions are added one by one, up to `limit`, as long as the held-out particles `judge`
-    become likelier by more than chance.
+    """The subspace about the map `mean`: dimensions are added one by one, up to `limit`.
+
+    As long as the held-out particles `validation` become likelier by more than chance.
     """
     kept = mean[None]
     held_out = [0.0]
-    alone = posterior(*judge.normal_equations(mean[None]))[2]
-    coarse = coarse.select(torch.randperm(coarse.count, generator=generator)[:SAMPLE])
+    mean_only = infer(validation, kept).log_prob
+    order = torch.randperm(particles.count, generator=generator)
+    sample = particles.select(order[:MAX_SAMPLE])
+    chance = math.log(limit / FALSE_POSITIVE_RATE)
     for _ in range(limit):
-        maps = grown(coarse, kept, window, generator)
-        held_out.append(float((posterior(*judge.normal_equations(maps))[2] - alone).mean()))
-        if (held_out[-1] - max(held_out[:-1])) * judge.count < math.log(limit / CHANCE):
+        maps = grow(sample, kept, window, generator)
+        gain = infer(validation, maps).log_prob - mean_only
+        added = float(gain.mean()) - max(held_out)
+        held_out.append(float(gain.mean()))
+        if added * validation.count < chance:
             break
         kept = maps
     return Subspace(_principal(kept), held_out)
 
 
-def grown(
-    coarse: ParticleStatistics, maps: Tensor, window: Tensor, generator: torch.Generator
+def grow(
+    particles: ParticleStatistics,
+    maps: Tensor,
+    window: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Maps "q+2 N N N" of a subspace with one dimension more than that of `maps`."""
-    maps = torch.cat([maps, _noise(maps[0], window, generator)[None]])
+    """Maps "q+2 N N N" of a subspace with one dimension more than that of `maps` "q+1 N N N"."""
+    added = _noise(maps[0], window, generator)
+    maps = torch.cat([maps, added[None]])
     for _ in range(ROUNDS):
-        maps = _round(coarse, maps, window)
+        maps = _round(particles, maps, window)
     return maps
 
 
-def coordinates(coarse: ParticleStatistics, maps: Tensor) -> Tensor:
-    """Posterior means "m q" of the particles in the subspace of maps "q+1 N N N"."""
-    return posterior(*coarse.normal_equations(maps))[0]
+def _round(
+    particles: ParticleStatistics,
+    maps: Tensor,
+    window: Tensor,
+) -> Tensor:
+    """The maps after a round of EM.
 
-
-def _round(coarse: ParticleStatistics, maps: Tensor, window: Tensor) -> Tensor:
-    """E: moments of z. M: Σ_k K_jk V_k = b_j with K_jk of weights E[z_j z_k], b_j of E[z_j], z_0 =
-    1.
+    E: moments of z. M: Σ_k K_jk V_k = b_j with K_jk of weights E[z_j z_k], b_j of E[z_j], z_0 = 1.
     """
-    mean, covariance, _ = posterior(*coarse.normal_equations(maps))
-    first = torch.cat([torch.ones(len(mean), 1, dtype=mean.dtype), mean], 1)
-    second = torch.nn.functional.pad(covariance, (1, 0, 1, 0)) + first[:, :, None] * first[:, None]
+    z = infer(particles, maps)
+    ones = torch.ones_like(z.log_prob)
+    first = torch.cat([ones[:, None], z.mean], 1)
+    covariance = torch.nn.functional.pad(z.covariance, (1, 0, 1, 0))
+    products = first[:, :, None] * first[:, None]
+    second = covariance + products
+    unused = torch.zeros_like(first[:, 0])
     count = len(maps)
     b = []
-    kernels = {}
+    kernels: dict[tuple[int, int], Tensor] = {}
     for j in range(count):
         for k in range(j, count):
-            found = coarse.statistics(
-                second[:, j, k], first[:, k] if j == 0 else torch.zeros_like(first[:, 0])
-            )
-            kernels[j, k] = kernels[k, j] = found.kernel
-            b += [found.b] if j == 0 else []
+            data_weights = first[:, k] if j == 0 else unused
+            power_weights = second[:, j, k]
+            statistics = particles.statistics(power_weights, data_weights)
+            kernels[j, k] = statistics.kernel
+            kernels[k, j] = statistics.kernel
+            if j == 0:
+                b.append(statistics.b)
+    rows = []
+    for j in range(count):
+        row = [kernels[j, k] for k in range(count)]
+        rows.append(torch.stack(row))
     return _solve(
         maps,
         torch.stack(b),
-        torch.stack([torch.stack([kernels[j, k] for k in range(count)]) for j in range(count)]),
+        torch.stack(rows),
         window,
     )
 
 
-def _solve(maps: Tensor, b: Tensor, kernels: Tensor, window: Tensor) -> Tensor:
-    """Some steps of conjugate gradients on the block normal equations."""
+def _solve(
+    maps: Tensor,
+    b: Tensor,
+    kernels: Tensor,
+    window: Tensor,
+) -> Tensor:
+    """The maps after some steps of conjugate gradients on the block normal equations."""
     n = maps.shape[-1]
+    padded = (2 * n,) * 3
+    axes = (1, 2, 3)
 
-    def apply(x: Tensor) -> Tensor:
-        spectrum = torch.fft.rfftn(x, s=(2 * n,) * 3, dim=(1, 2, 3))
-        spectrum = torch.einsum("jkzyx,kzyx->jzyx", kernels.to(spectrum.dtype), spectrum)
-        return window * torch.fft.irfftn(spectrum, s=(2 * n,) * 3, dim=(1, 2, 3))[:, :n, :n, :n]
+    def apply(volumes: Tensor) -> Tensor:
+        spectrum = torch.fft.rfftn(volumes, s=padded, dim=axes)
+        factors = kernels.to(spectrum.dtype)
+        spectrum = torch.einsum("jkzyx,kzyx->jzyx", factors, spectrum)
+        convolved = torch.fft.irfftn(spectrum, s=padded, dim=axes)
+        cropped = convolved[:, :n, :n, :n]
+        return window * cropped
 
-    return conjugate_gradients(apply, maps, window * b - apply(maps), STEPS)
+    residual = window * b - apply(maps)
+    return conjugate_gradients(apply, maps, residual, STEPS)
 
 
-def _noise(mean: Tensor, window: Tensor, generator: torch.Generator) -> Tensor:
-    """Where a new dimension starts: smooth noise inside the mask."""
-    n = len(mean)
-    f = torch.fft.fftfreq(n).square()
-    low = torch.exp(-2 * (math.pi * SMOOTH) ** 2 * (f[:, None, None] + f[:, None] + f))
-    noise = torch.fft.ifftn(torch.fft.fftn(torch.randn(mean.shape, generator=generator)) * low).real
-    return noise / noise.std() * (BIRTH * mean.std()) * window
+def _noise(
+    mean: Tensor,
+    window: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """The map that a new dimension starts as: smooth noise inside the mask."""
+    f = torch.fft.fftfreq(len(mean)).square()
+    in_plane = f[:, None, None] + f[:, None]
+    square = in_plane + f
+    decay = -2 * (math.pi * BLUR) ** 2
+    blur = torch.exp(decay * square)
+    white = torch.randn(mean.shape, generator=generator)
+    spectrum = torch.fft.fftn(white)
+    noise = torch.fft.ifftn(spectrum * blur).real
+    size = INITIAL_SIZE * mean.std()
+    return noise / noise.std() * size * window
 
 
 def _principal(maps: Tensor) -> Tensor:
     """The same subspace and prior with orthogonal components."""
-    gram = torch.einsum("jzyx,kzyx->jk", maps[1:], maps[1:])
+    components = maps[1:]
+    gram = torch.einsum("jzyx,kzyx->jk", components, components)
     _, turn = torch.linalg.eigh(gram)
-    return torch.cat([maps[:1], torch.einsum("jk,jzyx->kzyx", turn.flip(1), maps[1:])])
+    turned = torch.einsum("jk,jzyx->kzyx", turn.flip(1), components)
+    return torch.cat([maps[:1], turned])

@@ -1,6 +1,8 @@
-"""Coordinates of particles under a fitted motion: the likeliest state, then a Gauss-Newton step in
-closed form.
+"""Coordinates of particles under a fitted motion: the likeliest conformation, then a Gauss-Newton
+step in closed form.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,55 +11,94 @@ from instamap.model import Model
 from instamap.motion.state_mixture import marginal
 from instamap.statistics.particle_statistics import ParticleStatistics
 
+MIN_SHARE = 0.01  # of a particle in a conformation: from those below, no step is taken
+RELATIVE_CUTOFF = 1e-6  # of singular values: directions in which neighbours do not differ
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Coordinates z "m L" of particles and their shares "m K" of the conformations.
+
+    log_prob "m": of each particle, the conformation summed out.
+    """
+
+    z: Tensor
+    share: Tensor
+    log_prob: Tensor
+
 
 @torch.no_grad()
-def states(model: Model, z: Tensor) -> Tensor:
-    """Maps "K N N N" of the states z "K L" of a model whose scene is that of the coarse images."""
-    return torch.stack([model.raster(some[None]) for some in z])
+def conformations(model: Model, z: Tensor) -> Tensor:
+    """Maps "K N N N" of the conformations z "K L" of a model in the box of its scene."""
+    maps = [model.raster(one[None]) for one in z]
+    return torch.stack(maps)
 
 
-def posterior(coarse: ParticleStatistics, maps: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates "m L", shares "m K" of the states `maps` "K N N N" at z "K L", and log p "m" with
-    the state summed out.
+def infer(
+    particles: ParticleStatistics,
+    maps: Tensor,
+    z: Tensor,
+) -> Posterior:
+    """The posterior of particles under conformations with `maps` "K N N N" at z "K L".
 
-    The coordinates are the mean over states of where a Gauss-Newton step from each leads, V(z)
-    being taken as linear towards the state's neighbours: δ = (Jᵀ G J + S⁻¹)⁻¹ Jᵀ (h - G e_k), with
-    J the differences of maps, S the spacing of the states.
+    The coordinates are the mean over conformations of where a Gauss-Newton step from each leads,
+    V(z) being taken as linear towards the neighbours: δ = (Jᵀ G J + S⁻¹)⁻¹ Jᵀ (h - G e_k), with J
+    the differences of maps, S the spacing of the conformations.
     """
-    gram, h = coarse.normal_equations(maps)
-    prob = h - 0.5 * gram.diagonal(dim1=1, dim2=2)
-    share = torch.softmax(prob, 1)
-    slopes = _slopes(z)
+    gram, h = particles.normal_equations(maps)
+    curvature = gram.diagonal(dim1=1, dim2=2)
+    log_prob = h - 0.5 * curvature
+    share = torch.softmax(log_prob, 1)
     apart = spacing(z) if len(z) > 1 else 1.0
-    moved = torch.zeros(len(h), z.shape[1], dtype=torch.float64)
-    for k, slope in enumerate(slopes):
-        on = (share[:, k] > 0.01).nonzero()[:, 0]
-        curve = slope.mT @ gram[on] @ slope + torch.eye(z.shape[1], dtype=torch.float64) / apart**2
-        right = (h[on] - gram[on][:, :, k]) @ slope
-        step = torch.linalg.solve(curve, right[..., None])[..., 0].clamp(-apart, apart)
-        moved.index_add_(0, on, share[on, k, None] * (z[k].double() + step))
-    return moved / (share * (share > 0.01)).sum(1, keepdim=True), share, marginal(prob)
+    latent = z.shape[1]
+    unit = torch.eye(latent, dtype=torch.float64)
+    prior = unit / apart**2
+    summed = torch.zeros(
+        len(h),
+        latent,
+        dtype=torch.float64,
+    )
+    counts = share > MIN_SHARE
+    for k, slope in enumerate(_slopes(z)):
+        (near,) = counts[:, k].nonzero(as_tuple=True)
+        near_gram = gram[near]
+        residual = h[near] - near_gram[:, :, k]
+        right = residual @ slope
+        precision = slope.mT @ near_gram @ slope + prior
+        step = torch.linalg.solve(precision, right[..., None])
+        step = step[..., 0].clamp(-apart, apart)
+        moved = z[k].double() + step
+        weight = share[near, k, None]
+        summed.index_add_(0, near, weight * moved)
+    counted = (share * counts).sum(1, keepdim=True)
+    return Posterior(summed / counted, share, marginal(log_prob))
 
 
 def spacing(z: Tensor) -> float:
-    """Mean distance of states at z "K L" to the nearest other."""
-    return float(
-        torch.cdist(z, z).masked_fill(torch.eye(len(z), dtype=torch.bool), torch.inf).amin(1).mean()
-    )
+    """The mean distance of conformations at z "K L" to the nearest other."""
+    distance = torch.cdist(z, z)
+    itself = torch.eye(len(z), dtype=torch.bool)
+    nearest = distance.masked_fill(itself, torch.inf).amin(1)
+    return float(nearest.mean())
 
 
 def _slopes(z: Tensor) -> list[Tensor]:
-    """For each state the weights "K L" with which all maps make the derivative of V at its
-    coordinates: a plane through near neighbours.
+    """For each conformation the weights "K L" with which all maps make the derivative of V there.
+
+    It is that of a plane through near neighbours.
     """
     z = z.double()
     distance = torch.cdist(z, z)
     count = 2 * z.shape[1]
     slopes = []
-    for k in range(len(z)):
-        near = distance[k].argsort()[: count + 1]
-        plane = torch.linalg.pinv(z[near] - z[near].mean(0), rcond=1e-6)  # "L near": least squares
-        weights = torch.zeros(len(z), z.shape[1], dtype=torch.float64)
-        weights[near] = (plane - plane.mean(1, keepdim=True)).mT
+    for distances in distance:
+        order = distances.argsort()
+        near = order[: count + 1]
+        places = z[near]
+        offset = places - places.mean(0)
+        plane = torch.linalg.pinv(offset, rcond=RELATIVE_CUTOFF)  # "L near": least squares
+        weights = torch.zeros_like(z)
+        mean = plane.mean(1, keepdim=True)
+        weights[near] = (plane - mean).mT
         slopes.append(weights)
     return slopes

@@ -1,14 +1,15 @@
 """Which particles are meant: by bounds of their coordinates, or by a line drawn around them."""
 
 import math
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from instamap.errors import DataError, OptionError
-from instamap.motion.conformation_maps import read_csv
+from instamap.motion.conformation_maps import coordinate_names, read_csv
+
+MIN_CORNERS = 3  # of a polygon
 
 
 def within(latents: Tensor, bounds: list[str]) -> Tensor:
@@ -30,12 +31,12 @@ def within(latents: Tensor, bounds: list[str]) -> Tensor:
 
 
 def _bounds(text: str) -> tuple[float, float]:
-    parts = [part.strip() for part in text.split(",")]
+    """The numbers of "low,high"; infinite where one is left out."""
+    words = [word.strip() for word in text.split(",")]
     try:
-        low, high = (
-            float(part) if part else usual
-            for part, usual in zip(parts, (-math.inf, math.inf), strict=True)
-        )
+        first, second = words
+        low = float(first) if first else -math.inf
+        high = float(second) if second else math.inf
     except ValueError:
         raise OptionError(
             f'within is "{text}"; it must be two numbers, such as "0.2,0.5", either of which may be'
@@ -58,14 +59,14 @@ def lasso(latents: Tensor, file: str | Path) -> Tensor:
         raise DataError(
             f"lasso '{file}' needs two coordinates, but particles have one; select with --within"
         )
-    head, corners = read_csv(file)
-    axes = [0, 1] if head is None else _axes(head, latents, file)
+    header, corners = read_csv(file)
+    axes = [0, 1] if header is None else _axes(header, latents, file)
     if corners.shape[1] != 2:
         raise DataError(
             f"lasso '{file}' has {corners.shape[1]} columns; it must have two, a corner of the"
             " polygon in each row"
         )
-    if len(corners) < 3 or not corners.isfinite().all():
+    if len(corners) < MIN_CORNERS or not corners.isfinite().all():
         raise DataError(
             f"lasso '{file}' must have three corners or more, of two numbers each; it has"
             f" {len(corners)} rows"
@@ -73,28 +74,40 @@ def lasso(latents: Tensor, file: str | Path) -> Tensor:
     return inside(latents[:, axes].double(), corners)
 
 
-def _axes(head: list[str], latents: Tensor, file: str | Path) -> list[int]:
-    """Numbers from 0 of the coordinates that a header names."""
-    for name in head:
-        if not re.fullmatch(r"z\d+", name) or not 1 <= int(name[1:]) <= latents.shape[1]:
+def _axes(
+    header: list[str],
+    latents: Tensor,
+    file: str | Path,
+) -> list[int]:
+    """The numbers from 0 of the coordinates that a header names."""
+    known = coordinate_names(latents.shape[1])
+    for name in header:
+        if name not in known:
             raise DataError(
                 f"lasso '{file}' has column '{name}', but particles have {_coordinates(latents)};"
                 " name two of them"
             )
-    if len(head) == 2 and head[0] == head[1]:
-        raise DataError(f"lasso '{file}' has column '{head[0]}' twice; name two coordinates")
-    return [int(name[1:]) - 1 for name in head]
+    if len(header) == 2 and header[0] == header[1]:
+        raise DataError(f"lasso '{file}' has column '{header[0]}' twice; name two coordinates")
+    return [known.index(name) for name in header]
 
 
 def inside(points: Tensor, corners: Tensor) -> Tensor:
     """Which "n" of points "n 2" lie inside the polygon with corners "K 2" (even-odd rule)."""
-    (x, y), result = points.T, torch.zeros(len(points), dtype=torch.bool)
-    for (ax, ay), (bx, by) in zip(corners.tolist(), corners.roll(-1, 0).tolist(), strict=True):
-        if ay != by:  # a level edge is crossed by no level line
-            crossed = ((y < ay) != (y < by)) & (x < ax + (y - ay) * (bx - ax) / (by - ay))
-            result ^= crossed
-    return result
+    x, y = points.T
+    odd = torch.zeros(len(points), dtype=torch.bool)
+    following = corners.roll(-1, 0)
+    for start, end in zip(corners.tolist(), following.tolist(), strict=True):
+        ax, ay = start
+        bx, by = end
+        if ay == by:
+            continue  # a level edge is crossed by no level line
+        between = (y < ay) != (y < by)
+        beyond = (y - ay) * (bx - ax)
+        crossing = ax + beyond / (by - ay)
+        odd ^= between & (x < crossing)
+    return odd
 
 
 def _coordinates(latents: Tensor) -> str:
-    return ", ".join(f"z{i + 1}" for i in range(latents.shape[1]))
+    return ", ".join(coordinate_names(latents.shape[1]))

@@ -1,4 +1,4 @@
-"""States as nodes: representative maps along the motion, refined as a mixture that neighbours
+"""Conformations as a mixture: representative maps along the motion, refined with what neighbours
 share, and put in order by their likeness.
 """
 
@@ -14,99 +14,143 @@ from instamap.statistics import initial_map
 from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
 
 ROUNDS = 12  # of EM
-WIDE = 2.0
-NARROW = 0.5  # σ of what neighbours share, in steps between nodes: first, last
-ORDERED = 8  # rounds at whose even ones the order is found anew
+FIRST_WIDTH = 2.0  # σ of what neighbours share in the first round, in steps between conformations
+LAST_WIDTH = 0.5
+LAST_ORDERED_ROUND = 8  # in the even rounds up to it, the order is found anew
+NOISE_SHARE = 0.8  # of the least distance between maps, which noise alone brings about
 
 
 @dataclass(frozen=True)
-class Nodes:
-    """maps "K N N N"; z "K L": their coordinates, of unit root mean square, or for L = 1 the share
-    of particles below, from -1 to 1.
+class StateMixture:
+    """maps "K N N N" of conformations and their coordinates z "K L".
 
-    held_out: log p of held-out particles beyond the mean map, in nats per particle.
+    Coordinates have unit root mean square, or are for L = 1 the share of particles below, from -1
+    to 1. held_out: log p of held-out particles beyond the mean map, in nats per particle.
     """
 
     maps: Tensor
     z: Tensor
     held_out: float
 
-    def shares(self, coarse: ParticleStatistics) -> Tensor:
-        """How probably other particles "m K" are in each."""
-        return torch.softmax(log_prob(coarse, self.maps), 1)
+    def shares(self, particles: ParticleStatistics) -> Tensor:
+        """How probably particles "m K" are in each conformation."""
+        return torch.softmax(log_prob(particles, self.maps), 1)
 
 
-def log_prob(coarse: ParticleStatistics, maps: Tensor) -> Tensor:
+def log_prob(particles: ParticleStatistics, maps: Tensor) -> Tensor:
     """log p "m K" of each particle given each of the maps, beyond an empty map."""
-    gram, h = coarse.normal_equations(maps)
-    return h - 0.5 * gram.diagonal(dim1=1, dim2=2)
+    gram, h = particles.normal_equations(maps)
+    curvature = gram.diagonal(dim1=1, dim2=2)
+    return h - 0.5 * curvature
 
 
 def marginal(log_prob: Tensor) -> Tensor:
-    """log p "m" of each particle, all nodes being equally probable beforehand."""
-    return torch.logsumexp(log_prob, 1) - math.log(log_prob.shape[1])
+    """log p "m" of each particle, all conformations being equally probable beforehand."""
+    count = log_prob.shape[1]
+    return torch.logsumexp(log_prob, 1) - math.log(count)
 
 
-def fit(
-    coarse: ParticleStatistics,
-    judge: ParticleStatistics,
-    maps: Tensor,
+@dataclass(frozen=True)
+class _Round:
+    """What a round of EM left: maps, the particles' shares of them, and the places of maps."""
+
+    maps: Tensor
+    share: Tensor
+    place: Tensor
+    held_out: float
+
+
+def fit_mixture(
+    particles: ParticleStatistics,
+    validation: ParticleStatistics,
+    subspace: Tensor,
     window: Tensor,
     count: int,
     latent: int,
     generator: torch.Generator,
-) -> Nodes:
-    """`count` nodes from a subspace's maps "q+1 N N N", refined, with `latent` coordinates; those
-    of the likeliest round.
+) -> StateMixture:
+    """`count` conformations from a subspace's maps "q+1 N N N", refined, in `latent` coordinates.
+
+    The round in which the held-out particles `validation` are likeliest is taken.
     """
-    alone = float(log_prob(judge, maps[:1]).mean())
-    nodes = _first(coarse, maps, count, generator)
-    share = torch.softmax(log_prob(coarse, nodes), 1)
-    best = None
+    of_mean = log_prob(validation, subspace[:1])
+    mean_only = float(of_mean.mean())
+    maps = _first_maps(particles, subspace, count, generator)
+    share = torch.softmax(log_prob(particles, maps), 1)
+    place = torch.zeros(count, latent)
+    best: _Round | None = None
     for i in range(ROUNDS):
-        if i <= ORDERED and i % 2 == 0:
-            place = embed(_apart(coarse, share, window), window, latent)
-        width = WIDE * (NARROW / WIDE) ** (i / (ROUNDS - 1))
-        weights = drop_small_shares(share @ neighbours(place, width))
-        nodes = torch.stack(
-            [
-                initial_map.solve(coarse.statistics(w), window, start=v)
-                for w, v in zip(weights.T, nodes, strict=True)
-            ]
-        )
-        share = torch.softmax(log_prob(coarse, nodes), 1)
-        held_out = float(marginal(log_prob(judge, nodes)).mean()) - alone
-        if best is None or held_out > best[2]:
-            best = (nodes, share, held_out, place)
-    nodes, share, held_out, place = best
-    z = scaled(place, share)
+        if i <= LAST_ORDERED_ROUND and i % 2 == 0:
+            separate = _separate_maps(particles, share, window)
+            place = embed(separate, window, latent)
+        shared = share @ neighbours(place, _width(i))
+        maps = _update(particles, maps, shared, window)
+        share = torch.softmax(log_prob(particles, maps), 1)
+        of_conformations = marginal(log_prob(validation, maps))
+        held_out = float(of_conformations.mean()) - mean_only
+        if best is None or held_out > best.held_out:
+            best = _Round(maps, share, place, held_out)
+    assert best is not None  # there is a round
+    z = scaled(best.place, best.share)
     order = z[:, 0].argsort()
-    return Nodes(nodes[order], z[order], held_out)
+    return StateMixture(best.maps[order], z[order], best.held_out)
 
 
-def _apart(coarse: ParticleStatistics, share: Tensor, window: Tensor) -> Tensor:
-    """Maps "K N N N" of each node's own particles alone: what neighbours share would make them
-    alike, and a wrong order last.
+def _width(number: int) -> float:
+    """σ of what neighbours share in a round, in steps between conformations."""
+    done = number / (ROUNDS - 1)
+    return FIRST_WIDTH * (LAST_WIDTH / FIRST_WIDTH) ** done
+
+
+def _update(
+    particles: ParticleStatistics,
+    maps: Tensor,
+    share: Tensor,
+    window: Tensor,
+) -> Tensor:
+    """Maps "K N N N" of particles with these shares "m K", from the last ones on."""
+    weights = drop_small_shares(share)
+    updated = []
+    for weight, volume in zip(weights.T, maps, strict=True):
+        statistics = particles.statistics(weight)
+        updated.append(initial_map.solve(statistics, window, start=volume))
+    return torch.stack(updated)
+
+
+def _separate_maps(
+    particles: ParticleStatistics,
+    share: Tensor,
+    window: Tensor,
+) -> Tensor:
+    """Maps "K N N N" of each conformation's own particles alone.
+
+    What neighbours share would make them alike, and a wrong order last.
     """
-    return torch.stack(
-        [
-            initial_map.solve(coarse.statistics(weight), window)
-            for weight in drop_small_shares(share).T
-        ]
-    )
+    maps = []
+    for weight in drop_small_shares(share).T:
+        statistics = particles.statistics(weight)
+        maps.append(initial_map.solve(statistics, window))
+    return torch.stack(maps)
 
 
 def neighbours(place: Tensor, width: float) -> Tensor:
-    """How much "K K" of a particle in one node (row) counts for each (columns sum it up; rows sum
-    to 1).
+    """How much "K K" of a particle in one conformation (row) counts for each.
+
+    Columns sum it up; rows sum to 1.
     """
     distance = torch.cdist(place, place)
-    step = distance.masked_fill(torch.eye(len(place), dtype=torch.bool), math.inf).amin(1).mean()
-    shared = torch.exp(-0.5 * (distance / (width * step)) ** 2)
+    itself = torch.eye(len(place), dtype=torch.bool)
+    nearest = distance.masked_fill(itself, math.inf).amin(1)
+    sigma = width * nearest.mean()
+    shared = torch.exp(-0.5 * (distance / sigma) ** 2)
     return shared / shared.sum(1, keepdim=True)
 
 
-def embed(maps: Tensor, window: Tensor, latent: int) -> Tensor:
+def embed(
+    maps: Tensor,
+    window: Tensor,
+    latent: int,
+) -> Tensor:
     """Places "K latent" (float64) of maps by the lengths of paths over near neighbours (Isomap,
     Tenenbaum et al. 2000).
 
@@ -115,51 +159,70 @@ def embed(maps: Tensor, window: Tensor, latent: int) -> Tensor:
     """
     flat = (maps * window).flatten(1).double()
     distance = torch.cdist(flat, flat)
-    distance = distance - 0.8 * distance[distance > 0].min()
+    least = distance[distance > 0].min()
+    distance = distance - NOISE_SHARE * least
     distance.fill_diagonal_(0)
     paths = _paths(distance, latent)
     squares = -0.5 * paths**2
-    squares = squares - squares.mean(0) - squares.mean(1, keepdim=True) + squares.mean()
-    values, vectors = torch.linalg.eigh(squares)
-    place = vectors[:, -latent:].flip(1) * values[-latent:].flip(0).clamp(min=0).sqrt()
-    return place.argsort(0).argsort(0).double() if latent == 1 else place
+    row_means = squares.mean(1, keepdim=True)
+    centred = squares - squares.mean(0) - row_means + squares.mean()
+    values, vectors = torch.linalg.eigh(centred)
+    largest = values[-latent:].flip(0)
+    axes = vectors[:, -latent:].flip(1)
+    place = axes * largest.clamp(min=0).sqrt()
+    if latent == 1:
+        return place.argsort(0).argsort(0).double()
+    return place
 
 
 def scaled(place: Tensor, share: Tensor) -> Tensor:
-    """Coordinates "K L" of places that particles have in the shares "m K": see `Nodes`."""
+    """Coordinates "K L" of places that particles have in the shares "m K": see `StateMixture`."""
     mass = share.mean(0)
     if place.shape[1] == 1:
         order = place[:, 0].argsort()
-        below = mass[order].cumsum(0) - 0.5 * mass[order]
-        return (2 * below[order.argsort()] - 1)[:, None]
-    centred = place - (mass[:, None] * place).sum(0)
-    return centred / (mass[:, None] * centred.square()).sum(0).sqrt()
+        ordered = mass[order]
+        below = ordered.cumsum(0) - 0.5 * ordered
+        ranked = below[order.argsort()]
+        return (2 * ranked - 1)[:, None]
+    weight = mass[:, None]
+    centred = place - (weight * place).sum(0)
+    variance = (weight * centred.square()).sum(0)
+    return centred / variance.sqrt()
 
 
-def _first(
-    coarse: ParticleStatistics, maps: Tensor, count: int, generator: torch.Generator
+def _first_maps(
+    particles: ParticleStatistics,
+    subspace: Tensor,
+    count: int,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Maps "K N N N" at the centres of clusters (k-means) of the particles' coordinates, in units
-    of the maps' differences.
+    """Maps "K N N N" at the centres of clusters (k-means) of the particles' coordinates.
+
+    Coordinates are in units of the maps' differences.
     """
-    unit = maps[1:].flatten(1).norm(dim=1).double()
-    points = linear_subspace.coordinates(coarse, maps) * unit
+    mean = subspace[0]
+    components = subspace[1:]
+    unit = components.flatten(1).norm(dim=1).double()
+    points = linear_subspace.coordinates(particles, subspace) * unit
     centres = kmeans(points, count, generator)
-    return maps[0] + torch.einsum("kj,jzyx->kzyx", (centres / unit).float(), maps[1:])
+    z = (centres / unit).float()
+    return mean + torch.einsum("kj,jzyx->kzyx", z, components)
 
 
 def _paths(distance: Tensor, latent: int) -> Tensor:
     """Lengths "K K" of the shortest paths over the fewest near neighbours (2 · latent at least)
     that join all.
     """
-    for near in range(2 * latent, len(distance)):
-        nearest = distance.argsort(1)[:, 1 : near + 1]
-        paths = torch.full_like(distance, math.inf).scatter_(
-            1, nearest, distance.gather(1, nearest)
-        )
-        paths = torch.minimum(paths, paths.T).fill_diagonal_(0)
+    for count in range(2 * latent, len(distance)):
+        order = distance.argsort(1)
+        nearest = order[:, 1 : count + 1]
+        steps = torch.full_like(distance, math.inf)
+        steps.scatter_(1, nearest, distance.gather(1, nearest))
+        paths = torch.minimum(steps, steps.T).fill_diagonal_(0)
         for via in range(len(paths)):
-            paths = torch.minimum(paths, paths[:, via, None] + paths[via])
+            first = paths[:, via, None]
+            detour = first + paths[via]
+            paths = torch.minimum(paths, detour)
         if paths.isfinite().all():
             return paths
     return distance

@@ -1,68 +1,72 @@
-"""Maps of states from the particles near them: for what comes and goes, which no bending brings
-about.
+"""Maps of conformations from the particles near them: for what comes and goes, which no bending
+brings about.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from instamap.fit import loop
-from instamap.fit.conformations import Conformations
+from instamap.fit.conformations import ConformationData
+from instamap.fit.loop import FitResult, optimise
 from instamap.fit.normal import NormalEquations
 from instamap.fit.objective import StatisticsData
-from instamap.model import Model, compose
-from instamap.motion import bend
+from instamap.model import Model
+from instamap.motion.bend import MotionFit, single_density_options
 from instamap.motion.state_mixture import neighbours
-from instamap.plugin.choice import Choice
-from instamap.scene import Scene
 from instamap.statistics.particle_statistics import MIN_RELATIVE_SHARE
 from instamap.statistics.statistics import Statistics
 
-WIDTH = 1.0  # σ, in steps between states, of the weight that particles of neighbouring states have
+# σ, in steps between conformations, of the weight that particles of neighbours have.
+WIDTH = 1.0
 
 
-def fit(
-    parts: dict[str, Choice],
-    scene: Scene,
-    options: Conformations.Options,
-    fitted: list[Statistics],
-    judge: list[Statistics],
-    z: Tensor,
-    seed: int,
-    watch: bend.Watch,
-) -> tuple[Model, Tensor, loop.FitResult]:
-    """A model of all particles, maps "K D D D" of the states at z "K L" from weighted statistics of
-    `fitted`, and the last fit.
-    """
-    shared = neighbours(z.double(), WIDTH) if len(z) > 1 else torch.ones(1, 1)
-    model = compose(parts, scene, seed)
-    fields = []
-    done = None
-    start = model.state_dict()
+@dataclass(frozen=True)
+class WeightedMaps:
+    """Maps "K D D D" of conformations; the model and the result of the last fit."""
 
-    def weighed(some, k):
-        return _sum(some, shared[:, k])
+    maps: Tensor
+    model: Model
+    result: FitResult
 
-    start = {name: value.clone() for name, value in start.items()}
-    for k in range(len(z)):
+
+def fit_maps(fit: MotionFit, data: ConformationData) -> WeightedMaps:
+    """A map of each conformation from statistics that are weighted by its neighbours' distance."""
+    scene = fit.scene
+    assert scene.mask is not None  # it was found
+    inside = scene.mask > 0
+    shared = torch.ones(1, 1)
+    if len(data.z) > 1:
+        shared = neighbours(data.z.double(), WIDTH)
+    model = fit.model()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    maps = []
+    results = []
+    for k, weights in enumerate(shared.T):
         model.load_state_dict(start)
-        evidence = StatisticsData(weighed(fitted, k), held_out=weighed(judge, k))
-        objective = NormalEquations(bend.still_options(options), model, evidence)
-        generator = torch.Generator().manual_seed(seed)
-        done = loop.optimise(
+        statistics = StatisticsData(
+            _weighted(data.fitted, weights), held_out=_weighted(data.held_out, weights)
+        )
+        objective = NormalEquations(single_density_options(fit.options), model, statistics)
+        result = optimise(
             model,
             objective,
-            generator=generator,
-            watch=lambda look, k=k: watch(f"state {k + 1}", look),
+            generator=fit.generator(),
+            progress=fit.progress,
+            name=f"{fit.name} conformation {k + 1}",
         )
-        fields.append(done.map * (scene.mask > 0))
-    return model, torch.stack(fields), done
+        maps.append(result.map * inside)
+        results.append(result)
+    return WeightedMaps(torch.stack(maps), model, results[-1])
 
 
-def _sum(some: list[Statistics], weights: Tensor) -> Statistics:
+def _weighted(statistics: Sequence[Statistics], weights: Tensor) -> Statistics:
     """Σ w S of the statistics that count."""
-    kept = [
-        (s.scaled(float(w)))
-        for s, w in zip(some, weights, strict=True)
-        if w > MIN_RELATIVE_SHARE * weights.max()
-    ]
-    return sum(kept[1:], start=kept[0])
+    least = MIN_RELATIVE_SHARE * weights.max()
+    pairs = zip(statistics, weights, strict=True)
+    scaled = [one.scaled(float(weight)) for one, weight in pairs if weight > least]
+    total = scaled[0]
+    for one in scaled[1:]:
+        total = total + one
+    return total

@@ -1,78 +1,97 @@
 """Coordinates of particles that a motion was not fitted to."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from instamap.data import noise
 from instamap.data.particles import Particles
-from instamap.data.preprocess import Preprocess
 from instamap.errors import DataError
-from instamap.fourier.ctf import ctf
 from instamap.motion import posterior
-from instamap.motion.motion_model import Motion
-from instamap.statistics.particle_statistics import Coarse
+from instamap.motion.motion_model import MotionModel
+from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.workflows.settings import Settings
 
-CHUNK = 20000  # images in memory at once
-SAME = 1e-3  # relative difference of pixel sizes that are one
+IMAGES_AT_ONCE = 20000  # in memory
+SAME_PIXEL_SIZE = 1e-3  # relative difference of pixel sizes that are one
 
 
-def particles(motion: Motion, star: str, datadir: str | None = None) -> Particles:
-    """The particles of a STAR file, in the box in which the motion's states place particles. Raises
-    DataError where they do not fit it.
+def open_particles(
+    motion: MotionModel, star: str | Path, datadir: str | Path | None = None
+) -> Particles:
+    """The particles of a file, in the box in which the motion's conformations place particles.
+
+    Raises DataError where they do not fit it.
     """
-    said = motion.settings.get("preprocess", {})
-    before = Preprocess(**said)
-    found = Particles.open(star, datadir=datadir, preprocess=before)
+    preprocess = _settings(motion).preprocess
+    particles = Particles.open(star, datadir=datadir, preprocess=preprocess)
     scene = motion.scene
-    box = motion.halves[0].maps.shape[-1]
-    if found.box != scene.box or abs(found.pixel_size - scene.pixel_size) > SAME * scene.pixel_size:
+    difference = abs(particles.pixel_size - scene.pixel_size)
+    if particles.box != scene.box or difference > SAME_PIXEL_SIZE * scene.pixel_size:
         raise DataError(
-            f"'{star}' has images of {found.box} px of {found.pixel_size:.4g} Å, the motion was"
-            f" found in {scene.box} px of {scene.pixel_size:.4g} Å; scale them with `instamap"
+            f"'{star}' has images of {particles.box} px of {particles.pixel_size:.4g} Å, the motion"
+            f" was found in {scene.box} px of {scene.pixel_size:.4g} Å; scale them with `instamap"
             " preprocess` first"
         )
-    return (
-        found
-        if box == found.box
-        else Particles.open(star, datadir=datadir, preprocess=Preprocess(**{**said, "box": box}))
-    )
+    box = motion.halves[0].coarse_maps.shape[-1]
+    if box == particles.box:
+        return particles
+    return Particles.open(star, datadir=datadir, preprocess=replace(preprocess, box=box))
 
 
-def together(motion: Motion, some: Particles, column: str | None = None) -> Tensor:
-    """For each image "n" the number, from 0, of the particle that it shows: those with one value in
-    `column` are of one particle.
+def particle_numbers(
+    motion: MotionModel, particles: Particles, column: str | None = None
+) -> Tensor:
+    """For each image "n" the number, from 0, of the particle that it shows: images with one value
+    in `column` are of one particle.
 
     column: None takes the one that the run was made with, if any; without any, each image shows a
     particle of its own. Raises DataError where the file does not have the column.
     """
-    column = column or motion.settings.get("together")
+    column = column or _settings(motion).group_by
     if column is None:
-        return torch.arange(some.count)
-    if column not in some.table.columns:
+        return torch.arange(particles.count)
+    if column not in particles.table.columns:
         raise DataError(
-            f"'{some.path}' has no column {column}, by which the run tells images of one particle;"
-            " name another with --together (rlnImageName: each image by itself)"
+            f"'{particles.path}' has no column {column}, by which the run tells images of one"
+            " particle; name another with --group-by (rlnImageName: each image by itself)"
         )
-    return some.groups(column)
+    return particles.groups(column)
+
+
+def _settings(motion: MotionModel) -> Settings:
+    """The settings of the run."""
+    return Settings.from_record(motion.settings)
 
 
 @torch.no_grad()
-def place(motion: Motion, some: Particles, unit: Tensor | None = None) -> Tensor:
+def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = None) -> Tensor:
     """Shared coordinates "n L" (float64) of images, the mean over the fits.
 
-    unit "n": the particle that each shows, numbered from 0; those of one particle have the
-    coordinates that all of them favour. None: each by itself.
+    particle "n": the number, from 0, of the particle that each shows; images of one particle have
+    the coordinates that all of them favour. None: each by itself.
     """
-    unit = torch.arange(some.count) if unit is None else unit
-    variance = noise.estimate(some, transfer=ctf)
-    chunk = ((torch.bincount(unit).cumsum(0) - 1) // CHUNK)[unit]  # whole particles
-    latents = torch.zeros(some.count, motion.latents.shape[1], dtype=torch.float64)
-    for number in chunk.unique():
-        rows = (chunk == number).nonzero()[:, 0]
-        images = Coarse.read(some, rows, variance, unit[rows])
-        each = [
-            half.shared(posterior.posterior(images, half.maps, half.nodes.double())[0].float())
-            for half in motion.halves
-        ]
-        latents[rows] = torch.stack(each).mean(0).double()[images.unit]
+    if particle is None:
+        particle = torch.arange(particles.count)
+    variance = noise.estimate(particles)
+    latents = torch.zeros(particles.count, motion.latents.shape[1], dtype=torch.float64)
+    for rows in _chunks(particle):
+        images = ParticleStatistics.read(particles, rows, variance, particle[rows])
+        each = []
+        for half in motion.halves:
+            own = posterior.infer(images, half.coarse_maps, half.nodes.double()).z
+            each.append(half.to_shared(own.float()))
+        mean = torch.stack(each).mean(0)
+        latents[rows] = mean.double()[images.particle]
     return latents
+
+
+def _chunks(particle: Tensor) -> Iterator[Tensor]:
+    """Row numbers of images, at most so many at once, of whole particles."""
+    last = torch.bincount(particle).cumsum(0) - 1
+    number = (last // IMAGES_AT_ONCE)[particle]
+    for chunk in number.unique():
+        yield (number == chunk).nonzero()[:, 0]

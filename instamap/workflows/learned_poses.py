@@ -1,63 +1,110 @@
-"""What rigid corrections that were fitted to mini-batches have learned, as STAR files: of whole
-particles, or of each body.
+"""What rigid corrections that were fitted to mini-batches have learned: poses of whole particles,
+or of each body.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from instamap.data import pose_star
-from instamap.fit.images import latents
+from instamap.data import writers
+from instamap.data.particles import Particles
+from instamap.fit.images import infer_latents
+from instamap.fit.objective import ImageData
 from instamap.model import Model
-from instamap.poses.correction import from_rigid
-from instamap.workflows.map import Data
-from instamap.workflows.poses import REFINED
+from instamap.parts import Deformation, HasBodies, PerParticleTable
+from instamap.poses.correction import corrected, from_rigid
+from instamap.workflows.particle_values import FittedValues, joined
+from instamap.workflows.result import Artefact
 
+REFINED = "particles_refined.star"
 BODIES = "bodies.npy"
+PATTERNS = (REFINED, BODIES, "particles_body*.star")  # of the names of all files that it may have
+NUMBERS_PER_BODY = 6
 
 
-def write(data: Data, models: dict[str, Model], folder: Path) -> Tensor:
-    """Write the corrections of the fitted `models` of data.evidence to an existing folder; (ω, t)
-    "n M 6" of each particle and body.
+@dataclass(frozen=True)
+class LearnedPoses(Artefact):
+    """Corrections (ω, t) "n M 6" (float64) of each particle and body.
 
-    Of one body: particles_refined.star. Of several: bodies.npy, "n M 6" in the order of the STAR
-    file (float32; a rotation vector in radians and a translation in Å, in the particle's frame,
-    about the centre of the body's mask), and for each body particles_body1.star and so on, whose
-    poses and origins are those at which that body is seen. Particles have the correction that their
-    own half's model gives; held-out ones the mean of all models', or none where corrections come
-    from a table, in which those were never seen. Call it only where all fits found a signal.
+    centres "M 3": of the bodies (Å); None where particles move as a whole. Of one body:
+    particles_refined.star. Of several: bodies.npy, "n M 6" in the order of the STAR file (float32;
+    a rotation vector in radians and a translation in Å, in the particle's frame, about the centre
+    of the body's mask), and for each body particles_body1.star and so on, whose poses and origins
+    are those at which that body is seen.
     """
-    particles = data.particles
-    bodies = next(iter(models.values())).deformation.bodies
-    z = corrections(data, models)
-    if bodies is None:
-        pose_star.write(particles, from_rigid(particles.views, z[:, 0]), folder / REFINED)
-        return z
-    np.save(folder / BODIES, z.float().numpy())
-    for number, centre in enumerate(bodies.centre, 1):
-        pose_star.write(
-            particles,
-            from_rigid(particles.views, z[:, number - 1], centre),
-            folder / f"particles_body{number}.star",
-        )
-    return z
+
+    particles: Particles
+    corrections: Tensor
+    centres: Tensor | None
+
+    def files(self) -> list[str]:
+        if self.centres is None:
+            return [REFINED]
+        return [BODIES, *(_file_of_body(number) for number in range(len(self.centres)))]
+
+    def write(self, folder: Path) -> None:
+        if self.centres is None:
+            self._write_poses(folder / REFINED, self.corrections[:, 0], None)
+            return
+        np.save(folder / BODIES, self.corrections.float().numpy())
+        for number, centre in enumerate(self.centres):
+            file = folder / _file_of_body(number)
+            self._write_poses(file, self.corrections[:, number], centre)
+
+    def _write_poses(self, file: Path, rigid: Tensor, centre: Tensor | None) -> None:
+        z = from_rigid(self.particles.views, rigid, centre)
+        views = corrected(self.particles.views, z.double())
+        writers.write_poses(self.particles, views, (z != 0).any(1), file)
+
+
+def learned_poses(
+    particles: Particles, data: dict[str, ImageData], models: dict[str, Model]
+) -> LearnedPoses:
+    """The corrections that the fitted models of the images in `data` have learned.
+
+    Particles have the correction that their own half's model gives; held-out ones the mean of all
+    models', or none where corrections come from a table, in which those were never seen.
+    """
+    found = corrections(particles.count, data, models)
+    deformation = next(iter(models.values())).deformation
+    return LearnedPoses(particles, found, _centres(deformation))
+
+
+def _centres(deformation: Deformation) -> Tensor | None:
+    """The centres "M 3" of the bodies that move on their own, if there are any."""
+    if not isinstance(deformation, HasBodies):
+        return None
+    bodies: Any = deformation.bodies
+    return None if bodies is None else bodies.centre
 
 
 @torch.no_grad()
-def corrections(data: Data, models: dict[str, Model]) -> Tensor:
-    """(ω, t) "n M 6" (float64) of all particles."""
-    judges = next(iter(data.evidence.values())).held_out
-    each = []
-    for name, model in models.items():
-        rows = data.evidence[name].rows
-        each.append((rows, latents(model, data.particles, rows).double()))
-    found = torch.zeros(data.particles.count, each[0][1].shape[1], dtype=torch.float64)
-    for rows, z in each:
-        found[rows] = z
-    if all(model.deformation.options.source == "image" for model in models.values()):
-        found[judges] = torch.stack(
-            [latents(model, data.particles, judges).double() for model in models.values()]
-        ).mean(0)
-    return found.unflatten(1, (-1, 6))
+def corrections(count: int, data: dict[str, ImageData], models: dict[str, Model]) -> Tensor:
+    """(ω, t) "n M 6" (float64) of all `count` particles."""
+    held_out = next(iter(data.values())).held_out
+    fitted = []
+    of_held_out = []
+    for name, one in data.items():
+        model = models[name]
+        own = infer_latents(model, one.particles, one.rows)
+        fitted.append(FittedValues(one.rows, own))
+        if not _from_table(model.deformation):
+            seen = infer_latents(model, one.particles, one.held_out)
+            of_held_out.append(seen.double())
+    values = joined(count, fitted, held_out, of_held_out)
+    return values.unflatten(1, (-1, NUMBERS_PER_BODY))
+
+
+def _from_table(deformation: Deformation) -> bool:
+    if not isinstance(deformation, PerParticleTable):
+        return False
+    return deformation.uses_table(deformation.options)
+
+
+def _file_of_body(number: int) -> str:
+    """The name of the file of a body's poses, by its number from 0."""
+    return f"particles_body{number + 1}.star"

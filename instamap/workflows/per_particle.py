@@ -1,22 +1,42 @@
-"""What a fit to mini-batches has learned of each particle, written beside its maps."""
+"""What fits to mini-batches have learned of each particle: coordinates of a bending, or corrections
+of rigid bodies.
+"""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
+from instamap.fit.loop import FitResult
+from instamap.fit.objective import ImageData
 from instamap.model import Model
-from instamap.workflows import learned_motion as motion
-from instamap.workflows import learned_poses as poses
-from instamap.workflows.map import Data
+from instamap.parts import ContinuousDeformation, RigidCorrection
+from instamap.workflows import learned_poses, motion_files
+from instamap.workflows.learned_motion import learned_motion
+from instamap.workflows.prepare import Prepared
+from instamap.workflows.result import Artefact
 from instamap.workflows.settings import Settings
 
+FILES = (*motion_files.PATTERNS, *learned_poses.PATTERNS)
+"""Patterns of the names of all files that it may have."""
 
-def write(settings: Settings, data: Data, models: dict[str, Model], folder: Path) -> None:
-    """Coordinates of a bending, or corrections of rigid bodies, into an existing folder; nothing of
-    other deformations.
 
-    models: of each of data.evidence, as its best look left it. Call it only where all fits found a
+def learned(
+    settings: Settings,
+    prepared: Prepared,
+    fits: Mapping[str, FitResult],
+    models: dict[str, Model],
+) -> Sequence[Artefact]:
+    """What was learned, as artefacts; nothing unless images were fitted and all fits found a
     signal.
+
+    models: of each set, as the best evaluation left it.
     """
-    if next(iter(models.values())).deformation.states == "bend":
-        motion.write(settings, data, models, folder)
-    elif settings.parts["deformation"].name == "rigid":
-        poses.write(data, models, folder)
+    fits_of_images = prepared.fits.items()
+    data = {name: one for name, one in fits_of_images if isinstance(one, ImageData)}
+    if len(data) < len(prepared.fits) or not all(fit.signal for fit in fits.values()):
+        return []
+    assert prepared.particles is not None  # there are images
+    deformation = next(iter(models.values())).deformation
+    if isinstance(deformation, ContinuousDeformation):
+        return [learned_motion(settings, prepared.particles, data, models)]
+    if isinstance(deformation, RigidCorrection):
+        return [learned_poses.learned_poses(prepared.particles, data, models)]
+    return []

@@ -1,0 +1,42 @@
+"""A motion among the files of a run: its models, coordinates and motion.json."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instamap.errors import DataError
+from instamap.motion.motion_model import LATENTS, MotionModel
+from instamap.workflows.record import write_json
+from instamap.workflows.result import Artefact
+
+RECORD = "motion.json"
+PATTERNS = (LATENTS, "half*.pt", RECORD)  # of the names of all files that a motion may have
+
+
+@dataclass(frozen=True)
+class MotionFiles(Artefact):
+    """A motion, and what motion.json says of it."""
+
+    motion: MotionModel
+    record: dict[str, Any]
+
+    def files(self) -> list[str]:
+        return [*self.motion.files(), RECORD]
+
+    def write(self, folder: Path) -> None:
+        self.motion.save(folder)
+        write_json(folder / RECORD, self.record)
+
+    @staticmethod
+    def open(folder: Path) -> "MotionFiles":
+        """Reads what `write` wrote. Raises DataError for a folder without a motion."""
+        motion = MotionModel.open(folder)
+        path = folder / RECORD
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise DataError(
+                f"'{path}' is missing or damaged; copy the whole folder again, or repeat the run"
+            ) from None
+        return MotionFiles(motion, record)
