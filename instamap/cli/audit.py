@@ -40,15 +40,15 @@ def audit(
     """
     from instamap.cli.progress import Stages
     from instamap.motion import audit as audits
-    from instamap.motion.motion_model import Motion
+    from instamap.motion.motion_model import MotionModel
     from instamap.report.audit_plot import plot
     from instamap.workflows import output
 
     check_folder(out, (RECORD,), "an audit", force)
-    given = Motion.open(motion)
+    given = MotionModel.open(motion)
     given.check_bends(motion)
     start = reference(given, state)
-    z = audits.places(given.latents.double())
+    z = audits.conformations(given.latents.double())
     with output.staged(out, force) as folder:
         with Stages() as stages:
             found = audits.audit(given, start, z, stages.counter("states", len(z)))
@@ -89,7 +89,7 @@ def _lines(found, out: Path) -> list[str]:
     rows = [
         [*names, "moved (rms, max Å)", "halves differ (rms Å)", "strain", "least det", "folded"]
     ]
-    for s in found.states:
+    for s in found.conformations:
         differ = "-" if s.disagreement_rms is None else f"{s.disagreement_rms:.2f}"
         rows.append(
             [
@@ -108,7 +108,7 @@ def _lines(found, out: Path) -> list[str]:
             f" correlate by {found.signal:.3f}, differ by {found.disagreement_rms:.2f} Å rms, and"
             f" share {found.believed:.0%} of the motion"
         )
-    worst = max(found.states, key=lambda s: s.lost)
+    worst = max(found.conformations, key=lambda s: s.lost)
     if worst.lost:
         lines.append(
             f"up to {worst.lost:.2%} of the mask could not be followed into a state and counts for"

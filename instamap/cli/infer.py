@@ -49,16 +49,16 @@ def infer(
 
     from instamap.cli.preprocess import check_target
     from instamap.data import writers
-    from instamap.motion.motion_model import LATENTS, Motion
+    from instamap.motion.motion_model import LATENTS, MotionModel
     from instamap.workflows import embed_new, output
 
     check_folder(out, (LATENTS, STAR), "coordinates", force)
     check_target(out / STAR, (particles,) if particles.exists() else (), force)
-    given = Motion.open(motion)
-    some = embed_new.particles(given, particles, datadir)
-    unit = embed_new.together(given, some, together)
+    given = MotionModel.open(motion)
+    some = embed_new.open_particles(given, particles, datadir)
+    unit = embed_new.particle_numbers(given, some, together)
     with output.staged(out, force) as folder:
-        latents = embed_new.place(given, some, unit)
+        latents = embed_new.embed(given, some, unit)
         np.save(folder / LATENTS, latents.numpy())
         writers.write_latents(some.table, latents, folder / STAR)
     ends = ", ".join(

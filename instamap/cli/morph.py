@@ -63,7 +63,7 @@ def morph(
     from instamap.cli.progress import Stages
     from instamap.motion import atoms
     from instamap.motion import conformation_maps as choose
-    from instamap.motion.motion_model import Motion
+    from instamap.motion.motion_model import MotionModel
 
     if states is not None and at is not None:
         raise OptionError("states are chosen in two ways; give --states or --at")
@@ -73,7 +73,7 @@ def morph(
             f"output '{out}' already exists; choose another name or add --force (the model itself"
             " is never replaced)"
         )
-    given = Motion.open(motion)
+    given = MotionModel.open(motion)
     given.check_bends(motion)
     latents = given.latents.double()
     z = (

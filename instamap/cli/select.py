@@ -48,11 +48,11 @@ def select(
     from instamap.cli.preprocess import check_target
     from instamap.data import writers
     from instamap.motion import selection as choose
-    from instamap.motion.motion_model import Motion
+    from instamap.motion.motion_model import MotionModel
 
     if not within and lasso is None:
         raise OptionError("nothing says which particles to select; give --within or --lasso")
-    given = Motion.open(motion)
+    given = MotionModel.open(motion)
     table = writers.table_of_run(given.settings, particles, len(given.latents))
     check_target(output, (table.path,), force)
     chosen = choose.within(given.latents, within or [])

@@ -10,7 +10,7 @@ from instamap.cli.text_table import columns
 from instamap.errors import OptionError
 
 if TYPE_CHECKING:
-    from instamap.motion.motion_model import Motion
+    from instamap.motion.motion_model import MotionModel
 
 CLUSTERS = 8
 FRAMES = 20  # where nothing else is said
@@ -82,7 +82,7 @@ def states(
     With one coordinate --path leads from the 2nd to the 98th percentile; with more, through means
     of particles along the first principal axis.
     """
-    from instamap.motion.motion_model import Motion
+    from instamap.motion.motion_model import MotionModel
     from instamap.workflows import output
 
     if sum(choice is not None for choice in (kmeans, path, at)) > 1:
@@ -93,7 +93,7 @@ def states(
             " give 0 for no movie"
         )
     check_folder(out, (RECORD,), "states", force)
-    given = Motion.open(motion)
+    given = MotionModel.open(motion)
     z, how = _choose(given, kmeans, path, at, seed)
     with output.staged(out, force) as folder:
         few = kmeans is None and path is None and at is None and len(z) < CLUSTERS
@@ -106,7 +106,7 @@ def states(
     typer.echo("\n".join(lines))
 
 
-def _choose(motion: "Motion", kmeans: int | None, path: int | None, at: Path | None, seed: int):
+def _choose(motion: "MotionModel", kmeans: int | None, path: int | None, at: Path | None, seed: int):
     """Coordinates of the states "K L", and how they were chosen."""
     from instamap.motion import conformation_maps as choose
 
@@ -133,7 +133,7 @@ def _fewer(count: int) -> str:
 
 def _fill(
     folder: Path,
-    motion: "Motion",
+    motion: "MotionModel",
     z,
     how: dict,
     frames: int,
@@ -175,7 +175,7 @@ def _fill(
     return [*_rows(done), *_conclusion(record["leakage"], film, place, out)]
 
 
-def _datadir(motion: "Motion") -> Path | None:
+def _datadir(motion: "MotionModel") -> Path | None:
     found = motion.settings.get("datadir")
     return Path(found) if found else None
 
