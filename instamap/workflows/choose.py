@@ -45,10 +45,10 @@ def objective_name(settings: Settings, workflow: str) -> str:
         return settings.objective.name
     from instamap.model import part_classes  # here, since it needs torch
 
-    candidates = load_class("workflow", workflow).objectives
-    classes = part_classes(settings.parts)
+    chosen = load_class("workflow", workflow)
+    classes = part_classes(chosen.composition(settings))
     reasons = []
-    for name in candidates:
+    for name in chosen.objectives:
         reason = load_class("objective", name).reason_against(classes)
         if reason is None:
             return name

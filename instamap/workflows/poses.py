@@ -15,7 +15,7 @@ from instamap.fit.loop import FALSE_POSITIVE_RATE, FitResult
 from instamap.fit.normal import NormalEquations
 from instamap.model import make_part, part_classes
 from instamap.parts import GaussianLikelihood, HasBodies, PerParticleTable, RigidCorrection
-from instamap.plugin.choice import choose, load_class
+from instamap.plugin.choice import Choice, choose, load_class
 from instamap.plugin.options import DeformationOptions, Options, describe, option
 from instamap.poses import correction
 from instamap.poses.pose_prior import PosePrior
@@ -116,6 +116,10 @@ class PosesWorkflow(Workflow):
             or _against_likelihood(settings, classes["likelihood"])
             or _against_the_rest(settings)
         )
+
+    @classmethod
+    def composition(cls, settings: Settings) -> dict[str, Choice]:
+        return _settings_of_map(settings).parts
 
     def run(self, settings: Settings, progress: Progress = SILENT) -> PosesResult:
         logged = LoggedProgress(progress)

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from instamap.plugin.choice import Choice
 from instamap.plugin.options import Options
 from instamap.progress import SILENT, Progress
 from instamap.workflows.result import Result
 from instamap.workflows.settings import Settings
-
 
 MAP_FILES = (
     "run.toml",
@@ -52,6 +52,11 @@ class Workflow(ABC):
 
         Nothing is read for it. settings.objective is None where it is to be chosen.
         """
+
+    @classmethod
+    def composition(cls, settings: Settings) -> dict[str, Choice]:
+        """The parts that its fits compose, by kind; an objective is chosen that describes them."""
+        return settings.parts
 
     @classmethod
     def reload(cls, folder: Path, result: Result) -> Result:
