@@ -2,89 +2,136 @@
 
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import torch
 from torch import Tensor
 
+from instamap import mrc_format
 from instamap.errors import DataError
 from instamap.files import replacing
+from instamap.mrc_format import Layout, MrcError, OpenFile, Unpacked
 
 PIXEL_SIZE_TOLERANCE = (
     1e-3  # relative; headers hold the box's edge in float32, some programs round it
 )
 
 
-def write(path: str | Path, map: Tensor | np.ndarray, pixel_size: float) -> None:
+def write(path: str | Path, density: Tensor | np.ndarray, pixel_size: float) -> None:
     """Write a map [z, y, x] as float32 (mode 2, space group 1) with voxels of `pixel_size` Å,
     origin and start at zero.
 
     Raises DataError for a map that is not a finite volume, OutputError where the file system
     refuses.
     """
-    data = map.detach().cpu().numpy() if isinstance(map, Tensor) else map
-    with np.errstate(over="ignore"):  # what float32 cannot hold is found below
-        data = np.ascontiguousarray(data, dtype=np.float32)
-    if data.ndim != 3:
-        raise DataError(f"map for '{path}' has shape {data.shape}; it must be [z, y, x]")
-    if not np.isfinite(data).all():
-        raise DataError(
-            f"map for '{path}' has {_count_bad(data)} values that are not finite; it was not"
-            " written"
-        )
-    with replacing(path) as sibling, mrcfile.new(sibling) as mrc:
-        mrc.set_data(data)
-        mrc.set_volume()
-        mrc.voxel_size = pixel_size
-        # ChimeraX places a map by origin and start, RELION ignores both; zero is where they agree.
-        mrc.header.origin, mrc.nstart = (0, 0, 0), 0
-        mrc.header.label[0] = (
-            b"instamap"  # mrcfile's own label has the time in it: equal maps shall be equal files
-        )
+    data = _volume(path, density)
+    _check_voxels(path, pixel_size)
+    # ChimeraX places a map by origin and start, RELION ignores both; zero is where they agree.
+    header = mrc_format.header(data.shape, pixel_size, _statistics(data))
+    with replacing(path) as sibling, sibling.open("wb") as file:
+        file.write(header)
+        file.write(data.data)
 
 
 def read(path: str | Path) -> tuple[Tensor, float]:
     """A map "D D D" [z, y, x] in float32 and its pixel size in Å; integers and float16 are
     converted, start and origin ignored.
 
-    Raises DataError for a file that is missing or no MRC file, and for a map that is not cubic,
-    isotropic and finite.
-    """
-    data, pixel_size, axes = _load(Path(path))
-    if np.iscomplexobj(data):
-        raise DataError(f"map '{path}' holds complex numbers; instamap needs a map in real space")
-    if data.ndim != 3 or len(set(data.shape)) != 1:
-        raise DataError(f"map '{path}' has shape {data.shape}; instamap needs a cubic volume")
-    data = np.array(data.transpose(_order(path, axes)), dtype=np.float32, order="C")
-    if not np.isfinite(data).all():
-        raise DataError(
-            f"map '{path}' has {_count_bad(data)} values that are not finite; mend it first"
-        )
-    return torch.from_numpy(data), _isotropic(path, pixel_size)
-
-
-def _load(path: Path) -> tuple[np.ndarray, tuple, tuple]:
-    """Data as stored, voxel size (x, y, z) and the axes (1 is x, 2 is y, 3 is z) of sections, rows
-    and columns.
+    Files compressed by gzip or bzip2 are unpacked, machine stamps that are not by the book do not
+    matter. Raises DataError for a file that is missing or no MRC file, and for a map that is not
+    cubic, isotropic and finite.
     """
     try:
-        with mrcfile.open(path) as mrc:
-            header = mrc.header
-            size = mrc.voxel_size
-            return (
-                mrc.data,
-                (float(size.x), float(size.y), float(size.z)),
-                (int(header.maps), int(header.mapr), int(header.mapc)),
-            )
+        layout, data = _load(Path(path))
     except FileNotFoundError:
         raise DataError(f"map '{path}' does not exist; check the path") from None
-    except (ValueError, OSError, EOFError) as error:
+    except MrcError as error:
+        remedy = error.remedy or "give an .mrc or .map file"
+        raise DataError(f"map '{path}' cannot be read as MRC: {error.reason}; {remedy}") from error
+    order = _order(path, layout.axes)
+    values = np.array(data.transpose(order), dtype=np.float32, order="C")
+    if not np.isfinite(values).all():
         raise DataError(
-            f"map '{path}' cannot be read as MRC: {error}; give an .mrc or .map file"
-        ) from error
+            f"map '{path}' has {_count_bad(values)} values that are not finite; mend it first"
+        )
+    return torch.from_numpy(values), _isotropic(path, layout.voxel_size)
 
 
-def _order(path: str | Path, axes: tuple) -> tuple:
+def _volume(path: str | Path, density: Tensor | np.ndarray) -> np.ndarray:
+    """The values as they are in the file. Raises DataError where they are no map."""
+    given = density.detach().cpu().numpy() if isinstance(density, Tensor) else np.asarray(density)
+    if given.ndim != 3 or not given.size:
+        raise DataError(f"map for '{path}' has shape {given.shape}; it must be [z, y, x]")
+    if np.iscomplexobj(given):
+        raise DataError(f"map for '{path}' holds complex numbers; give a map in real space")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found below
+        data = np.ascontiguousarray(given, dtype="<f4")
+    if not np.isfinite(data).all():
+        raise DataError(
+            f"map for '{path}' has {_count_bad(data)} values that are not finite; it was not"
+            " written"
+        )
+    return data
+
+
+def _check_voxels(path: str | Path, pixel_size: float) -> None:
+    if not (pixel_size > 0 and np.isfinite(pixel_size)):
+        raise DataError(
+            f"map for '{path}' has voxels of {pixel_size:g} Å; give a size above 0 that is finite"
+        )
+
+
+def _statistics(data: np.ndarray) -> tuple[float, float, float, float]:
+    """Minimum, maximum, mean and standard deviation."""
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the end of float32
+        mean = data.mean(dtype=np.float32)
+        deviation = data.std(dtype=np.float32)
+    return float(data.min()), float(data.max()), float(mean), float(deviation)
+
+
+def _load(path: Path) -> tuple[Layout, np.ndarray]:
+    """What the header says, and the values as they are stored. Raises MrcError, and DataError for
+    what is no cubic map.
+    """
+    file = OpenFile(path)
+    if not file.is_packed():
+        layout = mrc_format.parse(file.read(mrc_format.HEADER_BYTES), file.size)
+        raw = _room(path, layout)
+        file.read_into([raw], layout.offset)
+        return layout, layout.decode(raw)
+    unpacked = Unpacked(file)
+    layout = unpacked.layout()
+    raw = _room(path, layout)
+    unpacked.skip(layout.offset - mrc_format.HEADER_BYTES)
+    place = 0
+    for piece in unpacked.pieces(layout.data_bytes):
+        raw[place : place + len(piece)] = np.frombuffer(piece, np.uint8)
+        place += len(piece)
+    unpacked.check_end()
+    return layout, layout.decode(raw)
+
+
+def _room(path: Path, layout: Layout) -> np.ndarray:
+    """An array for the bytes of a map's values. Raises DataError for what is no cubic map."""
+    if layout.complex_type is not None:
+        raise DataError(f"map '{path}' holds complex numbers; instamap needs a map in real space")
+    shape = layout.shape
+    if layout.depth > 1 and shape[0] > layout.depth:
+        raise DataError(
+            f"map '{path}' holds {shape[0] // layout.depth} volumes; instamap needs a file of one"
+        )
+    if len(set(shape)) != 1:
+        said = shape[1:] if shape[0] == 1 else shape
+        raise DataError(f"map '{path}' has shape {said}; instamap needs a cubic volume")
+    try:
+        return np.empty(layout.data_bytes, np.uint8)
+    except MemoryError:
+        needed = layout.data_bytes / 1e9
+        raise DataError(
+            f"map '{path}' has shape {shape}, which takes {needed:.3g} GB of memory; scale it down"
+        ) from None
+
+
+def _order(path: str | Path, axes: tuple[int, int, int]) -> tuple[int, ...]:
     """How to transpose stored axes to z, y, x."""
     if axes == (0, 0, 0):  # some programs leave the fields empty
         return 0, 1, 2
@@ -96,10 +143,10 @@ def _order(path: str | Path, axes: tuple) -> tuple:
     return tuple(axes.index(axis) for axis in (3, 2, 1))
 
 
-def _isotropic(path: str | Path, size: tuple) -> float:
+def _isotropic(path: str | Path, size: tuple[float, float, float]) -> float:
     low = min(size)
     high = max(size)
-    if not low > 0 or not np.isfinite(high):
+    if not low > 0 or not np.isfinite(size).all():
         raise DataError(
             f"map '{path}' has voxel size {low:g} Å in its header; set it to the true one"
         )

@@ -2,6 +2,8 @@
 are named.
 """
 
+import errno
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,34 +99,30 @@ def test_any_rows_in_any_order_from_several_stacks(write_stack, data):
         assert np.array_equal(image, images[stack][index])
 
 
-def test_each_stack_is_opened_once_and_few_stay_open(tmp_path, write_stack, monkeypatch):
-    opened = []
-    mapped = []
-    real = mrcfile.mmap
-    monkeypatch.setattr(
-        stacks.mrcfile, "mmap", lambda path, **options: opened.append(path) or real(path, **options)
-    )
-    monkeypatch.setattr(stacks, "_OPEN", 2)
-    memmap = np.memmap
-    monkeypatch.setattr(
-        stacks._Header,
-        "map",
-        lambda h: mapped.append(h.path.name) or memmap(h.path, h.dtype, "r", h.offset, h.shape),
-    )
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the files that are opened, in order."""
+    names = []
+    open_file = stacks.OpenFile
+    monkeypatch.setattr(stacks, "OpenFile", lambda path: names.append(path.name) or open_file(path))
+    return names
+
+
+def test_few_stacks_stay_open_and_those_serve_again(tmp_path, write_stack, opened, monkeypatch):
+    monkeypatch.setattr(stacks, "_most_open_files", lambda: 2)
     for i in range(4):
         write_stack(tmp_path / f"{i}.mrcs", numbered(2, 3, 1000 * i))
     seen = Stacks([f"{n}@{i}.mrcs" for n in (2, 1) for i in range(4)], tmp_path / "a.star")
-    assert len(opened) == 4
-    assert mapped == []  # no image is touched yet
+    assert len(opened) == 4, "each header is read once"
+    del opened[:]
     first = seen.read(np.arange(8))[:, 0, 0]
     assert first.tolist() == [100, 1100, 2100, 3100, 0, 1000, 2000, 3000]
-    assert mapped == ["0.mrcs", "1.mrcs", "2.mrcs", "3.mrcs"]
+    assert opened == ["0.mrcs", "1.mrcs", "2.mrcs", "3.mrcs"]
     assert np.array_equal(seen.read(np.array([2, 3, 6, 7]))[:, 0, 0], [2100, 3100, 2000, 3000])
-    assert len(mapped) == 4  # those that are open serve again
+    assert len(opened) == 4  # those that are open serve again
     for row in (2, 0, 2):
         seen.read(np.array([row]))
-    assert mapped[4:] == ["0.mrcs"]  # which took the place of stack 3, the one not used for longest
-    assert len(opened) == 4
+    assert opened[4:] == ["0.mrcs"]  # which took the place of stack 3, not used for longest
 
 
 def test_paths_start_at_the_star_file_or_a_parent(tmp_path, write_stack):
@@ -133,11 +131,23 @@ def test_paths_start_at_the_star_file_or_a_parent(tmp_path, write_stack):
     job.mkdir(parents=True)
     write_stack(project / "Extract" / "s.mrcs", numbered(1, 3, 1))
     write_stack(job / "own.mrcs", numbered(1, 3, 2))
-    write_stack(project / "own.mrcs", numbered(1, 3, 3))
+    write_stack(project / "far.mrcs", numbered(1, 3, 3))
+    (project / "Refine3D" / "own.mrcs").symlink_to(job / "own.mrcs")
     seen = Stacks(
-        ["1@Extract/s.mrcs", "1@own.mrcs", f"1@{project}/own.mrcs"], job / "run_data.star"
+        ["1@Extract/s.mrcs", "1@own.mrcs", f"1@{project}/far.mrcs"], job / "run_data.star"
     )
     assert seen.read(np.arange(3))[:, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_a_path_that_fits_two_files_is_refused(tmp_path, write_stack):
+    """RELION would take the project's, others the one beside the STAR file."""
+    write_stack(tmp_path / "s.mrcs", numbered(1, 3, 1))
+    write_stack(tmp_path / "Refine" / "s.mrcs", numbered(1, 3, 2))
+    star = tmp_path / "Refine" / "a.star"
+    places = [f"'{folder / 's.mrcs'}'" for folder in (tmp_path / "Refine", tmp_path)]
+    fails(["1@s.mrcs"], star, "row 1", *places, "different", "--datadir")
+    for folder, value in ((tmp_path, 1), (tmp_path / "Refine", 2)):
+        assert Stacks(["1@s.mrcs"], star, folder).read(np.array([0]))[0, 0, 0] == value
 
 
 def test_relative_star_path(tmp_path, write_stack, monkeypatch):
@@ -153,7 +163,7 @@ def test_datadir_replaces_the_places(tmp_path, write_stack):
     write_stack(datadir / "s.mrcs", numbered(1, 3, 2))
     write_stack(datadir / "t.mrcs", numbered(1, 3, 3))
     write_stack(tmp_path / "u.mrcs", numbered(1, 3, 4))
-    names = ["1@sub/s.mrcs", "1@other/s.mrcs", "1@/gone/t.mrcs"]
+    names = ["1@sub/s.mrcs", "1@s.mrcs", "1@/gone/t.mrcs"]
     assert Stacks(names, tmp_path / "a.star", datadir).read(np.arange(3))[:, 0, 0].tolist() == [
         1,
         2,
@@ -236,25 +246,33 @@ def test_files_that_are_no_stacks(tmp_path, write_stack):
 def test_stack_that_may_not_be_read(tmp_path, write_stack, monkeypatch):
     write_stack(tmp_path / "s.mrcs", numbered(1, 4))
 
-    def refuse(self, *arguments):
-        raise PermissionError(f"[Errno 13] Permission denied: '{self}'")
+    def refuse(*arguments):
+        raise PermissionError(errno.EACCES, "said by the library")
 
-    monkeypatch.setattr(Path, "open", refuse)
-    fails(
-        ["1@s.mrcs"],
-        tmp_path / "a.star",
-        str(tmp_path / "s.mrcs"),
-        "Permission denied",
-        "make it readable",
-    )
+    monkeypatch.setattr(os, "open", refuse)
+    words = (str(tmp_path / "s.mrcs"), "permission is denied", "make it readable")
+    fails(["1@s.mrcs"], tmp_path / "a.star", *words)
 
 
-def test_threads_share_the_maps(tmp_path, write_stack, monkeypatch):
-    """Two fits read at once: no more maps than allowed stay open, and every image is right."""
+@pytest.mark.parametrize(
+    "names",
+    [("day1/g.mrcs", "day2/g.mrcs"), ("there/g.mrcs", "day2/g.mrcs"), ("g.mrcs", "a/g.mrcs")],
+)
+def test_two_paths_that_end_at_one_file_name_are_refused(tmp_path, write_stack, names):
+    write_stack(tmp_path / "d" / "g.mrcs", numbered(1, 3, 1))
+    write_stack(tmp_path / "d" / "there" / "g.mrcs", numbered(1, 3, 2))
+    for order in (names, names[::-1]):
+        words = ("row 2", *[f"'{name}'" for name in order], f"'{tmp_path / 'd' / 'g.mrcs'}'")
+        star = tmp_path / "a.star"
+        fails([f"1@{name}" for name in order], star, *words, datadir=tmp_path / "d")
+
+
+def test_threads_share_the_open_files(tmp_path, write_stack, monkeypatch):
+    """Two fits read at once: no more files than allowed stay open, and every image is right."""
     count = 40
     for i in range(count):
         write_stack(tmp_path / f"{i}.mrc", np.full((4, 4), i, np.float32))
-    monkeypatch.setattr(stacks, "_OPEN", 3)
+    monkeypatch.setattr(stacks, "_most_open_files", lambda: 3)
     made = Stacks([f"{i}.mrc" for i in range(count)], tmp_path / "particles.star")
     orders = [
         np.random.default_rng(seed).permutation(np.tile(np.arange(count), 20)) for seed in (1, 2)
@@ -263,7 +281,7 @@ def test_threads_share_the_maps(tmp_path, write_stack, monkeypatch):
     def read(order):
         for row in order:
             assert (made.read(np.array([row])) == row).all()
-            assert len(made._maps) <= 3
+            assert len(made._sources) <= 3
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(read, order) for order in orders]:
