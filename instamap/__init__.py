@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from instamap.errors import OptionError as OptionError
     from instamap.errors import OutputError as OutputError
     from instamap.errors import PartError as PartError
-    from instamap.fit.objective import ImageData as ImageData
-    from instamap.fit.objective import Objective as Objective
-    from instamap.fit.objective import ObjectiveOptions as ObjectiveOptions
-    from instamap.fit.objective import StatisticsData as StatisticsData
+    from instamap.fitting.objective import ImageData as ImageData
+    from instamap.fitting.objective import Objective as Objective
+    from instamap.fitting.objective import ObjectiveOptions as ObjectiveOptions
+    from instamap.fitting.objective import StatisticsData as StatisticsData
     from instamap.parts import ContinuousDeformation as ContinuousDeformation
     from instamap.parts import Deformation as Deformation
     from instamap.parts import DensityFn as DensityFn
@@ -81,7 +81,7 @@ _HOMES = {
         "CompositionError",
         "OutputError",
     ),
-    "fit.objective": ("Objective", "ObjectiveOptions", "ImageData", "StatisticsData"),
+    "fitting.objective": ("Objective", "ObjectiveOptions", "ImageData", "StatisticsData"),
     "parts": (
         "Representation",
         "Deformation",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from instamap.data.particles import Particles
-from instamap.fit.objective import ObjectiveOptions
+from instamap.fitting.objective import ObjectiveOptions
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
 

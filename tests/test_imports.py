@@ -23,7 +23,7 @@ fourier
 parts data
 maps
 representations forward deform likelihoods model statistics simulate
-fit
+fitting
 motion poses
 report
 workflows
@@ -226,7 +226,7 @@ def plant(tmp_path):
     """plant({path: source}) is a folder with those files and some empty ones."""
 
     def write(sources: dict[str, str]) -> Path:
-        empty = ("fit/__init__.py", "fit/loop.py", "forward/ray.py", "fourier/ctf.py")
+        empty = ("fitting/__init__.py", "fitting/loop.py", "forward/ray.py", "fourier/ctf.py")
         others = ("fourier/gridding.py", "plugin/options.py", "plugin/registry.py", "maps/y.py")
         for path, source in ({name: "" for name in (*empty, *others)} | sources).items():
             file = tmp_path / path
@@ -237,22 +237,22 @@ def plant(tmp_path):
     return write
 
 
-IN_FUNCTION = "def f():\n    from instamap.fit.loop import fit"
+IN_FUNCTION = "def f():\n    from instamap.fitting.loop import fit"
 FOR_TYPES = (
-    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from instamap.fit.loop import fit"
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from instamap.fitting.loop import fit"
 )
 
 
 @pytest.mark.parametrize(
     ("path", "source", "said"),
     [
-        ("maps/x.py", "from instamap.fit import loop", "maps.x: imports fit.loop"),
-        ("maps/x.py", "import instamap.fit.loop", "maps.x: imports fit.loop"),
-        ("maps/x.py", "from instamap import fit", "maps.x: imports fit"),
-        ("maps/x.py", "from ..fit import loop", "maps.x: imports fit.loop"),
-        ("maps/__init__.py", "from ..fit import loop", "maps: imports fit.loop"),
-        ("maps/x.py", IN_FUNCTION, "maps.x: imports fit.loop"),
-        ("maps/x.py", FOR_TYPES, "maps.x: imports fit.loop"),
+        ("maps/x.py", "from instamap.fitting import loop", "maps.x: imports fitting.loop"),
+        ("maps/x.py", "import instamap.fitting.loop", "maps.x: imports fitting.loop"),
+        ("maps/x.py", "from instamap import fitting", "maps.x: imports fitting"),
+        ("maps/x.py", "from ..fitting import loop", "maps.x: imports fitting.loop"),
+        ("maps/__init__.py", "from ..fitting import loop", "maps: imports fitting.loop"),
+        ("maps/x.py", IN_FUNCTION, "maps.x: imports fitting.loop"),
+        ("maps/x.py", FOR_TYPES, "maps.x: imports fitting.loop"),
         ("maps/x.py", "from instamap import Component", "maps.x: imports the front door"),
         ("forward/x.py", "import instamap.deform", "forward.x: imports deform"),
         ("forward/x.py", "import instamap.maps.y", "forward.x: imports maps.y"),
@@ -281,8 +281,8 @@ def test_a_planted_violation_is_found(plant, path, source, said):
         ("model.py", "from instamap.fourier import ctf\nfrom instamap.fourier.ctf import apply"),
         ("data/x.py", "from instamap.fourier import ctf"),
         ("forward/x.py", "from instamap.plugin.options import option\nimport torch"),
-        ("cli/x.py", "from instamap import fit\nimport torch"),
-        ("__init__.py", "def f():\n    from instamap.fit.loop import fit"),
+        ("cli/x.py", "from instamap import fitting\nimport torch"),
+        ("__init__.py", "def f():\n    from instamap.fitting.loop import fit"),
     ],
 )
 def test_what_is_allowed_is_let_through(plant, path, source):

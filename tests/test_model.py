@@ -12,7 +12,7 @@ import torch
 from instamap import model as composing
 from instamap.deform.rigid import Rigid
 from instamap.errors import CompositionError
-from instamap.fit.normal import NormalEquations
+from instamap.fitting.normal import NormalEquations
 from instamap.forward.ray import Ray
 from instamap.fourier import ctf
 from instamap.geometry import grids, rotations

@@ -20,7 +20,7 @@ MAX_DENSITY = 9.0
 MAX_COLUMNS = 100
 
 # Rooms that work with any part, so that they may not know one by its name or by what it has.
-PARTS_ARE_UNKNOWN_IN = ("fit", "motion", "poses", "workflows")
+PARTS_ARE_UNKNOWN_IN = ("fitting", "motion", "poses", "workflows")
 PARTS = {"model", "representation", "deformation", "forward", "likelihood"}
 NAMES_OF_PARTS = {part.name for part in installed(points=[]).parts()}
 

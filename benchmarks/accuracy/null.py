@@ -38,8 +38,8 @@ from benchmarks.lib.common import environment
 from benchmarks.lib.options import parser
 from benchmarks.lib.report import markdown, median, number, save, show, table
 from instamap.data.particles import Particles
-from instamap.fit import loop
-from instamap.fit.objective import Objective
+from instamap.fitting import loop
+from instamap.fitting.objective import Objective
 from instamap.fourier.ctf import ctf
 from instamap.maps import fsc, mrc
 from instamap.maps import mask as masks

@@ -16,8 +16,8 @@ import torch
 from benchmarks.lib import runs
 from benchmarks.lib.memory import Memory
 from benchmarks.lib.options import parser
-from instamap.fit import loop
-from instamap.fit.objective import Objective, ObjectiveOptions
+from instamap.fitting import loop
+from instamap.fitting.objective import Objective, ObjectiveOptions
 from instamap.maps import mrc
 from instamap.model import compose
 from instamap.plugin.choice import choose, load_class

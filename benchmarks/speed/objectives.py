@@ -26,8 +26,8 @@ from benchmarks.lib import runs, sets
 from benchmarks.lib.common import environment
 from benchmarks.lib.options import parser
 from benchmarks.lib.report import median, number, save, show, table
-from instamap.fit import loop
-from instamap.fit.objective import FitData, ImageData, Objective
+from instamap.fitting import loop
+from instamap.fitting.objective import FitData, ImageData, Objective
 from instamap.model import compose
 from instamap.plugin.choice import Choice, choose, load_class
 from instamap.progress import Evaluation, Progress

@@ -123,13 +123,15 @@ class Source(ABC):
 class ParticleTable:
     """A set of particles: lengths in Å, angles in radians, rows in the file's order.
 
-    path: the file. image_names "n": N@stack, N from 1. rotation "n 3 3": particle frame to image
-    frame. origin "n 2": Å. optics: None means no contrast transfer. group "n": optics group from 0;
-    group_names: of each group. pixel_size "n": Å. box "n": pixels along an image's edge as the file
-    has it, or None. premultiplied: the images were multiplied by their CTF. half "n": 0 or 1, or
-    None where the file has no halves. ignored: names of columns that say something which is not
-    modelled. columns: everything else, by name. terms: the file's own names for "image", "box",
-    "pixel size", "half" and "premultiplied", for errors. source: what can be written again.
+    path: the file. image_names "n": N@stack, N from 1. rotation "n 3 3": particle frame to
+    image frame. origin "n 2": Å. optics: None means no contrast transfer. group "n": optics
+    group from 0; group_names: of each group. pixel_size "n": Å. box "n": pixels along an
+    image's edge as the file has it, or None. premultiplied: the images were multiplied by their
+    CTF. phase_flipped "n" (bool): the images' components were given the sign of the CTF; None
+    if no image's were. half "n": 0 or 1, or None where the file has no halves. ignored: names
+    of columns that say something which is not modelled. columns: everything else, by name.
+    terms: the file's own names for "image", "box", "pixel size", "half" and "premultiplied",
+    for errors. source: what can be written again.
     """
 
     path: Path
@@ -142,6 +144,7 @@ class ParticleTable:
     pixel_size: Tensor
     box: Tensor | None
     premultiplied: bool
+    phase_flipped: Tensor | None
     half: Tensor | None
     ignored: tuple[str, ...]
     columns: Columns

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.data import formats, splits
+from instamap.data import formats, phase_flip, splits
 from instamap.data.particle_table import ParticleTable
 from instamap.data.preprocess import NOTHING, Preprocess, Preprocessor
 from instamap.data.stacks import Stacks
@@ -96,13 +96,25 @@ class Particles:
         return images
 
     def _read(self, rows: Tensor) -> Tensor:
-        """Images as they are on disk."""
+        """Images as they are on disk, but for phase flips, which are undone."""
         images = torch.from_numpy(self.stacks.read(rows.numpy()))
         self._check_finite(
             images,
             rows,
             "has pixels that are not finite; remove that row or extract the image again",
         )
+        return self._without_phase_flips(images, rows)
+
+    def _without_phase_flips(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Images as they were before some of them were phase-flipped."""
+        optics = self.views.optics
+        if self.table.phase_flipped is None or optics is None:
+            return images
+        flipped = self.table.phase_flipped[rows]
+        pixel_size = float(self.table.pixel_size[0])
+        before = phase_flip.undo(images[flipped], optics[rows[flipped]], pixel_size)
+        images = images.clone()
+        images[flipped] = before
         return images
 
     def _check_finite(self, images: Tensor, rows: Tensor, reason: str) -> None:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import ConformationData, Conformations
-from instamap.fit.loop import FitResult, optimise
-from instamap.fit.normal import NormalEquations
-from instamap.fit.objective import ObjectiveOptions, StatisticsData
-from instamap.fit.stage import Stage
+from instamap.fitting.conformations import ConformationData, Conformations
+from instamap.fitting.loop import FitResult, optimise
+from instamap.fitting.normal import NormalEquations
+from instamap.fitting.objective import ObjectiveOptions, StatisticsData
+from instamap.fitting.stage import Stage
 from instamap.maps import mask
 from instamap.model import Model, compose
 from instamap.motion.posterior import spacing

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import ConformationData
-from instamap.fit.objective import StatisticsData
+from instamap.fitting.conformations import ConformationData
+from instamap.fitting.objective import StatisticsData
 from instamap.model import Model
 from instamap.motion import bend, coordinates, posterior
 from instamap.motion.bend import MotionFit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instamap.fit.loop import FALSE_POSITIVE_RATE
+from instamap.fitting.loop import FALSE_POSITIVE_RATE
 from instamap.statistics.particle_statistics import ParticleStatistics
 from instamap.statistics.solve import conjugate_gradients
 

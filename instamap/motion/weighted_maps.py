@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import ConformationData
-from instamap.fit.loop import FitResult, optimise
-from instamap.fit.normal import NormalEquations
-from instamap.fit.objective import StatisticsData
+from instamap.fitting.conformations import ConformationData
+from instamap.fitting.loop import FitResult, optimise
+from instamap.fitting.normal import NormalEquations
+from instamap.fitting.objective import StatisticsData
 from instamap.model import Model
 from instamap.motion.bend import MotionFit, single_density_options
 from instamap.motion.state_mixture import neighbours

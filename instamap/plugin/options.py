@@ -50,7 +50,7 @@ class RepresentationOptions(Options):
     step size, regularisers of the density.
 
     Regularisers are weights: what they weigh, times them, is added to the loss in nats per image
-    (see `fit.priors`).
+    (see `fitting.priors`).
     """
 
     floor: Literal["learned", "none"] = option(

@@ -13,11 +13,17 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from instamap.fit.checkpoint import Checkpoint
-from instamap.fit.conformations import ConformationData
-from instamap.fit.loop import FitResult, optimise
-from instamap.fit.objective import FitData, ImageData, Objective, ObjectiveOptions, StatisticsData
-from instamap.fit.stage import Stage
+from instamap.fitting.checkpoint import Checkpoint
+from instamap.fitting.conformations import ConformationData
+from instamap.fitting.loop import FitResult, optimise
+from instamap.fitting.objective import (
+    FitData,
+    ImageData,
+    Objective,
+    ObjectiveOptions,
+    StatisticsData,
+)
+from instamap.fitting.stage import Stage
 from instamap.geometry import grids, rotations
 from instamap.model import Model, make_part
 from instamap.parts import Deformation, DensityFn, ForwardOperator, Likelihood, SharedDensity

@@ -17,12 +17,18 @@ AUTO = "auto"
 ORDER = ("motion", "poses", "map")
 
 RULE = (
-    ("motion", "particles differ: --deform bending-field (from=table, Gaussian noise, no stages)"
-     " or subspace"),
+    (
+        "motion",
+        "particles differ: --deform bending-field (from=table, Gaussian noise, no stages)"
+        " or subspace",
+    ),
     ("poses", "--deform rigid corrects whole particles from a table, with no regulariser or stage"),
-    ("map", "anything else: objective normal where all particles share one density and noise is"
-     " Gaussian, else objective images"),
-)  # fmt: skip
+    (
+        "map",
+        "anything else: objective normal where all particles share one density and noise is"
+        " Gaussian, else objective images",
+    ),
+)
 """What `instamap describe workflow auto` says: each workflow, and where it is taken."""
 
 

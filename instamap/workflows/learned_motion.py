@@ -9,8 +9,8 @@ from torch import Tensor
 
 from instamap.data import noise
 from instamap.data.particles import Particles
-from instamap.fit.images import infer_latents
-from instamap.fit.objective import ImageData
+from instamap.fitting.images import infer_latents
+from instamap.fitting.objective import ImageData
 from instamap.fourier.rescale import rescale
 from instamap.model import Model
 from instamap.motion import posterior

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from instamap.data import writers
 from instamap.data.particles import Particles
-from instamap.fit.images import infer_latents
-from instamap.fit.objective import ImageData
+from instamap.fitting.images import infer_latents
+from instamap.fitting.objective import ImageData
 from instamap.model import Model
 from instamap.parts import Deformation, HasBodies, PerParticleTable
 from instamap.poses.correction import corrected, from_rigid

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from instamap.errors import DataError
-from instamap.fit.loop import FitResult
+from instamap.fitting.loop import FitResult
 from instamap.maps import mrc
 from instamap.plugin.choice import load_class
 from instamap.progress import Evaluation

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from instamap.fit.loop import FitResult, optimise
-from instamap.fit.objective import FitData, StatisticsData
-from instamap.fit.parallel import run_in_threads
+from instamap.fitting.loop import FitResult, optimise
+from instamap.fitting.objective import FitData, StatisticsData
+from instamap.fitting.parallel import run_in_threads
 from instamap.maps import fsc, mask
 from instamap.model import Model, compose, part_classes
 from instamap.parts import DiscreteDeformation

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import Conformations
-from instamap.fit.loop import FitResult
-from instamap.fit.parallel import run_in_threads
+from instamap.fitting.conformations import Conformations
+from instamap.fitting.loop import FitResult
+from instamap.fitting.parallel import run_in_threads
 from instamap.model import part_classes
 from instamap.motion.find_motion import CoarseMotion, with_latent
 from instamap.motion.motion_model import MotionModel

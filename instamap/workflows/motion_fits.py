@@ -13,8 +13,8 @@ from torch import Tensor
 from instamap.data import noise
 from instamap.data.particles import Particles
 from instamap.errors import DataError
-from instamap.fit.conformations import ConformationData, Conformations
-from instamap.fit.loop import FALSE_POSITIVE_RATE, FitResult
+from instamap.fitting.conformations import ConformationData, Conformations
+from instamap.fitting.loop import FALSE_POSITIVE_RATE, FitResult
 from instamap.fourier.rescale import rescale
 from instamap.model import make_part
 from instamap.motion import assignment, bend, coordinates, posterior, weighted_maps

@@ -4,8 +4,8 @@ of rigid bodies.
 
 from collections.abc import Mapping, Sequence
 
-from instamap.fit.loop import FitResult
-from instamap.fit.objective import ImageData
+from instamap.fitting.loop import FitResult
+from instamap.fitting.objective import ImageData
 from instamap.model import Model
 from instamap.parts import ContinuousDeformation, RigidCorrection
 from instamap.workflows import learned_poses, motion_files

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from instamap.data import writers
 from instamap.data.particles import Particles
-from instamap.fit.loop import FALSE_POSITIVE_RATE, FitResult
-from instamap.fit.normal import NormalEquations
+from instamap.fitting.loop import FALSE_POSITIVE_RATE, FitResult
+from instamap.fitting.normal import NormalEquations
 from instamap.model import make_part, part_classes
 from instamap.parts import GaussianLikelihood, HasBodies, PerParticleTable, RigidCorrection
 from instamap.plugin.choice import Choice, choose, load_class

@@ -12,8 +12,8 @@ from torch import Tensor
 from instamap.data import noise
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError, DataError
-from instamap.fit import stages
-from instamap.fit.objective import FitData, ImageData, StatisticsData, distinct_images
+from instamap.fitting import stages
+from instamap.fitting.objective import FitData, ImageData, StatisticsData, distinct_images
 from instamap.maps import mask
 from instamap.model import check_compatible, compose, make_part
 from instamap.parts import GaussianLikelihood, HasBodies, RefinesNoise

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from instamap.errors import DataError
-from instamap.fit.stage import Stage
+from instamap.fitting.stage import Stage
 from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, choose
 from instamap.plugin.options import from_dict, parse, to_dict
 from instamap.plugin.registry import default

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from instamap.fit.loop import FitResult
+from instamap.fitting.loop import FitResult
 from instamap.maps import fsc, mrc
 from instamap.plugin.choice import load_class
 from instamap.progress import Evaluation

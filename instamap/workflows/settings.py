@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from instamap.errors import OptionError
-from instamap.fit.stage import Stage
+from instamap.fitting.stage import Stage
 from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, choose, from_record, to_record
 from instamap.plugin.options import OptionSpec, describe_field, from_dict, option, to_dict
 from instamap.version import __version__

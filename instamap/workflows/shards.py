@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from instamap.errors import CompositionError, DataError
-from instamap.fit.normal import NormalEquations
+from instamap.fitting.normal import NormalEquations
 from instamap.model import make_part, part_classes
 from instamap.progress import SILENT, Progress
 from instamap.statistics.statistics import Statistics

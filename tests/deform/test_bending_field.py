@@ -20,10 +20,10 @@ from instamap.deform.bending_field import BendingField
 from instamap.errors import CompositionError
 from instamap.forward.ray import Ray
 from instamap.geometry import grids, rotations
-from instamap.model import compose
+from instamap.model import compose, default_parts
 from instamap.motion.motion_model import HalfModel
-from instamap.motion.transport import carried
-from instamap.plugin.choice import choose, default_parts
+from instamap.motion.transport import transport
+from instamap.plugin.choice import choose
 from instamap.scene import Scene, Views
 from instamap.testing.part import difference, stir
 from instamap.testing.scenes import Gaussians, gaussians, in_ball
@@ -193,7 +193,7 @@ def test_displacements_of_material_turn_with_the_frame(seed, turn):
     end = torch.tensor([0.8])
     own = torch.eye(1), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, 8, 8, 8)
     one, other = (
-        carried(HalfModel(SimpleNamespace(scene=SCENE, deformation=d), *own), at, start, end)
+        transport(HalfModel(SimpleNamespace(scene=SCENE, deformation=d), *own), at, start, end)
         for d, at in ((part, y), (turned(part, turn), y @ turn.T))
     )
     followed = (one[1] < 0.01) & (other[1] < 0.01)

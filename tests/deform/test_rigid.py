@@ -12,8 +12,8 @@ from instamap.deform.encoder import Encoder, _centred
 from instamap.deform.rigid import Rigid
 from instamap.errors import CompositionError
 from instamap.geometry import grids, rotations
-from instamap.model import compose
-from instamap.plugin.choice import choose, default_parts
+from instamap.model import compose, default_parts
+from instamap.plugin.choice import choose
 from instamap.scene import Batch, Scene, Views
 from instamap.testing.scenes import Gaussians
 

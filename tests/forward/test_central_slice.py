@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from instamap.errors import CompositionError
 from instamap.fourier import central_slices as slices
 from instamap.geometry import grids, rotations
-from instamap.model import compose
-from instamap.plugin.choice import choose, default_parts
+from instamap.model import compose, default_parts
+from instamap.plugin.choice import choose
 from instamap.plugin.registry import default
 from instamap.scene import Scene, Views
 from instamap.testing import scenes

@@ -14,11 +14,11 @@ import torch
 from instamap.data import noise
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError
-from instamap.fit.images import MiniBatches
-from instamap.fit.loop import FitResult, optimise
-from instamap.fit.normal import NormalEquations
-from instamap.fit.objective import ImageData, StatisticsData
-from instamap.fit.stage import Stage
+from instamap.fitting.images import MiniBatches
+from instamap.fitting.loop import FitResult, optimise
+from instamap.fitting.normal import NormalEquations
+from instamap.fitting.objective import ImageData, StatisticsData
+from instamap.fitting.stage import Stage
 from instamap.maps import mask, mrc
 from instamap.model import Model, compose, default_parts, part_classes, usual_forward
 from instamap.parts import GaussianLikelihood, PremultipliedLikelihood, SharedDensity

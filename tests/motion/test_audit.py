@@ -14,7 +14,7 @@ from support.motions import save_maps
 
 from instamap.errors import DataError
 from instamap.geometry import grids, strain
-from instamap.motion.audit import audit, places, reference, solid
+from instamap.motion.audit import audit, conformations, reference, solid
 
 LATENTS = torch.linspace(-1, 1, 101)[:, None]
 TURN = [[0.0, -0.2, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, 0.1]]
@@ -22,7 +22,7 @@ TURN = [[0.0, -0.2, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, 0.1]]
 
 def audited(*fits, **more):
     made = motion(*fits, latents=LATENTS, **more)
-    return audit(made, reference(made), places(made.latents))
+    return audit(made, reference(made), conformations(made.latents))
 
 
 def test_a_translation_moves_everything_as_far_and_strains_nothing():
@@ -31,8 +31,8 @@ def test_a_translation_moves_everything_as_far_and_strains_nothing():
     """
     found = audited([shift(3, 4, 0)], [shift(3, 4, 0)])
     z = torch.linspace(-0.9, 0.9, 9)
-    assert [s.z[0] for s in found.states] == pytest.approx(z.tolist(), abs=1e-6)
-    for s, at in zip(found.states, z, strict=True):
+    assert [s.z[0] for s in found.conformations] == pytest.approx(z.tolist(), abs=1e-6)
+    for s, at in zip(found.conformations, z, strict=True):
         far = pytest.approx(5 * abs(float(at)), abs=0.01)
         assert (
             s.displacement_rms == far
@@ -55,13 +55,13 @@ def test_a_linear_field_has_the_determinant_and_strain_of_its_matrix():
     found = audited([(TURN, [0, 0, 0])], [(TURN, [0, 0, 0])])
     one = torch.eye(3)
     m = torch.tensor(TURN)
-    for s in found.states:
+    for s in found.conformations:
         pull = one + s.z[0] * m
         assert s.jacobian_min == pytest.approx(float(torch.linalg.det(pull)), abs=1e-4)
         assert s.strain_rms == pytest.approx(
             float(strain.green_lagrange(torch.linalg.inv(pull)).norm()), abs=1e-4
         )
-    least = min(float(torch.linalg.det(one + s.z[0] * m)) for s in found.states)
+    least = min(float(torch.linalg.det(one + s.z[0] * m)) for s in found.conformations)
     jacobian = found.maps["jacobian"]
     assert float(jacobian.min()) == pytest.approx(least, abs=1e-4) and float(jacobian[0, 0, 0]) == 1
 
@@ -74,7 +74,7 @@ def test_a_rigid_turn_strains_nothing():
     s = np.sin(np.radians(80))
     turn = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
     made = motion([(turn - torch.eye(3), [0, 0, 0])], latents=LATENTS)
-    [state] = audit(made, torch.zeros(1), torch.ones(1, 1)).states
+    [state] = audit(made, torch.zeros(1), torch.ones(1, 1)).conformations
     # The corners of what is in the mask turn inside the box, but for float32 and the finite
     # differences there is no strain.
     assert (
@@ -137,7 +137,7 @@ def test_belief_is_decided_voxel_by_voxel():
     y = grids.voxel_centres(BOX, PIXEL, dtype=torch.float64)[..., 0]
     d = torch.stack(
         [
-            torch.stack([(y - 1.5 * s.z[0]) / (1 + a * s.z[0]) - y for s in found.states])
+            torch.stack([(y - 1.5 * s.z[0]) / (1 + a * s.z[0]) - y for s in found.conformations])
             for a in (0.06, -0.06)
         ]
     )
@@ -160,7 +160,7 @@ def test_space_that_folds_is_said():
     """
     minus = (-2 * torch.eye(3), [0, 0, 0])
     found = audited([minus], [minus])
-    assert [s.folded for s in found.states] == [1.0 if s.z[0] > 0.5 else 0.0 for s in found.states]
+    assert [s.folded for s in found.conformations] == [1.0 if s.z[0] > 0.5 else 0.0 for s in found.conformations]
     assert float(found.maps["jacobian"].min()) == pytest.approx(-(0.8**3), abs=1e-3)
     assert "folds" in found.verdict
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_followed_is_counted_and_left_out():
     """
     minus = (-2 * torch.eye(3), [0, 0, 0])
     made = motion([minus], [minus], latents=LATENTS)
-    state = audit(made, torch.zeros(1), torch.tensor([[0.5]])).states[0]
+    state = audit(made, torch.zeros(1), torch.tensor([[0.5]])).conformations[0]
     assert state.lost > 0.9 and state.inverse_error > PIXEL and state.folded > 0.3
     both = audit(made, torch.zeros(1), torch.tensor([[0.25], [0.5]]))
     rest = audit(made, torch.zeros(1), torch.tensor([[0.25]]))
@@ -192,8 +192,8 @@ def test_no_motion_is_said():
         found.motion_rms == 0 and found.signal is None and found.verdict.startswith("nothing moves")
     )
     made = motion([shift(9, 0, 0)], [shift(9, 0, 0)], latents=torch.zeros(7, 1))
-    assert places(made.latents).tolist() == [[0.0]]
-    assert audit(made, reference(made), places(made.latents)).verdict.startswith("nothing moves")
+    assert conformations(made.latents).tolist() == [[0.0]]
+    assert audit(made, reference(made), conformations(made.latents)).verdict.startswith("nothing moves")
 
 
 def test_only_what_is_solid_in_both_fits_counts():
@@ -220,7 +220,7 @@ def test_states_of_several_coordinates_lie_where_particles_are():
     latents = torch.randn(
         2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     ) * torch.tensor([1.0, 2.0, 0.5])
-    z = places(latents)
+    z = conformations(latents)
     assert z.shape == (6, 3)
     assert torch.cdist(z, latents).amin(1).max() < 0.5
     for axis, spread in enumerate((1.0, 2.0, 0.5)):
@@ -232,8 +232,8 @@ def test_states_of_several_coordinates_lie_where_particles_are():
         [shift(2, 0, 0), shift(0, 2, 0)],
         latents=latents[:, :2].float(),
     )
-    found = audit(made, reference(made), places(made.latents))
-    for s in found.states:
+    found = audit(made, reference(made), conformations(made.latents))
+    for s in found.conformations:
         moved = 2 * np.hypot(*(np.array(s.z) - np.array(found.reference)))
         assert s.displacement_max == pytest.approx(moved, abs=0.01)
 

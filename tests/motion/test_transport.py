@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.bending import motion, shift
 
 from instamap.geometry import rotations
-from instamap.motion.transport import TOLERANCE, carried, invert
+from instamap.motion.transport import TOLERANCE, invert, transport
 
 seeds = st.integers(0, 2**31 - 1)
 LATENTS = torch.linspace(-1, 1, 21)[:, None]
@@ -65,7 +65,7 @@ def test_where_there_is_no_inverse_the_distance_is_reported():
 def test_no_points_are_no_error():
     found, left = invert(lambda x: x, torch.zeros(0, 3), torch.zeros(0, 3), 20.0, 0.1)
     assert found.shape == (0, 3) and left.shape == (0,)
-    x, left = carried(
+    x, left = transport(
         motion([shift(1, 0, 0)], latents=LATENTS).halves[0],
         torch.zeros(0, 3),
         torch.zeros(1),
@@ -85,7 +85,7 @@ def test_material_is_carried_from_state_to_state(seed, start, end):
     half = motion([(m, t)], latents=LATENTS).halves[0]
     y = torch.randn(25, 3, generator=g).clamp(-2, 2) * 3
     one = torch.eye(3)
-    x, left = carried(half, y, torch.tensor([start]), torch.tensor([end]))
+    x, left = transport(half, y, torch.tensor([start]), torch.tensor([end]))
     expected = torch.linalg.solve(
         one + end * m, (y @ (one + start * m).mT + (start - end) * t)[..., None]
     )[..., 0]
@@ -96,7 +96,7 @@ def test_material_is_carried_from_state_to_state(seed, start, end):
     # |M| <= 0.6 (Frobenius), so singular values of 1 + z M are from 0.4 to 1.6: 0.01 Å in the image
     # are at most 0.025 Å in x ...
     assert (x - expected)[inside].norm(dim=1).le(0.03).all()
-    back, left = carried(half, x, torch.tensor([end]), torch.tensor([start]))
+    back, left = transport(half, x, torch.tensor([end]), torch.tensor([start]))
     assert (
         (back - y)[inside].norm(dim=1).le(0.15).all()
     )  # ... and (1.6 · 0.025 + 0.01) / 0.4 on the way back
@@ -105,5 +105,5 @@ def test_material_is_carried_from_state_to_state(seed, start, end):
 def test_a_point_that_stays_is_not_touched():
     half = motion([shift(5, 0, 0)], latents=LATENTS).halves[0]
     y = torch.randn(9, 3)
-    x, left = carried(half, y, torch.tensor([0.3]), torch.tensor([0.3]))
+    x, left = transport(half, y, torch.tensor([0.3]), torch.tensor([0.3]))
     assert torch.equal(x, y) and left.max() == pytest.approx(0.0, abs=1e-6)

@@ -7,8 +7,8 @@ import torch
 
 from instamap.data.particles import Particles
 from instamap.fourier.ctf import ctf
-from instamap.model import compose
-from instamap.plugin.choice import choose, default_parts
+from instamap.model import compose, default_parts
+from instamap.plugin.choice import choose
 from instamap.scene import Scene
 from instamap.simulate import particle_set
 from instamap.statistics.noise_refinement import MIN_HALF_IMAGES, refine

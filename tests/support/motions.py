@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import grids
-from instamap.model import compose
+from instamap.model import compose, default_parts
 from instamap.motion.motion_model import HalfModel, MotionModel
-from instamap.plugin.choice import choose, default_parts, to_record
+from instamap.plugin.choice import choose, to_record
 from instamap.scene import Scene
 from instamap.toml_text import write_toml
 

@@ -6,8 +6,8 @@ That the right ones pass is tested in tests/laws.
 import pytest
 import torch
 
-from instamap.fit.images import MiniBatches
-from instamap.fit.normal import NormalEquations
+from instamap.fitting.images import MiniBatches
+from instamap.fitting.normal import NormalEquations
 from instamap.testing import ObjectiveLaws
 from instamap.testing.scenes import Case
 

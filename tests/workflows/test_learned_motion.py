@@ -16,13 +16,13 @@ from torch import Tensor
 
 from instamap.data.formats import star
 from instamap.data.particles import Particles
-from instamap.fit import loop
-from instamap.fit.images import Images
-from instamap.fit.stages import Stage
+from instamap.fitting import loop
+from instamap.fitting.images import Images
+from instamap.fitting.stages import Stage
 from instamap.geometry import grids, rotations
-from instamap.model import Model, compose
+from instamap.model import Model, compose, default_parts
 from instamap.motion.motion_model import MotionModel
-from instamap.plugin.choice import choose, default_parts
+from instamap.plugin.choice import choose
 from instamap.poses.correction import as_rigid, from_rigid
 from instamap.scene import Views
 from instamap.simulate import random_poses

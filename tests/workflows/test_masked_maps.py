@@ -12,9 +12,8 @@ from torch import Tensor
 
 from instamap.geometry import grids, rotations
 from instamap.maps import mask, mrc
-from instamap.model import compose
+from instamap.model import compose, default_parts, usual_forward
 from instamap.parts import SharedDensity
-from instamap.plugin.choice import default_parts, usual_forward
 from instamap.plugin.registry import default
 from instamap.scene import Scene, Views
 from instamap.simulate import particle_set

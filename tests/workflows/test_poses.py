@@ -18,8 +18,8 @@ from instamap.data.formats import star as read_star
 from instamap.data.particles import Particles
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
-from instamap.model import compose
-from instamap.plugin.choice import choose, default_parts
+from instamap.model import compose, default_parts
+from instamap.plugin.choice import choose
 from instamap.poses import correction
 from instamap.poses.expansion import Expansion, Images, Reference, refine
 from instamap.poses.pose_prior import Prior

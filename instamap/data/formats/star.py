@@ -9,13 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from instamap.data.formats import mirror
 from instamap.data.formats.base import InputFormat
 from instamap.data.formats.star_columns import StarColumns
 from instamap.data.formats.star_source import StarSource
 from instamap.data.particle_table import Columns, Numbers, ParticleTable
 from instamap.errors import DataError
 from instamap.geometry import rotations
-from instamap.scene import Optics
+from instamap.scene import Optics, Views
 
 TERMS = {
     "image": "rlnImageName",
@@ -54,7 +55,8 @@ class StarFormat(InputFormat):
     Both generations are understood: one table with origins in pixels (up to 3.0), or particles and
     optics tables, in any order, joined by rlnOpticsGroup, with origins in Å. Where both tables have
     a column the particle table wins; where both kinds of origin are there, those in Å win. Missing
-    rlnPhaseShift, rlnCtfBfactor, origins mean 0, a missing rlnCtfScalefactor 1.
+    rlnPhaseShift, rlnCtfBfactor, origins mean 0, a missing rlnCtfScalefactor 1. Of an image that is
+    mirrored (rlnIsFlip) the pose is that with which it is seen as it is.
     """
 
     @classmethod
@@ -81,27 +83,31 @@ class StarFormat(InputFormat):
         image_names = columns.texts(
             TERMS["image"], "take a STAR file of particles, not of micrographs or models"
         )
+        _check_origins(columns)
         rotation = rotations.from_euler(*euler_angles(columns).unbind(-1))
         pixel_size = _pixel_size(columns)
-        origin = _origins(columns, pixel_size)
-        optics = _optics(columns) if ctf else None
-        premultiplied = _premultiplied(columns, optics)
+        views = Views.of(rotation, _origins(columns, pixel_size), _optics(columns) if ctf else None)
+        mirrored = _mirrored(columns)
+        if mirrored is not None:
+            views = mirror.mirrored(views, mirrored)
+        premultiplied = _premultiplied(columns, views.optics)
         return ParticleTable(
             path=columns.path,
             image_names=image_names,
-            rotation=rotation,
-            origin=origin,
-            optics=optics,
+            rotation=views.rotation,
+            origin=views.origin,
+            optics=views.optics,
             group=torch.tensor(columns.group),
             group_names=_group_names(columns),
             pixel_size=torch.tensor(pixel_size),
             box=_box(columns),
             premultiplied=premultiplied,
+            phase_flipped=_phase_flipped(columns, views.optics, premultiplied),
             half=_half(columns),
             ignored=tuple(unmodelled(columns)),
             columns=columns,
             terms=TERMS,
-            source=StarSource(columns, pixel_size),
+            source=StarSource(columns, pixel_size, mirrored),
         )
 
 
@@ -170,6 +176,57 @@ def _pixel_size(columns: StarColumns) -> Numbers:
     )
     magnification = columns.numbers("rlnMagnification", allowed=_positive, words="a number above 0")
     return detector * 1e4 / magnification
+
+
+def _check_origins(columns: StarColumns) -> None:
+    """Refuse half a pair of origins, and origins that are there as priors alone: what is missing
+    would be taken for 0.
+    """
+    for unit in ("Angst", ""):
+        for axis, other in ("XY", "YX"):
+            name = f"rlnOrigin{axis}{unit}"
+            missing = f"rlnOrigin{other}{unit}"
+            if name in columns and missing not in columns:
+                raise DataError(
+                    f"'{columns.path}' has {name} without {missing}; add that column, or remove"
+                    f" {name} if the images are centred"
+                )
+    names = ("rlnOriginXAngst", "rlnOriginX")
+    priors = ("rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPrior", "rlnOriginYPrior")
+    for prior in priors:
+        if prior in columns and not any(name in columns for name in names):
+            origin = prior.replace("Prior", "")
+            raise DataError(
+                f"'{columns.path}' has {prior} without {origin}; copy the prior to that column, or"
+                f" add it as 0 if the images are centred"
+            )
+
+
+def _mirrored(columns: StarColumns) -> Tensor | None:
+    """Which images "n" are mirrored; None if none is."""
+    flags = columns.numbers(TERMS["mirrored"], default=0.0, allowed=_flag, words="0 or 1")
+    return torch.from_numpy(flags == 1) if flags.any() else None
+
+
+def _phase_flipped(
+    columns: StarColumns, optics: Optics | None, premultiplied: bool
+) -> Tensor | None:
+    """Which images "n" are phase-flipped; None if none is."""
+    name = TERMS["phase-flipped"]
+    flags = columns.numbers(name, default=0.0, allowed=_flag, words="0 or 1")
+    if not flags.any():
+        return None
+    if premultiplied:
+        raise DataError(
+            f"{name} and {TERMS['premultiplied']} of '{columns.path}' are both 1, but images are"
+            " one or the other; set the one to 0 that is not true"
+        )
+    if optics is None:
+        raise DataError(
+            f"{name} of '{columns.path}' is 1, which makes the CTF part of the images; read them"
+            " with their CTF"
+        )
+    return torch.from_numpy(flags == 1)
 
 
 def _origins(columns: StarColumns, pixel_size: Numbers) -> Tensor:

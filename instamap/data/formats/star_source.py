@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from instamap.data.formats import star_file
+from instamap.data.formats import mirror, star_file
 from instamap.data.formats.star_columns import OPTICS, StarColumns
 from instamap.data.formats.star_file import Column, Table
 from instamap.data.particle_table import Numbers, Rescaling, Source
@@ -31,11 +31,18 @@ class StarSource(Source):
     """The tables of a STAR file."""
 
     def __init__(
-        self, columns: StarColumns, pixel_size: Numbers, tables: list[Table] | None = None
+        self,
+        columns: StarColumns,
+        pixel_size: Numbers,
+        mirrored: Tensor | None,
+        tables: list[Table] | None = None,
     ) -> None:
-        """columns: of the file as it was read. pixel_size "n": Å. tables: what is to be written."""
+        """columns: of the file as it was read. pixel_size "n": Å. mirrored "n": which images are.
+        tables: what is to be written.
+        """
         self._columns = columns
         self._pixel_size = pixel_size
+        self._mirrored = mirrored
         self._tables = columns.tables if tables is None else tables
 
     def take(self, rows: npt.NDArray[np.int64]) -> "StarSource":
@@ -68,10 +75,10 @@ class StarSource(Source):
 
     def with_images(self, stack: str, rescaling: Rescaling) -> "StarSource":
         """Images in one stack, in the file's order; sizes, pixel sizes and origins in pixels are
-        those of the images as they are now. Raises DataError.
+        those of the images as they are now, whose phases are not flipped. Raises DataError.
         """
         tables = [self._rescaled(table, rescaling) for table in self._tables]
-        resized = StarSource(self._columns, self._pixel_size, tables)
+        resized = self._with_tables(tables)
         particles = resized._particles
         names = (f"{number:06d}@{stack}" for number in range(1, len(particles) + 1))
         return resized._with_particles(particles.with_columns({"rlnImageName": Column.of(names)}))
@@ -87,10 +94,15 @@ class StarSource(Source):
 
     def _with_particles(self, particles: Table) -> "StarSource":
         tables = [particles if table.name == particles.name else table for table in self._tables]
-        return StarSource(self._columns, self._pixel_size, tables)
+        return self._with_tables(tables)
+
+    def _with_tables(self, tables: list[Table]) -> "StarSource":
+        return StarSource(self._columns, self._pixel_size, self._mirrored, tables)
 
     def _poses(self, views: Views) -> dict[str, list[float]]:
         """New values by column."""
+        if self._mirrored is not None:
+            views = mirror.mirrored(views, self._mirrored)
         angles = torch.rad2deg(rotations.to_euler(views.rotation))
         new = {}
         for place, name in enumerate(("Rot", "Tilt", "Psi")):
@@ -115,6 +127,9 @@ class StarSource(Source):
         """A table that describes images, with the values that they have now."""
         if table.name not in (self._columns.name, OPTICS):
             return table
+        if "rlnCtfDataArePhaseFlipped" in table.columns:
+            undone = Column.of(["0"] * len(table))
+            table = table.with_columns({"rlnCtfDataArePhaseFlipped": undone})
         if rescaling.box != rescaling.box_before and self._says_box(table):
             size = Column.of([str(rescaling.box)] * len(table))
             table = table.with_columns({"rlnImageSize": size})

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instamap.deform.identity import Identity
-from instamap.fit import loop
-from instamap.fit.images import MiniBatches
-from instamap.fit.lattice import Lattice
-from instamap.fit.normal import NormalEquations
-from instamap.fit.objective import ImageData, StatisticsData
+from instamap.fitting import loop
+from instamap.fitting.images import MiniBatches
+from instamap.fitting.lattice import Lattice
+from instamap.fitting.normal import NormalEquations
+from instamap.fitting.objective import ImageData, StatisticsData
 from instamap.forward.ray import Ray
 from instamap.fourier import ctf
 from instamap.geometry import grids, rotations
-from instamap.model import Model, compose, part_classes
+from instamap.model import Model, compose, default_parts, part_classes
 from instamap.parts import ForwardOperator, Representation
-from instamap.plugin.choice import choose, default_parts
+from instamap.plugin.choice import choose
 from instamap.plugin.options import Options, RepresentationOptions
 from instamap.plugin.registry import default
 from instamap.representations.voxel import Voxel

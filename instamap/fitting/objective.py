@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from instamap.fit.regulariser import Regulariser
+from instamap.fitting.regulariser import Regulariser
 from instamap.model import Model
 from instamap.plugin.options import Options, option
 from instamap.scene import Batch

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from instamap.fit import draws
-from instamap.fit.objective import ImageData, ImageSource, ModelAverage, ObjectiveOptions
+from instamap.fitting import draws
+from instamap.fitting.objective import ImageData, ImageSource, ModelAverage, ObjectiveOptions
 from instamap.geometry import rotations
 from instamap.model import Model
 from instamap.plugin.options import option

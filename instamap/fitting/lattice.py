@@ -5,7 +5,7 @@ cube that holds them.
 import torch
 from torch import Tensor, nn
 
-from instamap.fit import draws
+from instamap.fitting import draws
 from instamap.fourier.kaiser_bessel import grid_size
 from instamap.geometry import grids
 from instamap.geometry.sampling import dilate

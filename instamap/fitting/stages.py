@@ -1,7 +1,7 @@
 """The stages of a fit: the usual ones, and what is refused."""
 
 from instamap.errors import CompositionError
-from instamap.fit.stage import Stage
+from instamap.fitting.stage import Stage
 from instamap.model import Model
 from instamap.parts import SharedDensity
 

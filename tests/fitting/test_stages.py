@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from instamap.errors import CompositionError, OptionError
-from instamap.fit import loop, stages
-from instamap.fit.objective import FitData, Objective, ObjectiveOptions
-from instamap.fit.stage import Stage
-from instamap.model import compose
-from instamap.plugin.choice import default_parts
+from instamap.fitting import loop, stages
+from instamap.fitting.objective import FitData, Objective, ObjectiveOptions
+from instamap.fitting.stage import Stage
+from instamap.model import compose, default_parts
 from instamap.plugin.options import from_dict, parse, to_dict
 from instamap.scene import Scene
 from instamap.toml_text import read_toml, write_toml

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from instamap.errors import DataError, OutputError
-from instamap.fit.checkpoint import Checkpoint, Fitted, Position
+from instamap.fitting.checkpoint import Checkpoint, Fitted, Position
 from instamap.progress import Evaluation
 
 

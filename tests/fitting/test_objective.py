@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from instamap.fit.conformations import ConformationData, Conformations
-from instamap.fit.images import MiniBatches
-from instamap.fit.normal import NormalEquations
-from instamap.fit.objective import ImageData, Objective, StatisticsData
-from instamap.fit.regulariser import Regulariser
+from instamap.fitting.conformations import ConformationData, Conformations
+from instamap.fitting.images import MiniBatches
+from instamap.fitting.normal import NormalEquations
+from instamap.fitting.objective import ImageData, Objective, StatisticsData
+from instamap.fitting.regulariser import Regulariser
 from instamap.geometry import rotations
-from instamap.model import Model, compose
-from instamap.plugin.choice import choose, default_parts
+from instamap.model import Model, compose, default_parts
+from instamap.plugin.choice import choose
 from instamap.plugin.options import parse
 from instamap.scene import Batch, Scene, Views
 from instamap.statistics.statistics import Statistics

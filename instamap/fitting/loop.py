@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from instamap.fit.checkpoint import Checkpoint, Checkpoints, Fitted, Position
-from instamap.fit.objective import Objective, ObjectiveOptions
-from instamap.fit.stage import Stage
-from instamap.fit.stages import usual
+from instamap.fitting.checkpoint import Checkpoint, Checkpoints, Fitted, Position
+from instamap.fitting.objective import Objective, ObjectiveOptions
+from instamap.fitting.stage import Stage
+from instamap.fitting.stages import usual
 from instamap.model import Model
 from instamap.progress import SILENT, Evaluation, Progress
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from instamap.fit.lattice import Lattice
-from instamap.fit.objective import Objective, ObjectiveOptions, StatisticsData
+from instamap.fitting.lattice import Lattice
+from instamap.fitting.objective import Objective, ObjectiveOptions, StatisticsData
 from instamap.model import Model
 from instamap.parts import GaussianLikelihood, SharedDensity
 from instamap.plugin.options import option

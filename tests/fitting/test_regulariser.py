@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.fit.regulariser import Regulariser
-from instamap.model import compose
+from instamap.fitting.regulariser import Regulariser
+from instamap.model import compose, default_parts
 from instamap.parts import Deformation
-from instamap.plugin.choice import choose, default_parts
+from instamap.plugin.choice import choose
 from instamap.plugin.options import DeformationOptions
 from instamap.scene import Scene
 

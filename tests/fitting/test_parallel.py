@@ -8,9 +8,8 @@ import time
 import pytest
 import torch
 
-from instamap.fit.parallel import run_in_threads
-from instamap.model import compose
-from instamap.plugin.choice import default_parts
+from instamap.fitting.parallel import run_in_threads
+from instamap.model import compose, default_parts
 from instamap.progress import Evaluation, Progress
 from instamap.scene import Scene
 
