@@ -160,7 +160,9 @@ def test_space_that_folds_is_said():
     """
     minus = (-2 * torch.eye(3), [0, 0, 0])
     found = audited([minus], [minus])
-    assert [s.folded for s in found.conformations] == [1.0 if s.z[0] > 0.5 else 0.0 for s in found.conformations]
+    assert [s.folded for s in found.conformations] == [
+        1.0 if s.z[0] > 0.5 else 0.0 for s in found.conformations
+    ]
     assert float(found.maps["jacobian"].min()) == pytest.approx(-(0.8**3), abs=1e-3)
     assert "folds" in found.verdict
 
@@ -193,7 +195,9 @@ def test_no_motion_is_said():
     )
     made = motion([shift(9, 0, 0)], [shift(9, 0, 0)], latents=torch.zeros(7, 1))
     assert conformations(made.latents).tolist() == [[0.0]]
-    assert audit(made, reference(made), conformations(made.latents)).verdict.startswith("nothing moves")
+    assert audit(made, reference(made), conformations(made.latents)).verdict.startswith(
+        "nothing moves"
+    )
 
 
 def test_only_what_is_solid_in_both_fits_counts():
