@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from instamap.plugin.options import Options as Options
     from instamap.plugin.options import RepresentationOptions as RepresentationOptions
     from instamap.plugin.options import option as option
+    from instamap.plugin.registry import register as register
     from instamap.progress import Evaluation as Evaluation
     from instamap.progress import Progress as Progress
     from instamap.scene import Batch as Batch
@@ -103,6 +104,7 @@ _HOMES = {
     "plugin.component": ("Component",),
     "plugin.hooks": ("hookimpl",),
     "plugin.options": ("option", "Options", "RepresentationOptions", "DeformationOptions"),
+    "plugin.registry": ("register",),
     "progress": ("Progress", "Evaluation"),
     "scene": ("Scene", "Views", "Optics", "Batch"),
 }

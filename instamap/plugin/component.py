@@ -19,6 +19,10 @@ KINDS = (
 )
 
 
+PROCESS = "this process"
+"""The provider of parts that a script or a notebook registers itself."""
+
+
 @dataclass(frozen=True)
 class Component:
     """A part that can be chosen by name.
@@ -69,6 +73,5 @@ class Component:
         return found
 
     def _unusable(self, why: str) -> PartError:
-        return PartError(
-            f"{self.kind} '{self.name}' of {self.provider} {why}; mend or uninstall {self.provider}"
-        )
+        remedy = "mend it" if self.provider == PROCESS else f"mend or uninstall {self.provider}"
+        return PartError(f"{self.kind} '{self.name}' of {self.provider} {why}; {remedy}")

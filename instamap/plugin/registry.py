@@ -13,7 +13,7 @@ import pluggy
 
 from instamap.errors import PartError
 from instamap.plugin import builtin, hooks
-from instamap.plugin.component import KINDS, Component
+from instamap.plugin.component import KINDS, PROCESS, Component
 
 OWN = "instamap"  # the provider of the built-in parts
 
@@ -101,6 +101,22 @@ class Registry:
                 )
             self._parts[part.kind, part.name] = replace(part, provider=provider)
 
+    def register(self, *components: Component) -> None:
+        """Adds parts that this process defines. One that it registered under the same name earlier
+        gives way, so that a cell of a notebook can run again.
+
+        Raises PartError, and adds none of them, where another provider has a part of that name.
+        """
+        for part in components:
+            known = self._parts.get((part.kind, part.name))
+            if known and known.provider != PROCESS:
+                raise PartError(
+                    f"{part.kind} '{part.name}' is there already, from {known.provider}; give yours"
+                    " another name"
+                )
+        for part in components:
+            self._parts[part.kind, part.name] = replace(part, provider=PROCESS)
+
     def parts(self, kind: str | None = None) -> list[Component]:
         """All parts, or those of one kind, ordered by kind (as in KINDS) and name. Raises PartError
         for an unknown kind.
@@ -180,3 +196,12 @@ def installed(points=None, disabled: str | None = None) -> Registry:
 def default() -> Registry:
     """The registry of this process, made once."""
     return installed()
+
+
+def register(*components: Component) -> None:
+    """Gives parts of a script or a notebook their names, in this process only.
+
+    The target of a class defined in the script itself is f"{__name__}:Class". Raises PartError for
+    a name that is taken.
+    """
+    default().register(*components)

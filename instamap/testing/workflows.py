@@ -1,6 +1,7 @@
 """The laws of a workflow: what the front door and the command line rely on when they run one."""
 
 import fnmatch
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from instamap.errors import OutputError
+from instamap.errors import CompositionError, OutputError
 from instamap.plugin.choice import load_class
 from instamap.plugin.options import describe
 from instamap.plugin.registry import default
@@ -95,6 +96,8 @@ class WorkflowLaws(ABC):
         settings = self.unsuitable_settings(tmp_path)
         reason = load_class("workflow", self.name).unsuitable(settings)
         assert isinstance(reason, str) and len(reason.split()) > 3, f"the reason is {reason!r}"
+        with pytest.raises(CompositionError, match=re.escape(reason)):
+            resolve(settings)
 
     def test_what_is_suitable_runs(self, outcome: Outcome) -> None:
         """unsuitable() has nothing against the settings, and run() gives a Result."""

@@ -4,14 +4,19 @@ them imports no torch.
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 import pytest
 
+import instamap
 from instamap.errors import PartError
 from instamap.plugin import builtin
+from instamap.plugin import registry as registry_module
 from instamap.plugin.component import KINDS, Component
 from instamap.plugin.hooks import hookimpl
+from instamap.plugin.options import Options
 from instamap.plugin.registry import Broken, Registry, default, installed
 
 WAVELETS = Component("representation", "wavelets", "some.module:Wavelets", "a sum of wavelets")
@@ -273,6 +278,53 @@ def test_components_are_checked_when_made(kind_name_target):
 def test_every_built_in_part_can_be_loaded():
     for part in Registry({}, []).parts():
         assert part.load().Options(), f"{part.name} has options with usable defaults"
+
+
+class Ripples:
+    """What a notebook defines."""
+
+    Options = Options
+
+
+RIPPLES = Component("representation", "ripples", f"{__name__}:Ripples", "a sum of ripples")
+
+
+def test_a_process_can_register_parts_of_its_own():
+    registry = Registry({"other": plugin(WAVELETS)}, [])
+    registry.register(RIPPLES)
+    found = registry.get("representation", "ripples")
+    assert found.provider == "this process"
+    assert found.load() is sys.modules[__name__].Ripples
+
+
+def test_a_cell_can_run_again():
+    registry = Registry({}, [])
+    registry.register(RIPPLES)
+    registry.register(replace(RIPPLES, summary="better ripples"))
+    assert registry.get("representation", "ripples").summary == "better ripples"
+
+
+@pytest.mark.parametrize(("taken", "by"), [("voxel", "instamap"), ("wavelets", "other")])
+def test_a_process_cannot_take_the_name_of_others(taken, by):
+    registry = Registry({"other": plugin(WAVELETS)}, [])
+    before = names(registry)
+    with pytest.raises(PartError, match=f"'{taken}' is there already, from {by}; give yours"):
+        registry.register(RIPPLES, replace(RIPPLES, name=taken))
+    assert names(registry) == before
+
+
+def test_a_registered_part_whose_class_is_missing():
+    registry = Registry({}, [])
+    registry.register(replace(RIPPLES, target=f"{__name__}:Absent"))
+    with pytest.raises(PartError, match="'ripples' of this process .*Absent.*; mend it"):
+        registry.get("representation", "ripples").load()
+
+
+def test_register_is_public():
+    with mock.patch.object(registry_module, "default", lambda: made):
+        made = Registry({}, [])
+        instamap.register(RIPPLES)
+    assert made.get("representation", "ripples").provider == "this process"
 
 
 def test_the_registry_of_the_process_is_made_once():

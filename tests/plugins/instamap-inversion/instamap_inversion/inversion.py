@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from instamap import GaussianLikelihood, Options, Result, Workflow, option
 from instamap.maps import mask
 from instamap.model import make_part, part_classes
+from instamap.progress import SILENT
 from instamap.statistics import initial_map
 from instamap.statistics.streaming import accumulate
 from instamap.workflows.map import compare_halves, resolution_of
@@ -32,7 +33,7 @@ class Inversion(Workflow):
             return "it needs images and two halves; leave --no-halves and statistics out"
         return None
 
-    def run(self, settings, progress):
+    def run(self, settings, progress=SILENT):
         logged = LoggedProgress(progress)
         dataset = open_dataset(settings)
         likelihood = make_part("likelihood", settings.likelihood, dataset.scene)
