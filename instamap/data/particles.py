@@ -87,22 +87,12 @@ class Particles:
             return self._read(rows)
         chunks = rows.split(max(1, _PIXELS_AT_ONCE // self.stacks.box**2))
         images = torch.cat([self.preprocessor(self._read(chunk)) for chunk in chunks])
-        self._check_finite(
-            images,
-            rows,
-            "has a background in which nothing varies, by which it cannot be normalised; remove"
-            " that row",
-        )
+        self._check_normalised(images, rows)
         return images
 
     def _read(self, rows: Tensor) -> Tensor:
         """Images as they are on disk, but for phase flips, which are undone."""
         images = torch.from_numpy(self.stacks.read(rows.numpy()))
-        self._check_finite(
-            images,
-            rows,
-            "has pixels that are not finite; remove that row or extract the image again",
-        )
         return self._without_phase_flips(images, rows)
 
     def _without_phase_flips(self, images: Tensor, rows: Tensor) -> Tensor:
@@ -117,11 +107,14 @@ class Particles:
         images[flipped] = before
         return images
 
-    def _check_finite(self, images: Tensor, rows: Tensor, reason: str) -> None:
+    def _check_normalised(self, images: Tensor, rows: Tensor) -> None:
         finite = images.isfinite().flatten(1).all(1)
         if not finite.all():
             row = int(rows[~finite][0])
-            raise DataError(f"{self.describe(row)} {reason}")
+            raise DataError(
+                f"{self.describe(row)} has a background in which nothing varies, by which it cannot"
+                " be normalised; remove that row"
+            )
 
     def batch(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Batch:
         """Images and views of `rows` "B", in `dtype`. Raises DataError."""

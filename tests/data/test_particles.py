@@ -140,7 +140,6 @@ def test_pixels_that_are_not_finite(tmp_path, make):
         "not finite",
         call=lambda p: particles.batch(torch.tensor([2])),
     )
-    fails(path, "row 3", call=lambda p: particles.images(torch.tensor([-1])))
 
 
 def test_box_that_the_optics_table_denies(tmp_path, make):

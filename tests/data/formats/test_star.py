@@ -317,7 +317,8 @@ def test_missing_pixel_size(tmp_path, write_star, old):
 def test_wrong_value_names_row_and_value(
     tmp_path, write_star, optics, particle, column, value, words
 ):
-    good = particle | optics | {"rlnOriginXAngst": 0.0, "rlnPhaseShift": 0.0}
+    shifts = {"rlnOriginXAngst": 0.0, "rlnOriginYAngst": 0.0, "rlnPhaseShift": 0.0}
+    good = particle | optics | shifts
     path = write_star(
         tmp_path / "a.star", {"optics": [optics], "particles": [good, good, good | {column: value}]}
     )
