@@ -31,30 +31,31 @@ from instamap.cli import (
     simulate,
     states,
 )
+from instamap.cli.terminal import say, surviving_streams, tell
 from instamap.errors import InstamapError, PartError
-from instamap.files import escaped
 from instamap.plugin.registry import Registry, default
 from instamap.version import __version__
 
 if TYPE_CHECKING:
     from click import Context, HelpFormatter
 
-COMMANDS = (  # in the order of `instamap --help`
-    reconstruct.reconstruct,
-    preprocess.preprocess,
-    accumulate.accumulate,
-    merge.merge,
-    fit.fit,
-    states.states,
-    infer.infer,
-    select.select,
-    audit.audit,
-    morph.morph,
-    simulate.simulate,
-    demo.demo,
-    fsc.fsc,
-    parts.parts,
-    describe.describe,
+# In the order of `instamap --help`, each with the line that it has there.
+COMMANDS = (
+    (reconstruct.reconstruct, "Particles to half maps, a map and its resolution."),
+    (preprocess.preprocess, "Particles to cropped, smaller or normalised ones."),
+    (accumulate.accumulate, "Particles, or a shard of them, to statistics."),
+    (merge.merge, "Statistics of shards to those of all particles."),
+    (fit.fit, "Statistics to half maps, a map and its resolution."),
+    (states.states, "Maps, half maps and a movie of the states of a motion."),
+    (infer.infer, "Coordinates of new particles along a fitted motion."),
+    (select.select, "Particles with certain coordinates, as a STAR file."),
+    (audit.audit, "Whether to believe a motion: do independent fits agree?"),
+    (morph.morph, "An atomic model, moved as the map moves."),
+    (simulate.simulate, "Images of a model or a map with known poses."),
+    (demo.demo, "A made-up molecule, from particles to maps in a minute."),
+    (fsc.fsc, "How far two maps agree: resolution and curves."),
+    (parts.parts, "The parts that can be chosen by name."),
+    (describe.describe, "A part and its options, a stage, or the rule for auto."),
 )
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -103,36 +104,39 @@ def main() -> None:
     """
     with contextlib.suppress(ValueError):  # signals can be set in the main thread alone
         _end_on_signals()
-    try:
-        application(default())()
-    except InstamapError as error:
-        _tell(f"error: {escaped(' '.join(str(error).split()))}")
-        sys.exit(2)
-    except (KeyboardInterrupt, Interrupted):
-        _tell("interrupted")
-        sys.exit(130)
-    except Terminated as ended:
-        number = ended.args[0]
-        _tell(f"ended by {signal.Signals(number).name}; what was finished is as it was")
-        sys.exit(128 + number)
+    with surviving_streams():
+        try:
+            application(default())()
+        except InstamapError as error:
+            line = " ".join(str(error).split())
+            tell(f"error: {line}")
+            sys.exit(2)
+        except (KeyboardInterrupt, Interrupted):
+            tell("interrupted")
+            sys.exit(130)
+        except Terminated as ended:
+            number = ended.args[0]
+            tell(f"ended by {signal.Signals(number).name}; what was finished is as it was")
+            sys.exit(128 + number)
 
 
 def _end_on_signals() -> None:
-    """Lets SIGTERM and SIGHUP end the program as Ctrl-C does, cleaning up; nohup's SIGHUP stays."""
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-        raise Terminated(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the program with everything cleaned up, and a second one
+    at once. What a parent has had ignored, such as SIGHUP under nohup, stays so.
+    """
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in usual:
+            signal.signal(number, _end)
 
 
-def _tell(line: str) -> None:
-    """Prints a line on standard error, if there is still somebody who reads it."""
-    with contextlib.suppress(OSError, ValueError):
-        typer.echo(line, err=True)
+def _end(number: int, frame: object) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(other) is _end:
+            signal.signal(other, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Terminated(number)
 
 
 def application(registry: Registry) -> TyperGroup:
@@ -148,17 +152,17 @@ def application(registry: Registry) -> TyperGroup:
         context_settings=SETTINGS,
     )
     app.callback()(_program)
-    for command in COMMANDS:
-        app.command(cls=Command)(command)
+    for command, line in COMMANDS:
+        app.command(cls=Command, short_help=line)(command)
     group = get_group(app)
     for provider in registry.providers():
-        for name, command in _commands_of(provider, registry).items():
+        for name, added in _commands_of(provider, registry).items():
             if name in group.commands:
                 raise PartError(
                     f"command '{name}' of {provider} is defined already; uninstall {provider}, or"
                     f" set INSTAMAP_DISABLE_PLUGINS={provider}"
                 )
-            group.add_command(command, name)
+            group.add_command(added, name)
     return group
 
 
@@ -174,7 +178,7 @@ def _commands_of(provider: str, registry: Registry) -> dict:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"instamap {__version__}")
+        say(f"instamap {__version__}")
         raise typer.Exit()
 
 

@@ -7,6 +7,7 @@ import typer
 
 from instamap.cli import run
 from instamap.cli.flags import with_settings
+from instamap.cli.terminal import say
 from instamap.workflows.read_settings import Given
 
 
@@ -14,7 +15,11 @@ from instamap.workflows.read_settings import Given
 def accumulate(
     particles: Annotated[
         Path,
-        typer.Argument(help="STAR file with poses (RELION 3.0 or later).", show_default=False),
+        typer.Argument(
+            metavar="PARTICLES",
+            help="STAR file with poses (RELION 3.0 or later).",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder of statistics to write, or to go on with.")
@@ -30,19 +35,19 @@ def accumulate(
         bool, typer.Option("--force", help="Start anew where the folder holds statistics.")
     ] = False,
     *,
-    given: Given,
+    typed: Given,
 ) -> None:
     """Gather statistics of images, once, for any number of fits.
 
     The same command resumes where an interrupted one was.
     """
-    given.check_names()
+    typed.check_names()
     from instamap.cli.progress_bars import ProgressBars
     from instamap.workflows import shards
     from instamap.workflows.read_settings import read_settings
     from instamap.workflows.shard import Shard
 
-    settings = read_settings({}, run.with_plain(given, particles=particles))
+    settings = read_settings({}, run.with_plain(typed, particles=particles))
     with ProgressBars() as progress:
         shards.accumulate(settings, out, shard=Shard.parse(shard), force=force, progress=progress)
-    typer.echo(f"statistics in {out}/")
+    say(f"statistics in {out}/")

@@ -1,20 +1,29 @@
 """`instamap audit`: whether to believe a motion."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.output_checks import check_folder
+from instamap.cli.terminal import say
 from instamap.cli.text_table import columns
 
+if TYPE_CHECKING:
+    from instamap.motion.audit import Audit, ConformationAudit
+
 RECORD = "audit.json"
+PICTURE = "audit.png"
+HEADING = ("moved (rms, max Å)", "halves differ (rms Å)", "strain", "least det", "folded")
 
 
 def audit(
     motion: Annotated[
         Path,
-        typer.Argument(help="Folder of a run with --deform bending-field.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run with --deform bending-field.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("audit"),
     state: Annotated[
@@ -38,80 +47,67 @@ def audit(
     states; believed.mrc: 1 where the motion is to be believed; jacobian.mrc: the least determinant
     of x + u, which folds space where it is not above 0; audit.png: slices.
     """
-    from instamap.cli.progress import Stages
+    from instamap.cli.motion_inputs import read_conformation
+    from instamap.cli.progress_bars import ProgressBars
     from instamap.motion import audit as audits
     from instamap.motion.motion_model import MotionModel
-    from instamap.report.audit_plot import plot
+    from instamap.report import audit_plot
+    from instamap.version import __version__
     from instamap.workflows import output
+    from instamap.workflows.record import write_json
 
-    check_folder(out, (RECORD,), "an audit", force)
-    given = MotionModel.open(motion)
-    given.check_bends(motion)
-    start = reference(given, state)
-    z = audits.conformations(given.latents.double())
-    with output.staged(out, force) as folder:
-        with Stages() as stages:
-            found = audits.audit(given, start, z, stages.counter("states", len(z)))
-        found.write(folder)
-        plot(folder / "audit.png", found)
-    typer.echo("\n".join(_lines(found, out)))
-
-
-def reference(motion, text: str | None):
-    """The state "L" (float64) that is meant by numbers with commas between them, or the median.
-    Raises OptionError.
-    """
-    import math
-
-    import torch
-
-    from instamap.errors import OptionError
-    from instamap.motion.audit import reference as median
-
-    if text is None:
-        return median(motion).double()
-    count = motion.latents.shape[1]
-    try:
-        values = [float(word) for word in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != count or not all(map(math.isfinite, values)):
-        raise OptionError(
-            f"state is '{text}'; give {count}"
-            f" number{'s, with commas between them' if count > 1 else ''}"
-        )
-    return torch.tensor(values, dtype=torch.float64)
+    maps = [f"{name}.mrc" for name in audits.MAPS]
+    kind = output.FolderKind("an audit", RECORD, (*maps, PICTURE, RECORD))
+    output.check(out, kind, force)
+    model = MotionModel.open(motion)
+    model.check_bends(motion)
+    start = read_conformation(model, state)
+    z = audits.conformations(model.latents.double())
+    with output.reserve(out, kind, force) as place, place.filled() as folder:
+        with ProgressBars() as bars:
+            outcome = audits.audit(model, start, z, bars)
+        outcome.write_maps(folder)
+        audit_plot.plot(folder / PICTURE, outcome)
+        record = {"instamap": __version__, "files": output.names_in(folder), **outcome.record()}
+        write_json(folder / RECORD, record)
+    say(columns(_rows(outcome)))
+    for line in _conclusion(outcome):
+        say(line)
+    say(f"everything in {out}/: look at {PICTURE}")
 
 
-def _lines(found, out: Path) -> list[str]:
-    """States in columns, and what follows from them."""
-    names = [f"z{i + 1}" for i in range(len(found.reference))]
-    rows = [
-        [*names, "moved (rms, max Å)", "halves differ (rms Å)", "strain", "least det", "folded"]
+def _rows(outcome: "Audit") -> list[list[str]]:
+    """The states in columns."""
+    coordinates = [f"z{number}" for number in range(1, len(outcome.reference) + 1)]
+    return [[*coordinates, *HEADING], *(_row(one) for one in outcome.conformations)]
+
+
+def _row(one: "ConformationAudit") -> list[str]:
+    z = [f"{value:+.3f}" for value in one.z]
+    differ = "-" if one.disagreement_rms is None else f"{one.disagreement_rms:.2f}"
+    return [
+        *z,
+        f"{one.displacement_weighted:.2f}, {one.displacement_max:.2f}",
+        differ,
+        f"{one.strain_rms:.3f}",
+        f"{one.jacobian_min:.2f}",
+        f"{one.folded:.2%}",
     ]
-    for s in found.conformations:
-        differ = "-" if s.disagreement_rms is None else f"{s.disagreement_rms:.2f}"
-        rows.append(
-            [
-                *[f"{v:+.3f}" for v in s.z],
-                f"{s.displacement_weighted:.2f}, {s.displacement_max:.2f}",
-                differ,
-                f"{s.strain_rms:.3f}",
-                f"{s.jacobian_min:.2f}",
-                f"{s.folded:.2%}",
-            ]
-        )
-    lines = [columns(rows)]
-    if found.signal is not None:
+
+
+def _conclusion(outcome: "Audit") -> list[str]:
+    """What follows from the states, in lines."""
+    lines = []
+    if outcome.signal is not None:
         lines.append(
-            f"motion {found.motion_rms:.2f} Å rms where there is density; the halves' fields"
-            f" correlate by {found.signal:.3f}, differ by {found.disagreement_rms:.2f} Å rms, and"
-            f" share {found.believed:.0%} of the motion"
+            f"motion {outcome.motion_rms:.2f} Å rms where there is density; the halves' fields"
+            f" correlate by {outcome.signal:.3f}, differ by {outcome.disagreement_rms:.2f} Å rms,"
+            f" and share {outcome.believed:.0%} of the motion"
         )
-    worst = max(found.conformations, key=lambda s: s.lost)
-    if worst.lost:
+    lost = max(one.lost for one in outcome.conformations)
+    if lost:
         lines.append(
-            f"up to {worst.lost:.2%} of the mask could not be followed into a state and counts for"
-            " no displacement"
+            f"up to {lost:.2%} of the mask could not be followed into a state and counts for no"
+            " displacement"
         )
-    return [*lines, f"verdict: {found.verdict}", f"everything in {out}/: look at audit.png"]
+    return [*lines, f"verdict: {outcome.verdict}"]

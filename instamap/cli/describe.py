@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from instamap.cli.terminal import say
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
 from instamap.plugin.component import KINDS
@@ -48,7 +49,7 @@ def describe(
 def _part(kind: str, name: str) -> None:
     part = default().get(kind, name)
     specs = specs_of(part.load().Options)
-    typer.echo(f"{part.kind} {part.name}: {part.summary}\n")
+    say(f"{part.kind} {part.name}: {part.summary}\n")
     facts = [
         ["from", part.provider],
         ["class", part.target],
@@ -73,13 +74,13 @@ def _facts(field: "dataclasses.Field[Any]") -> SettingFacts:
 
 
 def _stage() -> None:
-    from instamap.fit.stage import Stage
+    from instamap.fitting.stage import Stage
 
-    typer.echo(
+    say(
         "stage: what learns in one stage of a fit, and how fast; it ends where evaluations stop"
         " improving\n"
     )
-    typer.echo(
+    say(
         '  use  --stage "OPTION=VALUE OPTION=VALUE", once for each stage; in run.toml a table'
         " [[stage]] each"
     )
@@ -87,11 +88,11 @@ def _stage() -> None:
 
 
 def _preprocess() -> None:
-    typer.echo(
+    say(
         "preprocess: what is done to each image when it is read, in this order; the file's"
         " origins stay true\n"
     )
-    typer.echo(
+    say(
         "  use  of reconstruct and accumulate, or once for all of instamap preprocess; in run.toml"
         " by the same names\n"
     )
@@ -105,12 +106,12 @@ def _with_default(field: "dataclasses.Field[Any]") -> str:
 
 
 def _auto() -> None:
-    typer.echo(
+    say(
         "auto: the workflow and the objective that go with the parts; says which, and run.toml"
         " keeps them\n"
     )
     _indented([["WORKFLOW", "TAKEN WHERE"], *[list(row) for row in RULE]])
-    typer.echo("\n  Options are those of what is taken: instamap describe workflow NAME")
+    say("\n  Options are those of what is taken: instamap describe workflow NAME")
 
 
 def _options(specs: list[OptionSpec]) -> None:
@@ -122,12 +123,12 @@ def _options(specs: list[OptionSpec]) -> None:
     if not any(spec.unit for spec in specs):
         heading.remove("UNIT")
         rows = [row[:3] + row[4:] for row in rows]
-    typer.echo("")
+    say("")
     _indented([heading, *rows])
 
 
 def _indented(rows: list[list[str]]) -> None:
-    typer.echo(columns([[INDENT + row[0], *row[1:]] for row in rows]))
+    say(columns([[INDENT + row[0], *row[1:]] for row in rows]))
 
 
 def _written(value: Any) -> str:

@@ -4,78 +4,144 @@
 """
 
 import inspect
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
 
+from instamap.cli.terminal import tell
 from instamap.errors import OptionError
 from instamap.workflows.read_settings import Given
 
 OBJECTIVES = ("normal", "images")
 WORKFLOWS = {"states": "motion", "poses": "poses"}
+OBJECTIVE_OF = {"motion": "conformations", "poses": "normal"}
 RENAMED = {"look": "evaluate_every"}
 OF_WORKFLOWS = ("coarse", "dimensions", "nodes", "rounds", "newton")
 
 
+GROUP_BY = typer.Option("--together", hidden=True)
+
+
+@dataclass
+class Translation:
+    """Earlier words and today's, of one command line or one file."""
+
+    earlier: list[str] = field(default_factory=list)
+    today: list[str] = field(default_factory=list)
+
+    def add(self, earlier: str, today: str) -> None:
+        """Notes that something is written in another way now."""
+        self.earlier.append(earlier)
+        self.today.append(today)
+
+    def tell(self) -> None:
+        """Tells in one line how all of it is written now."""
+        if self.earlier:
+            words = " ".join(self.earlier)
+            tell(f"note: {words} is now written {' '.join(self.today)}")
+
+
 def flags(command: str) -> list[inspect.Parameter]:
     """The hidden flags of a command for earlier spellings."""
-    if command == "accumulate":
-        return [_hidden("together", "--together", str | None)]
-    both = [_hidden("engine", "--engine", str | None), _hidden("e", "-E", list[str] | None)]
-    return both if command == "fit" else [*both, _hidden("together", "--together", str | None)]
+    engine = _hidden("engine", typer.Option("--engine", hidden=True), str | None)
+    option = _hidden("engine_options", typer.Option("-E", hidden=True), list[str] | None)
+    group_by = _hidden("earlier_group_by", GROUP_BY, str | None)
+    return {
+        "reconstruct": [engine, option, group_by],
+        "accumulate": [group_by],
+        "fit": [engine, option],
+    }.get(command, [])
 
 
-def _hidden(name: str, flag: str, kind: Any) -> inspect.Parameter:
-    option = typer.Option(flag, hidden=True)
+def _hidden(name: str, option: Any, kind: Any) -> inspect.Parameter:
     annotation = Annotated[kind, option]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
 
 
-def translated(given: Given, values: dict[str, Any]) -> Given:
-    """What was typed, with earlier spellings in today's words; a line says each."""
-    together = values.get("together")
-    if together is not None:
-        _tell("--together", "--group-by")
-        given = replace(given, plain={**given.plain, "group_by": together})
+def group_by(column: str | None, earlier_column: str | None) -> str | None:
+    """The column of --group-by, or of --together, of which a line is told."""
+    translation = Translation()
+    chosen = _group_by(column, earlier_column, translation)
+    translation.tell()
+    return chosen
+
+
+def _group_by(
+    column: str | None, earlier_column: str | None, translation: Translation
+) -> str | None:
+    if earlier_column is None:
+        return column
+    translation.add(f"--together {earlier_column}", f"--group-by {earlier_column}")
+    return earlier_column if column is None else column
+
+
+def translated(typed: Given, values: dict[str, Any]) -> Given:
+    """What was typed, with earlier spellings in today's words; one line tells all of them.
+
+    What was typed in today's words wins. values: of the hidden flags too, by name.
+    """
+    translation = Translation()
+    plain = dict(typed.plain)
+    names = dict(typed.names)
+    options = {kind: list(words) for kind, words in typed.options.items()}
     engine = values.get("engine")
-    items = values.get("e") or []
-    if engine is None and not items:
-        return given
-    names = dict(given.names)
-    options = {kind: list(words) for kind, words in given.options.items()}
     if engine is not None:
         kind, name = _engine(engine)
-        _tell(f"--engine {engine}", f"--{kind} {name}")
-        names[kind] = name
-    for item in items:
+        translation.add(f"--engine {engine}", f"--{kind} {name}")
+        names[kind] = names.get(kind) or name
+    for item in values.get("engine_options") or []:
         kind, word = _option(item)
-        _tell(f"-E {item}", f"{'-O' if kind == 'objective' else '-W'} {word}")
-        options[kind] = [*options.get(kind, []), word]
-    return replace(given, names=names, options=options)
+        flag = "-O" if kind == "objective" else "-W"
+        translation.add(f"-E {item}", f"{flag} {word}")
+        options[kind] = [word, *options.get(kind, [])]
+    earlier_column = values.get("earlier_group_by")
+    if earlier_column is not None:
+        plain["group_by"] = _group_by(plain.get("group_by"), earlier_column, translation)
+    translation.tell()
+    return replace(typed, plain=plain, names=names, options=options)
 
 
-def translated_record(record: dict[str, Any]) -> dict[str, Any]:
-    """A run.toml of version 0.1 in today's words."""
+def translated_record(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """A run.toml of version 0.1, from the file `where`, in today's words; one line tells it."""
+    translation = Translation()
     new = dict(record)
     if "together" in new:
         new["group_by"] = new.pop("together")
-    new.update(new.pop("preprocess", {}))
-    table = dict(new.pop("engine", {}))
-    name = table.pop("name", "auto")
-    if name == "auto":
-        return new
-    kind, chosen = _engine(name)
-    new[kind] = {"name": chosen}
-    if kind == "workflow":
-        new["objective"] = {"name": "conformations" if chosen == "motion" else "normal"}
-    for key, value in table.items():
-        target, word = _option(f"{key}=")
-        if target == "objective" or kind == "workflow":
-            new[target][word.rstrip("=")] = value
+        translation.add("together", "group_by")
+    if isinstance(new.get("preprocess"), dict):
+        steps = new.pop("preprocess")
+        new.update(steps)
+        translation.add("[preprocess]", " ".join(steps))
+    if isinstance(new.get("engine"), dict):
+        tables = _tables_of_engine(new.pop("engine"))
+        new.update(tables)
+        translation.add("[engine]", " ".join(f"[{kind}]" for kind in tables) or "nothing (auto)")
+    if translation.earlier:
+        tell(
+            f"note: '{where}' is of version 0.1: {', '.join(translation.earlier)} are read as"
+            f" {', '.join(translation.today)}"
+        )
     return new
+
+
+def _tables_of_engine(engine: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tables "objective" and "workflow" for a table "engine" of version 0.1."""
+    options = dict(engine)
+    name = options.pop("name", "auto")
+    if name == "auto":
+        return {}
+    kind, chosen = _engine(name)
+    tables = {kind: {"name": chosen}}
+    if kind == "workflow":
+        tables["objective"] = {"name": OBJECTIVE_OF[chosen]}
+    for key, value in options.items():
+        target, word = _option(key)
+        if target in tables:
+            tables[target][word] = value
+    return tables
 
 
 def _engine(name: str) -> tuple[str, str]:
@@ -96,7 +162,3 @@ def _option(item: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     word = RENAMED.get(key, key) + equals + value
     return ("workflow" if key in OF_WORKFLOWS else "objective"), word
-
-
-def _tell(old: str, new: str) -> None:
-    typer.echo(f"note: {old} is now written {new}", err=True)

@@ -23,14 +23,14 @@ def fit(
         bool, typer.Option("--force", help="Replace a run that the folder holds.")
     ] = False,
     *,
-    given: Given,
+    typed: Given,
 ) -> None:
     """Fit half maps to statistics: what reconstruct makes of the images, as often as you like.
 
     `instamap reconstruct --config` repeats it from run.toml.
     """
-    given.check_names()
+    typed.check_names()
     from instamap.workflows.statistics_folder import StatisticsFolder
 
     record = StatisticsFolder.open(statistics).settings.record()
-    run.run_record(record, given, out, force)
+    run.run_record(record, typed, out, force)

@@ -9,37 +9,46 @@ import typer
 from instamap.cli import earlier
 from instamap.workflows.read_settings import Given
 from instamap.workflows.settings import (
+    PREPROCESS,
     SETTING,
     SettingFacts,
     fields_of_command,
     plain_settings,
 )
 
+# Headings of the help, under which options stand.
+PARTICLES = "PARTICLES"
+IMAGES = "IMAGES (what is done to each as it is read, in this order)"
 PARTS = "PARTS (see `instamap parts`, and `instamap describe KIND NAME` for the options of one)"
+
+OPTION = "One of its options; repeatable."
 NOT_FLAGS = ("particles", "statistics", "device")  # arguments of commands, or not chosen there
+TYPED = "typed"  # the parameter of a command that takes what was typed of the settings
 
 
 def with_settings(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command, which takes `given`, a flag for each setting that goes with its name.
+    """Gives a command, which takes `typed`, a flag for each setting that goes with its name.
 
-    The command's own parameters come first; `given` is what a person typed of the settings.
+    The command's own parameters come first; `typed` is what a person typed of the settings.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(function).parameters.values() if p.name != "given"]
+        every = inspect.signature(function).parameters.values()
+        own = [parameter for parameter in every if parameter.name != TYPED]
         flags = _flags(command)
 
-        def typed(**values: Any) -> None:
+        def with_flags(**values: Any) -> None:
             of_settings = {flag.name: values.pop(flag.name) for flag in flags}
-            function(**values, given=_given(command, of_settings))
+            function(**values, **{TYPED: _typed(command, of_settings)})
 
         parameters = [_keyword(parameter) for parameter in (*own, *flags)]
-        typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        typed.__annotations__ = {p.name: p.annotation for p in parameters}
-        typed.__name__ = function.__name__
-        typed.__doc__ = function.__doc__
-        typed.__module__ = function.__module__
-        return typed
+        signature = inspect.Signature(parameters)
+        with_flags.__signature__ = signature  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {one.name: one.annotation for one in parameters}
+        with_flags.__name__ = function.__name__
+        with_flags.__doc__ = function.__doc__
+        with_flags.__module__ = function.__module__
+        return with_flags
 
     return decorate
 
@@ -58,24 +67,39 @@ def _flags(command: str) -> list[inspect.Parameter]:
         facts = field.metadata[SETTING]
         words = f"{field.metadata['help']}  [default: {facts.default_words}]"
         if facts.kind is None:
-            flags.append(_plain(field.name, types[field.name], facts, words))
+            panel = _panel(facts, command)
+            flags.append(_plain(field.name, types[field.name], facts, words, panel))
         elif facts.kind == "stage":
             flags.append(_many(field.name, facts.flag, facts.metavar, words))
         else:
             flags.append(_one(field.name, facts.flag, words))
-            option = f"Option of the {facts.kind}; repeatable."
-            flags.append(_many(_options_name(field.name), facts.options_flag, "KEY=VALUE", option))
+            name = _options_name(field.name)
+            flags.append(_many(name, facts.options_flag, "KEY=VALUE", OPTION))
     return [*flags, *earlier.flags(command)]
 
 
-def _plain(name: str, kind: Any, facts: SettingFacts, words: str) -> inspect.Parameter:
+def _panel(facts: SettingFacts, command: str) -> str | None:
+    """The heading of a plain setting's flag; None: with the command's own."""
+    if command == PREPROCESS or facts.role not in ("place", "data"):
+        return None
+    of_images = facts.role == "data" and PREPROCESS in facts.commands
+    return IMAGES if of_images else PARTICLES
+
+
+def _plain(
+    name: str, kind: Any, facts: SettingFacts, words: str, panel: str | None
+) -> inspect.Parameter:
     flag = facts.flag or "--" + name.replace("_", "-")
-    option = typer.Option(flag, help=words, metavar=facts.metavar, show_default=False)
+    option = typer.Option(
+        flag, help=words, metavar=facts.metavar, rich_help_panel=panel, show_default=False
+    )
     return _parameter(name, Annotated[kind | None, option])
 
 
 def _one(name: str, flag: str, words: str) -> inspect.Parameter:
-    option = typer.Option(flag, help=words, rich_help_panel=PARTS, show_default=False)
+    option = typer.Option(
+        flag, help=words, metavar="NAME", rich_help_panel=PARTS, show_default=False
+    )
     return _parameter(name, Annotated[str | None, option])
 
 
@@ -96,7 +120,7 @@ def _options_name(kind: str) -> str:
     return f"{kind}_options"
 
 
-def _given(command: str, values: dict[str, Any]) -> Given:
+def _typed(command: str, values: dict[str, Any]) -> Given:
     """What was typed of the settings."""
     plain = {}
     names = {}

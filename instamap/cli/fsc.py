@@ -1,11 +1,25 @@
 """`instamap fsc`: how far two maps agree."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instamap.cli.terminal import say
 from instamap.cli.text_table import columns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MapComparison:
+    """FSC curves by name, of maps with a box (pixels) and a pixel size (Å)."""
+
+    curves: "dict[str, Tensor]"
+    box: int
+    pixel_size: float
 
 
 def fsc(
@@ -24,29 +38,45 @@ def fsc(
         Path | None, typer.Option("-o", "--output", metavar="FSC.csv", help="Write the curves.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FSC.png", help="Draw the curves.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files of these names if they are there.")
+    ] = False,
 ) -> None:
     """Fourier shell correlation of two maps: resolution and curves."""
     from instamap.maps import fsc as shells  # torch is imported here, not for --help
+    from instamap.workflows.output import check_file
 
-    curves, box, pixel_size = _curves(a, b, mask)
+    inputs = [path for path in (a, b, mask) if path is not None]
+    for written in (output, plot):
+        if written is not None:
+            check_file(written, force, inputs)
+    compared = _compare(a, b, mask)
+    curves = compared.curves
     if output:
-        shells.write_csv(output, curves, box, pixel_size)
+        shells.write_csv(output, curves, compared.box, compared.pixel_size)
     if plot:
         from instamap.report import fsc_plot
 
-        fsc_plot.plot(plot, curves, box, pixel_size)
-    rows = [["", *[f"FSC = {t:g}" for t in shells.RESOLUTION_THRESHOLDS], "AUC"]]
-    for name, curve in curves.items():
-        found = [
-            f"{shells.resolution(curve, box, pixel_size, t):.2f} Å"
-            for t in shells.RESOLUTION_THRESHOLDS
-        ]
-        rows.append([name, *found, f"{shells.auc(curve):.4f}"])
-    typer.echo(columns(rows))
+        fsc_plot.plot(plot, curves, compared.box, compared.pixel_size)
+    say(columns(_rows(compared)))
 
 
-def _curves(a: Path, b: Path, mask: Path | None) -> tuple[dict, int, float]:
-    """The curves by name, the box and the pixel size in Å."""
+def _rows(compared: MapComparison) -> list[list[str]]:
+    """The resolution at each threshold, and the area under the curve, of each curve."""
+    from instamap.maps import fsc as shells
+
+    thresholds = shells.RESOLUTION_THRESHOLDS
+    rows = [["", *[f"FSC = {threshold:g}" for threshold in thresholds], "AUC"]]
+    for name, curve in compared.curves.items():
+        row = [name]
+        for threshold in thresholds:
+            resolution = shells.resolution(curve, compared.box, compared.pixel_size, threshold)
+            row.append(f"{resolution:.2f} Å")
+        rows.append([*row, f"{shells.auc(curve):.4f}"])
+    return rows
+
+
+def _compare(a: Path, b: Path, mask: Path | None) -> MapComparison:
     import torch
 
     from instamap.maps import fsc as shells
@@ -56,11 +86,13 @@ def _curves(a: Path, b: Path, mask: Path | None) -> tuple[dict, int, float]:
     first = mrc.read(a)
     second = mrc.read(b)
     shells.same_frame(first, second, (str(a), str(b)))
-    (one, pixel_size), other = first, second[0]
+    one, pixel_size = first
+    other = second[0]
     curves = {"whole": shells.fsc(one, other)}
     if mask:
         soft = masks.load(mask, len(one), pixel_size)
         generator = torch.Generator().manual_seed(0)  # the same question has the same answer
-        curves["masked"] = shells.fsc(shells.levelled(one, soft), shells.levelled(other, soft))
+        levelled = [shells.levelled(volume, soft) for volume in (one, other)]
+        curves["masked"] = shells.fsc(*levelled)
         curves["corrected"] = shells.phase_randomised(one, other, soft, generator=generator)
-    return curves, len(one), pixel_size
+    return MapComparison(curves, len(one), pixel_size)

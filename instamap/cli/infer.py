@@ -1,26 +1,36 @@
 """`instamap infer`: coordinates of new particles under a motion that was fitted to others."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.output_checks import check_folder
+from instamap.cli import earlier
+from instamap.cli.motion_inputs import hint_of_datadir
+from instamap.cli.terminal import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STAR = "particles_latents.star"
+RECORD = "inferred.json"
 
 
 def infer(
     motion: Annotated[
         Path,
         typer.Argument(
-            help="Folder of a run with --deform bending-field or subspace.", show_default=False
+            metavar="RUN",
+            help="Folder of a run with --deform bending-field or subspace.",
+            show_default=False,
         ),
     ],
     particles: Annotated[
         Path,
         typer.Argument(
-            help="STAR file of the new particles, posed in the run's frame.", show_default=False
+            metavar="PARTICLES",
+            help="STAR file of the new particles, posed in the run's frame.",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
@@ -30,7 +40,7 @@ def infer(
         Path | None,
         typer.Option(help="Folder that image paths are relative to, if not the STAR file's."),
     ] = None,
-    together: Annotated[
+    group_by: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
@@ -41,33 +51,44 @@ def infer(
     force: Annotated[
         bool, typer.Option("--force", help="Replace coordinates that the folder holds.")
     ] = False,
+    earlier_group_by: Annotated[str | None, earlier.GROUP_BY] = None,
 ) -> None:
     """Place new particles along a fitted motion: latents.npy, and their STAR file with columns
     instamapLatent1 and so on.
     """
     import numpy as np
 
-    from instamap.cli.preprocess import check_target
-    from instamap.data import writers
+    from instamap.data.writers import write_latents
     from instamap.motion.motion_model import LATENTS, MotionModel
+    from instamap.version import __version__
     from instamap.workflows import embed_new, output
+    from instamap.workflows.record import write_json
 
-    check_folder(out, (LATENTS, STAR), "coordinates", force)
-    check_target(out / STAR, (particles,) if particles.exists() else (), force)
-    given = MotionModel.open(motion)
-    some = embed_new.open_particles(given, particles, datadir)
-    unit = embed_new.particle_numbers(given, some, together)
-    with output.staged(out, force) as folder:
-        latents = embed_new.embed(given, some, unit)
+    column = earlier.group_by(group_by, earlier_group_by)
+    kind = output.FolderKind("coordinates", RECORD, (LATENTS, STAR, RECORD))
+    output.check(out, kind, force)
+    model = MotionModel.open(motion)
+    opened = embed_new.open_particles(model, particles, datadir)
+    particle = embed_new.particle_numbers(model, opened, column)
+    inputs = (opened.path, *opened.stacks.files)
+    with output.reserve(out, kind, force, inputs) as place, place.filled() as folder:
+        latents = embed_new.embed(model, opened, particle)
         np.save(folder / LATENTS, latents.numpy())
-        writers.write_latents(some.table, latents, folder / STAR)
-    ends = ", ".join(
-        f"{low:.3g} to {high:.3g}"
-        for low, high in zip(latents.amin(0), latents.amax(0), strict=True)
-    )
-    images = "" if int(unit.max()) + 1 == len(unit) else f" in {len(unit)} images"
-    typer.echo(f"placed {int(unit.max()) + 1} particles{images}; coordinates from {ends}")
-    found = writers.datadir_for(some.table, out / STAR, datadir)
-    if found:
-        typer.echo(f"images are named as before: read {STAR} with --datadir {found}")
-    typer.echo(f"coordinates in {out}/: {LATENTS}, {STAR}")
+        write_latents(opened.table, latents, folder / STAR)
+        files = output.names_in(folder)
+        record = {"motion": str(motion.resolve()), "particles": str(opened.path)}
+        write_json(folder / RECORD, {"instamap": __version__, "files": files, **record})
+    say(_summary(latents, particle))
+    for line in hint_of_datadir(opened.table, out / STAR, datadir):
+        say(line)
+    say(f"coordinates in {out}/: {LATENTS}, {STAR}")
+
+
+def _summary(latents: "Tensor", particle: "Tensor") -> str:
+    """How many particles were embedded, and where."""
+    lowest = latents.amin(0).tolist()
+    highest = latents.amax(0).tolist()
+    ends = [f"{low:.3g} to {high:.3g}" for low, high in zip(lowest, highest, strict=True)]
+    count = int(particle.max()) + 1
+    images = "" if count == len(particle) else f" in {len(particle)} images"
+    return f"placed {count} particles{images}; coordinates from {', '.join(ends)}"

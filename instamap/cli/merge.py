@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from instamap.cli.terminal import say
+
 
 def merge(
     statistics: Annotated[
@@ -28,4 +30,4 @@ def merge(
     sets = ", ".join(f"{name} {count}" for name, count in folder.counts.items())
     missing = missing_share(folder.shards)
     rest = f"; shards of {float(missing):.1%} of the images are missing" if missing else ""
-    typer.echo(f"statistics of {sets} images in {out}/{rest}")
+    say(f"statistics of {sets} images in {out}/{rest}")

@@ -1,11 +1,15 @@
 """`instamap morph`: an atomic model moved as the map moves."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.errors import OptionError, OutputError
+from instamap.cli.terminal import say
+from instamap.errors import OptionError
+
+if TYPE_CHECKING:
+    from instamap.motion.atoms import Morph
 
 STATES = 20  # where nothing else is said
 
@@ -13,7 +17,11 @@ STATES = 20  # where nothing else is said
 def morph(
     motion: Annotated[
         Path,
-        typer.Argument(help="Folder of a run with --deform bending-field.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run with --deform bending-field.",
+            show_default=False,
+        ),
     ],
     model: Annotated[
         Path,
@@ -59,42 +67,43 @@ def morph(
     field there. Displacements are the mean of both fits'; `instamap audit` says where to believe
     them. Needs gemmi (pip install 'instamap[models]').
     """
-    from instamap.cli.audit import reference
-    from instamap.cli.progress import Stages
-    from instamap.motion import atoms
-    from instamap.motion import conformation_maps as choose
-    from instamap.motion.motion_model import MotionModel
-
     if states is not None and at is not None:
         raise OptionError("states are chosen in two ways; give --states or --at")
+    from instamap.cli.motion_inputs import read_conformation
+    from instamap.cli.progress_bars import ProgressBars
+    from instamap.motion import atoms, conformation_maps
+    from instamap.motion.motion_model import MotionModel
+    from instamap.workflows.output import check_file
+
     atoms.check(out)
-    if out.exists() and (not force or (model.exists() and out.samefile(model))):
-        raise OutputError(
-            f"output '{out}' already exists; choose another name or add --force (the model itself"
-            " is never replaced)"
+    check_file(out, force, [path for path in (model, at) if path is not None])
+    moving = MotionModel.open(motion)
+    moving.check_bends(motion)
+    latents = moving.latents.double()
+    if at is None:
+        z = conformation_maps.path(latents, STATES if states is None else states, 0)
+    else:
+        z = conformation_maps.read(at, latents.shape[1])
+    start = read_conformation(moving, state)
+    with ProgressBars() as bars:
+        outcome = atoms.morph(moving, model, out, start, z, centred=centred, progress=bars)
+    for line in _summary(outcome, out):
+        say(line)
+
+
+def _summary(outcome: "Morph", out: Path) -> list[str]:
+    """How far atoms moved, and which of them are in doubt."""
+    least = float(outcome.rms.min())
+    most = float(outcome.rms.max())
+    lines = [f"{out}: {len(outcome.rms)} models, atoms moved by {least:.2f} to {most:.2f} Å rms"]
+    if outcome.outside:
+        lines.append(
+            f"{outcome.outside} atoms are outside the box: is the model in the map's frame"
+            " (--centred: its origin is the middle)?"
         )
-    given = MotionModel.open(motion)
-    given.check_bends(motion)
-    latents = given.latents.double()
-    z = (
-        choose.path(latents, STATES if states is None else states, 0)
-        if at is None
-        else choose.read(at, latents.shape[1])
-    )
-    start = reference(given, state)
-    with Stages() as stages:
-        done = atoms.morph(given, model, out, start, z, centred=centred, progress=stages)
-    typer.echo(
-        f"{out}: {len(z)} models, atoms moved by {float(done.rms.min()):.2f} to"
-        f" {float(done.rms.max()):.2f} Å rms"
-    )
-    if done.outside:
-        typer.echo(
-            f"{done.outside} atoms are outside the box: is the model in the map's frame (--centred:"
-            " its origin is the middle)?"
+    if outcome.lost:
+        lines.append(
+            f"{outcome.lost} atoms could not be followed into all states; they are up to"
+            f" {outcome.error:.2f} Å off, in the common density"
         )
-    if done.lost:
-        typer.echo(
-            f"{done.lost} atoms could not be followed into all states; they are up to"
-            f" {done.error:.2f} Å off, in the common density"
-        )
+    return lines

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from instamap.cli.terminal import say
 from instamap.cli.text_table import columns
 from instamap.plugin.component import KINDS
 from instamap.plugin.registry import default
@@ -15,7 +16,7 @@ def parts(
     """List the parts that can be chosen by name."""
     registry = default()
     rows = [[part.kind, part.name, part.provider, part.summary] for part in registry.parts(kind)]
-    typer.echo(columns([["KIND", "NAME", "FROM", "WHAT IT IS"], *rows]))
+    say(columns([["KIND", "NAME", "FROM", "WHAT IT IS"], *rows]))
     if registry.broken:
-        typer.echo("\nBroken plugins, whose parts are missing:")
-        typer.echo(columns([["  " + b.provider, b.reason] for b in registry.broken]))
+        say("\nBroken plugins, whose parts are missing:")
+        say(columns([["  " + b.provider, b.reason] for b in registry.broken]))

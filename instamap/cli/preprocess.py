@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from instamap.cli.flags import with_settings
+from instamap.cli.terminal import say
 from instamap.errors import OptionError
 from instamap.workflows.read_settings import Given
 
@@ -17,7 +18,12 @@ RECORD = "preprocess.toml"
 @with_settings("preprocess")
 def preprocess(
     particles: Annotated[
-        Path, typer.Argument(help="STAR file with poses (RELION 3.0 or later).", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="PARTICLES",
+            help="STAR file with poses (RELION 3.0 or later).",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
         "preprocessed"
@@ -26,7 +32,7 @@ def preprocess(
         bool, typer.Option("--force", help="Replace particles that the folder holds.")
     ] = False,
     *,
-    given: Given,
+    typed: Given,
 ) -> None:
     """Crop, scale down and normalise images, and write them with a STAR file that says so.
 
@@ -42,7 +48,7 @@ def preprocess(
     from instamap.version import __version__
     from instamap.workflows import output
 
-    values = dict(given.plain)
+    values = dict(typed.plain)
     datadir = values.pop("datadir")
     normalise = bool(values.pop("normalise"))
     steps = Preprocess(**values, normalise=normalise)
@@ -64,7 +70,7 @@ def preprocess(
         )
         record = {"instamap": __version__, "particles": str(particles), "files": [STAR, STACK]}
         write_toml(folder / RECORD, {**record, **steps.record()})
-    typer.echo(
+    say(
         f"{opened.count} images of {opened.box} px at {opened.pixel_size:g} Å in {out}/: {STAR},"
         f" {STACK}"
     )

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from instamap.files import escaped
 from instamap.progress import Evaluation, Progress
 
 # All of it fits into the 80 columns of a usual terminal: what does not is cut off.
@@ -57,7 +58,7 @@ class ProgressBars(Progress):
 
     def message(self, line: str) -> None:
         """Prints a line, above the bars where there are any."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(escaped(line), highlight=False, markup=False, soft_wrap=True)
 
     def images_read(self, done: int, total: int) -> None:
         seconds = max(time.monotonic() - self._start, SHORTEST_TIME)

@@ -15,6 +15,7 @@ def reconstruct(
     particles: Annotated[
         Path | None,
         typer.Argument(
+            metavar="PARTICLES",
             help="STAR file with poses (RELION 3.0 or later); may come from --config.",
             show_default=False,
         ),
@@ -31,7 +32,11 @@ def reconstruct(
         bool, typer.Option("--force", help="Replace a run that the folder holds.")
     ] = False,
     *,
-    given: Given,
+    typed: Given,
 ) -> None:
-    """Reconstruct half maps, a map and its resolution from particles with known poses."""
-    run.run(config, run.with_plain(given, particles=particles), out, force)
+    """Reconstruct half maps, a map and its resolution from particles with known poses.
+
+    Usually `instamap reconstruct particles.star -o out` is all. How far particles move is found
+    with --deform bending-field, and their poses are corrected with --deform rigid.
+    """
+    run.run(config, run.with_plain(typed, particles=particles), out, force)

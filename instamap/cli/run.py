@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from instamap.cli.terminal import say
 from instamap.workflows.read_settings import Given
 
 if TYPE_CHECKING:
@@ -15,36 +14,36 @@ if TYPE_CHECKING:
     from instamap.workflows.settings import Settings
 
 
-def with_plain(given: Given, **values: Any) -> Given:
+def with_plain(typed: Given, **values: Any) -> Given:
     """What was typed, with plain settings that are arguments of the command."""
-    return replace(given, plain={**given.plain, **values})
+    return replace(typed, plain={**typed.plain, **values})
 
 
-def run(config: Path | None, given: Given, out: Path, force: bool) -> None:
+def run(config: Path | None, typed: Given, out: Path, force: bool) -> None:
     """Carries out what was typed over an earlier run's settings; says what was found."""
-    given.check_names()  # before anything that takes its time is imported
+    typed.check_names()  # before anything that takes its time is imported
     from instamap.cli.earlier import translated_record
     from instamap.toml_text import read_toml
     from instamap.workflows.settings import check_record
 
     record: dict[str, Any] = {}
     if config is not None:
-        record = translated_record(read_toml(config))
+        record = translated_record(read_toml(config), str(config))
         check_record(record, str(config))
-    run_record(record, given, out, force)
+    run_record(record, typed, out, force)
 
 
-def run_record(record: Mapping[str, Any], given: Given, out: Path, force: bool) -> None:
+def run_record(record: Mapping[str, Any], typed: Given, out: Path, force: bool) -> None:
     """As `run`, with the earlier settings as a record."""
     from instamap.workflows.read_settings import read_settings
 
-    run_settings(read_settings(record, given), out, force, _automatic(record, given))
+    run_settings(read_settings(record, typed), out, force, _automatic(record, typed))
 
 
-def _automatic(record: Mapping[str, Any], given: Given) -> list[str]:
+def _automatic(record: Mapping[str, Any], typed: Given) -> list[str]:
     """The kinds that nobody has chosen."""
     kinds = ("workflow", "objective")
-    named = {kind: given.names.get(kind) or record.get(kind, {}).get("name") for kind in kinds}
+    named = {kind: typed.names.get(kind) or record.get(kind, {}).get("name") for kind in kinds}
     return [kind for kind, name in named.items() if name in (None, "auto")]
 
 
@@ -62,7 +61,7 @@ def run_settings(
         result = api.run(settings, bars)
         result.write(place)
     for line in conclusion(result, out):
-        typer.echo(line)
+        say(line)
 
 
 def introduce(settings: "Settings", automatic: list[str], progress: "Progress") -> None:

@@ -5,13 +5,18 @@ from typing import Annotated
 
 import typer
 
+from instamap.cli.terminal import say
 from instamap.errors import DataError, OptionError
 
 
 def select(
     motion: Annotated[
         Path,
-        typer.Argument(help="Folder of a run with --deform bending-field.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run with --deform bending-field or subspace.",
+            show_default=False,
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="SUBSET.star", help="STAR file to write.")
@@ -45,28 +50,28 @@ def select(
     are added. With both --within and --lasso, particles must satisfy both. Images are named as
     before.
     """
-    from instamap.cli.preprocess import check_target
-    from instamap.data import writers
-    from instamap.motion import selection as choose
-    from instamap.motion.motion_model import MotionModel
-
     if not within and lasso is None:
         raise OptionError("nothing says which particles to select; give --within or --lasso")
-    given = MotionModel.open(motion)
-    table = writers.table_of_run(given.settings, particles, len(given.latents))
-    check_target(output, (table.path,), force)
-    chosen = choose.within(given.latents, within or [])
+    from instamap.cli.motion_inputs import hint_of_datadir, particles_of_run
+    from instamap.data.writers import write_latents
+    from instamap.motion import selection
+    from instamap.motion.motion_model import MotionModel
+    from instamap.workflows.output import check_file
+
+    model = MotionModel.open(motion)
+    table = particles_of_run(model, particles)
+    inputs = [path for path in (table.path, lasso) if path is not None]
+    check_file(output, force, inputs)
+    chosen = selection.within(model.latents, within or [])
     if lasso is not None:
-        chosen &= choose.lasso(given.latents, lasso)
-    rows = chosen.nonzero()[:, 0]
+        chosen &= selection.lasso(model.latents, lasso)
+    (rows,) = chosen.nonzero(as_tuple=True)
     if not len(rows):
         raise DataError(
             f"none of the {len(chosen)} particles of '{motion}' is selected; look at latents.png of"
             " `instamap states`"
         )
-    writers.write_latents(table, given.latents, output, rows)
-    typer.echo(f"{len(rows)} of {len(chosen)} particles in {output}")
-    datadir = given.settings.get("datadir")
-    place = writers.datadir_for(table, output, Path(datadir) if datadir else None)
-    if place:
-        typer.echo(f"images are named as before: read it with --datadir {place}")
+    write_latents(table, model.latents, output, rows)
+    say(f"{len(rows)} of {len(chosen)} particles in {output}")
+    for line in hint_of_datadir(table, output, model.settings.get("datadir")):
+        say(line)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instamap.cli.flags import seed_range
+from instamap.cli.terminal import say
 from instamap.errors import OptionError
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def simulate(
             **written.record(),
         }
         write_toml(folder / RECORD, record)
-    typer.echo(
+    say(
         f"{len(written.contrast)} images of {specimen.box} px at {specimen.pixel_size:g} Å in"
         f" {out}/: {', '.join((*FILES, RECORD))}"
     )

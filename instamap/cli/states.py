@@ -1,40 +1,78 @@
 """`instamap states`: maps, half maps and a movie of the states of a motion."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instamap.cli.output_checks import check_folder
+from instamap.cli.terminal import say
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from instamap.data.particle_table import ParticleTable
+    from instamap.motion.conformation_maps import Conformation
     from instamap.motion.motion_model import MotionModel
+    from instamap.progress import Progress
 
 CLUSTERS = 8
 FRAMES = 20  # where nothing else is said
 RECORD = "states.json"
 STAR = "particles_latents.star"
-# What an earlier run may have left: it goes whole, so that no map of it is taken for one of the new
-# run.
-WRITTEN = (
+MAY_WRITE = (
     RECORD,
     STAR,
     "states.csv",
     "latents.png",
     "movie.gif",
     "movie.mp4",
-    "state_*.mrc",
-    "morph_*.mrc",
-    "frame_*.png",
+    "state_[0-9][0-9][0-9]*.mrc",
+    "morph_[0-9][0-9][0-9]*.mrc",
+    "frame_[0-9][0-9][0-9]*.png",
 )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Coordinates of the states "K L", and how they were selected, as states.json says it.
+
+    notes: what is to be said of it.
+    """
+
+    z: "Tensor"
+    how: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class MovieChoice:
+    """Frames of the movie, 0 for none, and the level of the surface that it shows, None: found."""
+
+    frames: int
+    level: float | None
+
+
+@dataclass(frozen=True)
+class WrittenStates:
+    """What was written. movie: a word on the MP4; empty where there is no movie."""
+
+    states: "list[Conformation]"
+    pose_dependence: list[float | None]
+    movie: str
 
 
 def states(
     motion: Annotated[
         Path,
-        typer.Argument(help="Folder of a run with --deform bending-field.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run with --deform bending-field or subspace.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("states"),
     kmeans: Annotated[
@@ -82,9 +120,39 @@ def states(
     With one coordinate --path leads from the 2nd to the 98th percentile; with more, through means
     of particles along the first principal axis.
     """
+    _check_options(kmeans, path, at, frames)
+    from instamap.cli.motion_inputs import hint_of_datadir, particles_of_run
+    from instamap.cli.progress_bars import ProgressBars
     from instamap.motion.motion_model import MotionModel
     from instamap.workflows import output
 
+    kind = output.FolderKind("states", RECORD, MAY_WRITE)
+    output.check(out, kind, force)
+    model = MotionModel.open(motion)
+    selection = _select(model, kmeans, path, at, seed)
+    table = particles_of_run(model, particles)
+    shown = MovieChoice(FRAMES if frames is None else frames, level)
+    inputs = [file for file in (table.path, at) if file is not None]
+    with (
+        output.reserve(out, kind, force, inputs) as place,
+        place.filled() as folder,
+        ProgressBars() as bars,
+    ):
+        written = _write(folder, model, table, selection, shown, bars)
+    for line in selection.notes:
+        say(line)
+    say(columns(_rows(written.states)))
+    for line in _conclusion(written):
+        say(line)
+    for line in hint_of_datadir(table, out / STAR, model.settings.get("datadir")):
+        say(line)
+    say(f"everything in {out}/: open state_*.mrc as a series, look at latents.png")
+
+
+def _check_options(
+    kmeans: int | None, path: int | None, at: Path | None, frames: int | None
+) -> None:
+    """Raises OptionError where options say different things."""
     if sum(choice is not None for choice in (kmeans, path, at)) > 1:
         raise OptionError("states are chosen in two ways; give one of --kmeans, --path and --at")
     if path is not None and frames:
@@ -92,31 +160,25 @@ def states(
             f"frames is {frames}, but those of --path are its {path} states; leave out --frames, or"
             " give 0 for no movie"
         )
-    check_folder(out, (RECORD,), "states", force)
-    given = MotionModel.open(motion)
-    z, how = _choose(given, kmeans, path, at, seed)
-    with output.staged(out, force) as folder:
-        few = kmeans is None and path is None and at is None and len(z) < CLUSTERS
-        lines = [_fewer(len(z))] if few else []
-        lines += _fill(
-            folder, given, z, how, FRAMES if frames is None else frames, level, particles, out
-        )
-        for old in [old for name in WRITTEN for old in out.glob(name)]:
-            old.unlink()
-    typer.echo("\n".join(lines))
 
 
-def _choose(motion: "MotionModel", kmeans: int | None, path: int | None, at: Path | None, seed: int):
-    """Coordinates of the states "K L", and how they were chosen."""
-    from instamap.motion import conformation_maps as choose
+def _select(
+    motion: "MotionModel", kmeans: int | None, path: int | None, at: Path | None, seed: int
+) -> Selection:
+    """The states that a person asked for, or the usual ones."""
+    from instamap.motion import conformation_maps
 
     latents = motion.latents.double()
     if at is not None:
-        return choose.read(at, latents.shape[1]), {"at": str(at)}
+        return Selection(conformation_maps.read(at, latents.shape[1]), {"at": str(at)})
     if path is not None:
-        return choose.path(latents, path, seed), {"path": path, "seed": seed}
-    count = min(CLUSTERS, len(latents.unique(dim=0))) if kmeans is None else kmeans
-    return choose.clusters(latents, count, seed), {"kmeans": count, "seed": seed}
+        z = conformation_maps.path(latents, path, seed)
+        return Selection(z, {"path": path, "seed": seed})
+    different = len(latents.unique(dim=0))
+    count = min(CLUSTERS, different) if kmeans is None else kmeans
+    z = conformation_maps.clusters(latents, count, seed)
+    notes = [_fewer(count)] if kmeans is None and count < CLUSTERS else []
+    return Selection(z, {"kmeans": count, "seed": seed}, notes)
 
 
 def _fewer(count: int) -> str:
@@ -131,81 +193,81 @@ def _fewer(count: int) -> str:
     )
 
 
-def _fill(
+def _write(
     folder: Path,
     motion: "MotionModel",
-    z,
-    how: dict,
-    frames: int,
-    level: float | None,
-    particles: Path | None,
-    out: Path,
-) -> list[str]:
-    """Write everything to `folder`, from where it goes to `out`; what to say of it."""
-    import json
+    table: "ParticleTable",
+    selection: Selection,
+    shown: MovieChoice,
+    progress: "Progress",
+) -> WrittenStates:
+    """Writes everything to `folder`."""
+    from instamap.data.writers import write_latents
+    from instamap.motion import conformation_maps, pose_dependence
+    from instamap.report import coordinates_plot
+    from instamap.version import __version__
+    from instamap.workflows.output import names_in
+    from instamap.workflows.record import write_json
 
-    from instamap.cli.progress import Stages
-    from instamap.data import writers
-    from instamap.motion import conformation_maps as make
-    from instamap.motion import pose_dependence
-    from instamap.report import coordinates_plot, movie
-
-    table = writers.table_of_run(motion.settings, particles, len(motion.latents))
     latents = motion.latents.double()
-    rotation = table.rotation
-    moving = frames > 1 and len(z) > 1
-    morph = make.through(z, frames) if moving and "path" not in how else None
-    shown = z if morph is None else morph
-    record = {"states": how, "level": None, "leakage": pose_dependence.leakage(latents, rotation)}
-    with Stages() as stages:
-        total = len(z) + (0 if morph is None else len(morph))
-        step = stages.counter("maps", total)
-        done = make.write(motion, z, folder, step)
-        files = [folder / state.file for state in done]
-        if morph is not None:
-            files = make.write_morph(motion, morph, folder, step)
-        film = ""
-        if moving:
-            seen, film = movie.write(files, shown, latents, folder, level=level, progress=stages)
-            record["level"] = seen.surface.level
-    coordinates_plot.plot(folder / "latents.png", latents, rotation, z)
-    writers.write_latents(table, latents, folder / STAR)
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    place = writers.datadir_for(table, out / STAR, _datadir(motion))
-    return [*_rows(done), *_conclusion(record["leakage"], film, place, out)]
+    written = conformation_maps.write(motion, selection.z, folder, progress)
+    maps = [folder / one.file for one in written]
+    words, level = _write_movie(folder, motion, selection, maps, shown, progress)
+    coordinates_plot.plot(folder / "latents.png", latents, table.rotation, selection.z)
+    write_latents(table, latents, folder / STAR)
+    shares = pose_dependence.leakage(latents, table.rotation)
+    record = {"states": selection.how, "level": level, "leakage": shares}
+    write_json(folder / RECORD, {"instamap": __version__, "files": names_in(folder), **record})
+    return WrittenStates(written, shares, words)
 
 
-def _datadir(motion: "MotionModel") -> Path | None:
-    found = motion.settings.get("datadir")
-    return Path(found) if found else None
+def _write_movie(
+    folder: Path,
+    motion: "MotionModel",
+    selection: Selection,
+    maps: list[Path],
+    shown: MovieChoice,
+    progress: "Progress",
+) -> tuple[str, float | None]:
+    """Writes the maps between the states, unless these are a path, and the movie.
+
+    Returns a word on the MP4 and the level of the surface, or "" and None where nothing moves.
+    """
+    from instamap.motion import conformation_maps
+    from instamap.report import movie
+
+    z = selection.z
+    if shown.frames < 2 or len(z) < 2:
+        return "", None
+    if "path" not in selection.how:
+        z = conformation_maps.through(z, shown.frames)
+        maps = conformation_maps.write_morph(motion, z, folder, progress)
+    latents = motion.latents.double()
+    camera, words = movie.write(maps, z, latents, folder, level=shown.level, progress=progress)
+    return words, camera.surface.level
 
 
-def _rows(done: list) -> list[str]:
+def _rows(states: "Sequence[Conformation]") -> list[list[str]]:
     """The states in columns."""
-    head = [
-        "state",
-        *[f"z{i + 1}" for i in range(len(done[0].z))],
-        "particles",
-        "half-map FSC = 0.143",
-    ]
-    rows = []
-    for state in done:
-        found = "-" if state.resolution is None else f"{state.resolution:.2f} Å"
-        rows.append([state.file, *[f"{v:+.3f}" for v in state.z], str(state.particles), found])
-    return [columns([head, *rows])]
+    coordinates = [f"z{number}" for number in range(1, len(states[0].z) + 1)]
+    rows = [["state", *coordinates, "particles", "half-map FSC = 0.143"]]
+    for state in states:
+        resolution = "-" if state.resolution is None else f"{state.resolution:.2f} Å"
+        z = [f"{value:+.3f}" for value in state.z]
+        rows.append([state.file, *z, str(state.particles), resolution])
+    return rows
 
 
-def _conclusion(leaks: list[float | None], film: str, place: Path | None, out: Path) -> list[str]:
-    shares = ", ".join(
-        f"z{i + 1} {'unknown' if share is None else f'{share:.1%}'}"
-        for i, share in enumerate(leaks)
-    )
+def _conclusion(written: WrittenStates) -> list[str]:
+    """How the coordinates go with the pose, and whether there is a movie."""
+    shares = []
+    for number, share in enumerate(written.pose_dependence, 1):
+        word = "unknown" if share is None else f"{share:.1%}"
+        shares.append(f"z{number} {word}")
     lines = [
-        f"variance of coordinates that the direction of view explains: {shares} (motion alone:"
-        " about none)"
+        f"variance of coordinates that the direction of view explains: {', '.join(shares)} (motion"
+        " alone: about none)"
     ]
-    if film:
-        lines.append(f"movie: movie.gif, {film}")
-    if place:
-        lines.append(f"images are named as before: read {STAR} with --datadir {place}")
-    return [*lines, f"everything in {out}/: open state_*.mrc as a series, look at latents.png"]
+    if written.movie:
+        lines.append(f"movie: movie.gif, {written.movie}")
+    return lines

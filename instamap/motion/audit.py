@@ -2,7 +2,6 @@
 independent fits agree on it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,12 +118,10 @@ class Audit:
         worst = {"inverse_error": inverse_error, "lost": lost}
         return {"verdict": self.verdict, **values, **worst}
 
-    def write(self, folder: Path) -> None:
-        """Writes the maps as MRC files and the rest as audit.json into an existing folder."""
+    def write_maps(self, folder: Path) -> None:
+        """Writes the maps as MRC files into an existing folder."""
         for name, volume in self.maps.items():
             mrc.write(folder / f"{name}.mrc", volume, self.pixel_size)
-        text = json.dumps(self.record(), indent=1)
-        (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
 
 
 def reference(motion: MotionModel) -> Tensor:

@@ -196,6 +196,29 @@ def check(
     _check_inputs(out, own, inputs)
 
 
+def check_file(path: Path, force: bool = False, inputs: Sequence[Path] = ()) -> None:
+    """Raises OutputError where a file is there already (unless `force`) or is one of the `inputs`.
+
+    Inputs are never replaced, also not through a link or under another name.
+    """
+    if not path.exists():
+        return
+    for other in inputs:
+        if other.exists() and path.samefile(other):
+            raise OutputError(
+                f"output '{path}' is one of the files that are read; choose another name"
+            )
+    if not force:
+        raise OutputError(
+            f"output '{path}' is already there; choose another name or add --force to replace it"
+        )
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of the files in a folder, for the record that lists them."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def _check_inputs(out: Path, own: Sequence[str], inputs: Sequence[Path]) -> None:
     """Raises OutputError where a file that would go is one that is read."""
     going = {(out / name).resolve() for name in own}
