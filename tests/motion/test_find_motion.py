@@ -1,5 +1,5 @@
-"""Who says whether anything moves: witnesses that share no image with those that a fit or a choice
-has looked at.
+"""Whether anything moves is told by test particles that share no image with those that a fit or a
+choice has seen.
 """
 
 import math
@@ -9,54 +9,50 @@ import torch
 from support.command import instamap
 from support.swinging import write
 
-from instamap.cli import summary
 from instamap.errors import DataError
+from instamap.fitting.loop import FALSE_POSITIVE_RATE
 from instamap.motion import find_motion
-from instamap.motion.find_motion import Explored, Trial
-from instamap.motion.state_mixture import Nodes
-from instamap.workflows import motion as motion_workflow
+from instamap.motion.bend import MotionFit
+from instamap.motion.find_motion import Candidate, CoarseMotion, Search
+from instamap.motion.state_mixture import StateMixture
+from instamap.progress import SILENT
+from instamap.workflows import motion_fits
+from instamap.workflows.choose import resolve
+from instamap.workflows.motion_fits import Decision, MotionInputs
+from instamap.workflows.settings import Settings
 
 
-def explored(gains: dict[int, float], witnesses: int = 100) -> Explored:
-    nodes = Nodes(torch.zeros(3, 2, 2, 2), torch.zeros(3, 1), 0.0)
-    return Explored(
-        None, None, None, {n: Trial(nodes, None, [], gain) for n, gain in gains.items()}, witnesses
-    )
+def coarse_motion(gains: dict[int, float], test_count: int = 100) -> CoarseMotion:
+    mixture = StateMixture(torch.zeros(3, 2, 2, 2), torch.zeros(3, 1), 0.0)
+    candidates = {n: Candidate(mixture, None, [], gain) for n, gain in gains.items()}
+    return CoarseMotion(None, None, None, candidates, test_count)
 
 
 def test_motion_needs_every_fit_and_more_than_chance():
-    chance = math.log(1 / motion_workflow.CHANCE) / 100  # nats a witness, of 100
-    enough = explored({1: 1.1 * chance})
-    little = explored({1: 0.9 * chance})
-    assert motion_workflow.decided({"half1": enough, "half2": enough}).moving
-    assert not motion_workflow.decided({"half1": enough, "half2": little}).moving
-    assert not motion_workflow.decided({"map": explored({1: 1.1 * chance}, witnesses=90)}).moving, (
-        "fewer witnesses must be surer"
-    )
+    chance = math.log(1 / FALSE_POSITIVE_RATE) / 100  # nats a test particle, of 100
+    enough = coarse_motion({1: 1.1 * chance})
+    little = coarse_motion({1: 0.9 * chance})
+    assert motion_fits.decide({"half1": enough, "half2": enough}).moving
+    assert not motion_fits.decide({"half1": enough, "half2": little}).moving
+    few = coarse_motion({1: 1.1 * chance}, test_count=90)
+    assert not motion_fits.decide({"map": few}).moving, "fewer test particles must be surer"
     tries = {n: 1.1 * chance for n in (1, 2, 3)}  # the best of three exceeds chance more easily
-    assert not motion_workflow.decided({"map": explored(tries)}).moving
+    assert not motion_fits.decide({"map": coarse_motion(tries)}).moving
 
 
-def test_coordinates_are_those_with_which_all_witnesses_are_likeliest():
-    seen = {
-        "half1": explored({1: 3.0, 2: 5.0, 3: 1.0}),
-        "half2": explored({1: 4.0, 2: 1.0, 3: 2.0}),
+def test_coordinates_are_those_with_which_all_test_particles_are_likeliest():
+    motions = {
+        "half1": coarse_motion({1: 3.0, 2: 5.0, 3: 1.0}),
+        "half2": coarse_motion({1: 4.0, 2: 1.0, 3: 2.0}),
     }
-    assert motion_workflow.decided(seen) == motion_workflow.Verdict(1, True)
-    assert motion_workflow.decided(
-        {"map": explored({1: -3.0, 2: -2.0, 3: -1.0})}
-    ) == motion_workflow.Verdict(3, False)
+    assert motion_fits.decide(motions) == Decision(1, True)
+    worse = {"map": coarse_motion({1: -3.0, 2: -2.0, 3: -1.0})}
+    assert motion_fits.decide(worse) == Decision(3, False)
 
 
-def settings(folder, **plain):
-    return motion_workflow.resolved(
-        summary.settings(
-            {},
-            {"particles": folder / "particles.star", **plain},
-            {"deformation": "bending-field"},
-            {},
-        )
-    )
+def inputs(folder, **plain) -> MotionInputs:
+    settings = Settings(folder / "particles.star", deformation="bending-field", **plain)
+    return motion_fits.open_inputs(resolve(settings), pixel_size=10.0)
 
 
 def repeated(folder, times: int):
@@ -71,37 +67,37 @@ def repeated(folder, times: int):
 
 
 def test_copies_of_an_image_are_on_one_side(tmp_path, monkeypatch):
-    """Judges and witnesses share no image, though the copies may move on their own, and copies
-    count once.
+    """The validation and test parts share no image, though the copies may move on their own, and
+    copies count once.
     """
     write(tmp_path, 120, 0.0, snr=1.0)
     repeated(tmp_path, 3)
-    source = motion_workflow._source(settings(tmp_path))
-    kin = motion_workflow._kin(source)
-    assert len(kin) == len(source.known.held_out) == 18 and len(kin.unique()) == 6
-    held_out = motion_workflow._read(source, source.known.held_out)
-    seen = []
-    monkeypatch.setattr(type(held_out), "some", lambda self, units: seen.append(units) or self)
-    monkeypatch.setattr(
-        find_motion.coordinates, "find", lambda *given: (_ for _ in ()).throw(InterruptedError)
-    )
+    shared = inputs(tmp_path)
+    rows = shared.dataset.held_out
+    group = motion_fits.duplicate_group(shared)
+    assert len(group) == len(rows) == 18 and len(group.unique()) == 6
+    held_out = shared.read(rows)
+    selected = []
+
+    def select(self, particles):
+        selected.append(particles)
+        return self
+
+    def stop(*given):
+        raise InterruptedError
+
+    monkeypatch.setattr(type(held_out), "select", select)
+    monkeypatch.setattr(find_motion.coordinates, "find_subspace", stop)
+    fit = MotionFit(shared.settings.parts, shared.dataset.scene, shared.options, 0, SILENT, "half1")
+    search = Search(latents=(1,), dimensions=1, nodes=3, bends=True)
     with pytest.raises(InterruptedError):
-        given = (
-            source.known.scene,
-            source.settings.parts,
-            source.settings.engine.options,
-            0,
-            lambda *look: None,
-        )
-        find_motion.explore(held_out, held_out, kin, *given)
-    judges, witnesses = (
-        set(source.known.particles.exclusive_groups()[source.known.held_out[some]].tolist())
-        for some in seen[-2:]
-    )
-    assert judges and witnesses and not judges & witnesses
+        find_motion.find_motion(fit, search, held_out, held_out, group)
+    copies = shared.dataset.particles.exclusive_groups()
+    validation, test = (set(copies[rows[some]].tolist()) for some in selected[-2:])
+    assert validation and test and not validation & test
 
 
-def test_one_particle_cannot_judge_and_be_a_witness(tmp_path):
+def test_one_particle_cannot_end_fits_and_be_the_test(tmp_path):
     write(tmp_path, 40, 0.0, snr=1.0)
     star = tmp_path / "particles.star"
     text = star.read_text().splitlines()
@@ -112,7 +108,7 @@ def test_one_particle_cannot_judge_and_be_a_witness(tmp_path):
         text[i] = " ".join([*text[i].split()[:-1], f"group{number // 10}"])
     star.write_text("\n".join(text) + "\n")
     with pytest.raises(DataError, match="only one particle is held out, .* add --held-out"):
-        motion_workflow._kin(motion_workflow._source(settings(tmp_path, together="rlnGroupName")))
+        motion_fits.duplicate_group(inputs(tmp_path, group_by="rlnGroupName"))
     outcome = instamap(
         "reconstruct",
         star,
@@ -131,23 +127,17 @@ def test_one_particle_cannot_judge_and_be_a_witness(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    ("words", "reason"),
     [
         (
             ["--likelihood", "correlation"],
-            (
-                "engine 'states' needs Gaussian noise, likelihood 'correlation' is of another kind;"
-                " choose gaussian"
-            ),
+            "it needs Gaussian noise, likelihood 'correlation' is of another kind; choose gaussian",
         ),
-        (
-            ["--stage", "steps=5"],
-            "stages are not for engine 'states', which has its own; leave them out",
-        ),
-        (["--symmetry", "C2"], "symmetry 'C2' is not for engine 'states'; leave it out"),
+        (["--stage", "steps=5"], "stages are not for it, which has its own; leave them out"),
+        (["--symmetry", "C2"], "symmetry 'C2' is not for it; leave it out"),
     ],
 )
-def test_what_states_of_their_own_cannot_have_is_named(tmp_path, words, said):
+def test_what_conformations_of_their_own_cannot_have_is_named(tmp_path, words, reason):
     write(tmp_path, 40, 0.0, snr=1.0)
     outcome = instamap(
         "reconstruct",
@@ -158,4 +148,4 @@ def test_what_states_of_their_own_cannot_have_is_named(tmp_path, words, said):
         "subspace",
         *words,
     )
-    assert outcome.refusal == f"error: {said}"
+    assert f"workflow 'motion': {reason};" in outcome.refusal

@@ -67,7 +67,7 @@ def together(world: Path) -> None:
     (world / "run-together").mkdir(exist_ok=True)
     motion.save(world / "run-together")
     text = (world / "run" / "run.toml").read_text()
-    (world / "run-together" / "run.toml").write_text('together = "rlnGroupName"\n' + text)
+    (world / "run-together" / "run.toml").write_text('group_by = "rlnGroupName"\n' + text)
 
 
 def test_particles_are_placed_where_their_blob_is(world, tmp_path):
@@ -97,21 +97,21 @@ def test_images_of_one_particle_share_coordinates_as_in_the_run(world, tmp_path)
         return float((z - TRUTH).square().mean().sqrt())
 
     assert rms(shared) < rms(alone), "two images know more than one"
-    assert torch.equal(placed(world, tmp_path / "named", "--together", "rlnGroupName"), shared)
+    assert torch.equal(placed(world, tmp_path / "named", "--group-by", "rlnGroupName"), shared)
     assert torch.equal(
-        placed(world, tmp_path / "each", "--together", "rlnImageName", run="run-together"), alone
+        placed(world, tmp_path / "each", "--group-by", "rlnImageName", run="run-together"), alone
     )
 
 
 def test_particles_are_read_in_pieces_that_part_none(world, monkeypatch):
     """Chunks of five images, whose particles have two each."""
     motion = MotionModel.open(world / "run")
-    some = embed_new.particles(motion, world / "new" / "particles.star")
-    unit = embed_new.together(motion, some, "rlnGroupName")
-    whole = embed_new.place(motion, some, unit)
-    monkeypatch.setattr(embed_new, "CHUNK", 5)
+    some = embed_new.open_particles(motion, world / "new" / "particles.star")
+    unit = embed_new.particle_numbers(motion, some, "rlnGroupName")
+    whole = embed_new.embed(motion, some, unit)
+    monkeypatch.setattr(embed_new, "IMAGES_AT_ONCE", 5)
     torch.testing.assert_close(
-        embed_new.place(motion, some, unit), whole, atol=1e-5, rtol=0
+        embed_new.embed(motion, some, unit), whole, atol=1e-5, rtol=0
     )  # of basis changes in single precision
 
 
@@ -131,7 +131,7 @@ def test_where_images_are_is_said_when_they_would_not_be_found(world, tmp_path):
         world / "new" / "particles.star",
         "-o",
         world / "new" / "placed",
-        "--together",
+        "--group-by",
         "rlnGroupName",
     )
     assert (
@@ -142,7 +142,7 @@ def test_where_images_are_is_said_when_they_would_not_be_found(world, tmp_path):
 
 
 def test_mistakes_are_answered_before_the_work_and_leave_nothing(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed_new, "place", lambda *given: pytest.fail("the work has begun"))
+    monkeypatch.setattr(embed_new, "embed", lambda *given: pytest.fail("the work has begun"))
     new = world / "new" / "particles.star"
     (tmp_path / "file").write_text("mine")
     (tmp_path / "old").mkdir()
@@ -167,10 +167,10 @@ def test_mistakes_are_answered_before_the_work_and_leave_nothing(world, tmp_path
     assert "already holds coordinates; choose another or add --force to replace them" in call(
         "-o", tmp_path / "old"
     )
-    said = call("-o", tmp_path / "out", "--together", "rlnTomoName")
+    said = call("-o", tmp_path / "out", "--group-by", "rlnTomoName")
     assert (
         "has no column rlnTomoName, by which the run tells images of one particle; name another"
-        " with --together" in said
+        " with --group-by" in said
     )
     assert {path: path.read_bytes() for path in before} == before and not (
         tmp_path / "out"
@@ -209,7 +209,7 @@ def test_the_mean_of_both_fits_is_taken_in_shared_coordinates(world, tmp_path):
     turned = replace(
         second, turn=-torch.eye(1), offset=torch.full((1,), 0.5), nodes=0.5 - second.nodes
     )
-    some = embed_new.particles(motion, world / "new" / "particles.star")
-    plain = embed_new.place(motion, some)
-    found = embed_new.place(replace(motion, halves=[first, turned]), some)
+    some = embed_new.open_particles(motion, world / "new" / "particles.star")
+    plain = embed_new.embed(motion, some)
+    found = embed_new.embed(replace(motion, halves=[first, turned]), some)
     torch.testing.assert_close(found, plain, atol=1e-4, rtol=0)

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from instamap.data.formats import star
 from instamap.data.particles import Particles
-from instamap.fitting import loop
-from instamap.fitting.images import Images
-from instamap.fitting.stages import Stage
+from instamap.fitting.images import MiniBatches
+from instamap.fitting.loop import FitResult, optimise
+from instamap.fitting.stage import Stage
 from instamap.geometry import grids, rotations
-from instamap.model import Model, compose, default_parts
+from instamap.model import Model, compose
 from instamap.motion.motion_model import MotionModel
 from instamap.plugin.choice import choose
 from instamap.poses.correction import as_rigid, from_rigid
@@ -30,9 +30,9 @@ from instamap.simulate.exposure import Exposure
 from instamap.simulate.write_set import write_set
 from instamap.statistics.particle_statistics import fewer_pixels
 from instamap.testing.part import stir
+from instamap.toml_text import write_toml
 from instamap.workflows import per_particle
-from instamap.workflows.map import Data, prepare
-from instamap.workflows.record import write_toml
+from instamap.workflows.prepare import Prepared, prepare
 from instamap.workflows.settings import Settings
 
 COUNT = 120
@@ -59,20 +59,21 @@ def particles(tmp_path_factory) -> tuple[Path, float]:
 
 def prepared(
     file: Path, deformation: str, *options: str, halves: bool = True
-) -> tuple[Settings, Data]:
+) -> tuple[Settings, Prepared]:
     """What a fit to mini-batches of these particles would begin with."""
-    parts = {
-        **default_parts(deformation),
-        "representation": choose("representation", "voxel", ["floor=none"]),
-        "deformation": choose("deformation", deformation, list(options)),
-    }
     settings = Settings(
-        file, engine=choose("engine", "images", []), parts=parts, held_out=0.25, halves=halves
+        file,
+        objective="images",
+        workflow="map",
+        representation=("voxel", {"floor": "none"}),
+        deformation=choose("deformation", deformation, list(options)),
+        held_out=0.25,
+        halves=halves,
     )
     return settings, prepare(settings)
 
 
-def made(settings: Settings, data: Data, gain: float) -> Model:
+def made(settings: Settings, data: Prepared, gain: float) -> Model:
     """A model that has found the blob."""
     model = compose(settings.parts, data.scene).eval()
     with torch.no_grad():
@@ -80,11 +81,16 @@ def made(settings: Settings, data: Data, gain: float) -> Model:
     return model
 
 
-def written(settings: Settings, data: Data, models: list[Model], folder: Path) -> Path:
+def written(settings: Settings, data: Prepared, models: list[Model], folder: Path) -> Path:
     """The folder of a run that ended with these models."""
     folder.mkdir()
-    per_particle.write(settings, data, dict(zip(data.evidence, models, strict=True)), folder)
-    write_toml(folder / "run.toml", settings.record(data.engine))
+    found = FitResult(torch.zeros(BOX, BOX, BOX), [], True)
+    fits = {name: found for name in data.fits}
+    named = dict(zip(data.fits, models, strict=True))
+    for artefact in per_particle.learned(settings, data, fits, named):
+        artefact.write(folder)
+        assert {file.name for file in folder.iterdir()} == set(artefact.files())
+    write_toml(folder / "run.toml", settings.record())
     return folder
 
 
@@ -93,14 +99,14 @@ def correlation(one: Tensor, two: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def table(particles, tmp_path_factory) -> tuple[Path, Data]:
+def table(particles, tmp_path_factory) -> tuple[Path, Prepared]:
     """A run whose halves have the coordinates z and -2 z of their own particles in their tables,
     and no idea of others'.
     """
     file, gain = particles
     settings, data = prepared(file, "bending-field", "points=5")
     models = []
-    for rows, scale in zip((e.rows for e in data.evidence.values()), (1.0, -2.0), strict=True):
+    for rows, scale in zip((e.rows for e in data.fits.values()), (1.0, -2.0), strict=True):
         model = made(settings, data, gain)
         set_linear(model.deformation, (torch.zeros(3, 3), [-REACH / scale, 0, 0]))
         with torch.no_grad():
@@ -119,12 +125,12 @@ def test_coordinates_of_a_table_are_related_by_the_held_out_particles(table):
     assert float(two.turn) == pytest.approx(-2, rel=0.2) and float(two.offset) == pytest.approx(
         0, abs=0.2
     )
-    for half, evidence in zip(motion.halves, data.evidence.values(), strict=True):
-        own = half.own(motion.latents[evidence.rows].float())[:, 0]
+    for half, own_data in zip(motion.halves, data.fits.values(), strict=True):
+        own = half.to_own(motion.latents[own_data.rows].float())[:, 0]
         torch.testing.assert_close(
-            own, (1.0 if half is one else -2.0) * TRUTH[evidence.rows].float(), atol=1e-5, rtol=0
+            own, (1.0 if half is one else -2.0) * TRUTH[own_data.rows].float(), atol=1e-5, rtol=0
         )
-    out = next(iter(data.evidence.values())).held_out
+    out = next(iter(data.fits.values())).held_out
     assert correlation(motion.latents[out, 0], TRUTH[out]) > 0.95, (
         "they come from the images: their rows of the table are noise"
     )
@@ -178,8 +184,11 @@ def test_coordinates_from_images_are_the_networks(particles, tmp_path):
     )
     torch.testing.assert_close(motion.halves[1].turn, mix, atol=1e-2, rtol=1e-2)
     with torch.no_grad():
-        for half in motion.halves:  # states by which new particles are placed
-            assert half.maps.shape == (len(half.nodes), BOX, BOX, BOX) and 1 < len(half.nodes) <= 45
+        for half in motion.halves:  # conformations by which new particles are placed
+            assert (
+                half.coarse_maps.shape == (len(half.nodes), BOX, BOX, BOX)
+                and 1 < len(half.nodes) <= 45
+            )
 
 
 def test_one_fit_is_a_motion_of_one_half(particles, tmp_path):
@@ -196,26 +205,27 @@ def test_one_fit_is_a_motion_of_one_half(particles, tmp_path):
 @pytest.mark.parametrize("source", ["table", "image"])
 def test_what_a_fit_of_some_steps_leaves_is_a_motion(particles, tmp_path, source):
     """The kept model is the objective's running average; coordinates of its own particles are those
-    that it was judged with.
+    that it was evaluated with.
     """
     settings, data = prepared(
         particles[0], "bending-field", "points=5", f"from={source}", "latent=2"
     )
     models = []
-    for evidence in data.evidence.values():
+    for own_data in data.fits.values():
         torch.manual_seed(len(models))
         model = compose(settings.parts, data.scene)
-        objective = Images(Images.Options(look=8, batch=8, average=0.5), model, evidence)
-        loop.fit(model, objective, (Stage(steps=8),), generator=torch.Generator().manual_seed(0))
+        options = MiniBatches.Options(evaluate_every=8, batch=8, average=0.5)
+        objective = MiniBatches(options, model, own_data)
+        optimise(model, objective, (Stage(steps=8),), generator=torch.Generator().manual_seed(0))
         models.append(objective.average)
     run = written(settings, data, models, tmp_path / "run")
     motion = MotionModel.open(run)
     assert motion.latents.shape == (COUNT, 2) and motion.latents.isfinite().all()
-    for half, model, evidence in zip(motion.halves, models, data.evidence.values(), strict=True):
-        batch = data.particles.batch(evidence.rows)
+    for half, model, own_data in zip(motion.halves, models, data.fits.values(), strict=True):
+        batch = data.particles.batch(own_data.rows)
         with torch.no_grad():
             torch.testing.assert_close(
-                half.own(motion.latents[evidence.rows].float()),
+                half.to_own(motion.latents[own_data.rows].float()),
                 model.deformation.latent(batch.views, batch.images),
                 atol=1e-4,
                 rtol=1e-3,
@@ -268,7 +278,7 @@ def poses_of(file: Path) -> tuple[Tensor, Tensor]:
 def test_a_whole_particle_has_new_poses(particles, tmp_path, source):
     file, gain = particles
     settings, data = prepared(file, "rigid", f"from={source}")
-    models = [made(settings, data, gain) for _ in data.evidence]
+    models = [made(settings, data, gain) for _ in data.fits]
     for number, model in enumerate(models):
         part = model.deformation.encoder if source == "image" else model.deformation
         stir(part, torch.Generator().manual_seed(number), 0.3)
@@ -279,9 +289,9 @@ def test_a_whole_particle_has_new_poses(particles, tmp_path, source):
     x = 10 * torch.randn(
         COUNT, 5, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64
     )
-    for model, evidence in zip(models, data.evidence.values(), strict=True):
-        batch = data.particles.batch(evidence.rows)
-        some = evidence.rows
+    for model, own_data in zip(models, data.fits.values(), strict=True):
+        batch = data.particles.batch(own_data.rows)
+        some = own_data.rows
         with torch.no_grad():
             y = model.deformation(
                 x[some].float(), model.deformation.latent(batch.views, batch.images)
@@ -291,7 +301,7 @@ def test_a_whole_particle_has_new_poses(particles, tmp_path, source):
         torch.testing.assert_close(
             landed(y, rotation[some], origin[some]), seen, atol=1e-4, rtol=0
         )  # six decimals of degrees and Å
-    out = evidence.held_out
+    out = own_data.held_out
     same = torch.isclose(origin[out], views.origin[out], atol=1e-6).all()
     assert bool(same) == (source == "table"), (
         "a table knows nothing of held-out particles, a network does"
@@ -308,7 +318,7 @@ def test_each_body_has_poses_of_its_own(particles, tmp_path):
             out.set_data(mask.numpy())
             out.voxel_size = PIXEL
     settings, data = prepared(file, "rigid", f"bodies={names[0]},{names[1]}")
-    models = [made(settings, data, gain) for _ in data.evidence]
+    models = [made(settings, data, gain) for _ in data.fits]
     for number, model in enumerate(models):
         stir(
             model.deformation, torch.Generator().manual_seed(number), 2.0
@@ -331,8 +341,8 @@ def test_each_body_has_poses_of_its_own(particles, tmp_path):
         x = place + 0.7 * torch.randn(
             COUNT, 6, 3, generator=g
         )  # within the mask, wherever it has gone to
-        for model, evidence in zip(models, data.evidence.values(), strict=True):
-            some = evidence.rows
+        for model, own_data in zip(models, data.fits.values(), strict=True):
+            some = own_data.rows
             with torch.no_grad():
                 y = model.deformation(
                     x[some], model.deformation.latent(views[some].to(torch.float32))
@@ -364,5 +374,5 @@ def test_images_are_placed_at_low_resolution(
     write_stack(tmp_path / "stack.mrcs", np.zeros((1, box, box), np.float32))
     tables = {"optics": [make_optics(rlnImagePixelSize=pixel)], "particles": [make_particle()]}
     settings = Settings(write_star(tmp_path / "particles.star", tables))
-    found = fewer_pixels(settings, Particles.open(settings.particles), 10.0)
+    found = fewer_pixels(Particles.open(settings.particles), 10.0)
     assert found.box == coarse and found.box * found.pixel_size == pytest.approx(box * pixel)

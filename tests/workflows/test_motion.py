@@ -69,7 +69,7 @@ def test_states_are_where_the_lobe_is(moving, bent):
     angle = moving[1]
     for sign in (-1, 1):
         here = motion.latents[sign * angle > math.radians(45)].median(0).values
-        seen = motion.state(here)
+        seen = motion.conformation(here)
         near = [correlation(seen, truth(math.radians(d))) for d in (-52, 0, 52)]
         assert near.index(max(near)) == (0 if sign < 0 else 2) and max(near) > 0.85, near
 
@@ -84,7 +84,7 @@ def test_the_record_says_what_was_found(bent):
         assert fit["gain_by_subspace_dimensions"][1] > 0.5
     assert "coordinates of held-out particles correlate" in bent[1] and "no motion" not in bent[1]
     fits = {json.loads(line)["fit"] for line in (bent[0] / "log.jsonl").read_text().splitlines()}
-    assert fits == {f"half{i} {kind}" for i in (1, 2) for kind in ("rigid", "state", "bend")}
+    assert fits == {f"half{i} {kind}" for i in (1, 2) for kind in ("rigid", "conformation", "bend")}
 
 
 def test_particles_are_placed_as_they_were(moving, bent, tmp_path):
@@ -115,19 +115,21 @@ def test_subspace_gives_maps_of_states(moving, tmp_path):
         "-O",
         "steps=40",
     )
-    assert outcome.code == 0 and "states give" in outcome.out, outcome
+    assert outcome.code == 0 and "conformations give" in outcome.out, outcome
     motion = MotionModel.open(tmp_path / "run")
     angle = moving[1]
     assert abs(spearmanr(motion.latents[:, 0], angle).statistic) > 0.9
     ends = [
-        motion.state(motion.latents[sign * angle > math.radians(45)].median(0).values)
+        motion.conformation(motion.latents[sign * angle > math.radians(45)].median(0).values)
         for sign in (-1, 1)
     ]
     for own, other, sign in ((ends[0], ends[1], -1), (ends[1], ends[0], 1)):
         there = truth(sign * math.radians(52))
         assert correlation(own, there) > correlation(other, there) + 0.02
-    looks = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert max(look["step"] for look in looks) <= 40
+    evaluations = [
+        json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    assert max(one["step"] for one in evaluations) <= 40
 
 
 def test_auto_takes_one_coordinate_and_says_why(moving, tmp_path):
@@ -153,7 +155,7 @@ def test_no_motion_is_invented(tmp_path, latent):
     assert not motion.latents.any()
     x = torch.randn(200, 3) * 30
     for half in motion.halves:  # nor where coordinates are not zero
-        assert torch.equal(half.displaced(x, torch.ones(motion.latents.shape[1])), x)
+        assert torch.equal(half.pull_back(x, torch.ones(motion.latents.shape[1])), x)
     assert correlation(mrc.read(tmp_path / "run" / "map.mrc")[0], truth(0.0)) > 0.9
 
 
