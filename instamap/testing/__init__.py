@@ -20,12 +20,14 @@ LAW_FILES = (
     "likelihood",
     "objectives",
     "workflows",
+    "formats",
 )
 
 # Must come before the imports below: without it a failed law would not show the values it compared.
 pytest.register_assert_rewrite(*(f"{__name__}.{file}" for file in LAW_FILES))
 
 from instamap.testing.deformation import DeformationLaws, IsometryLaws  # noqa: E402
+from instamap.testing.formats import FormatLaws  # noqa: E402
 from instamap.testing.forward import ForwardLaws  # noqa: E402
 from instamap.testing.likelihood import LikelihoodLaws  # noqa: E402
 from instamap.testing.objectives import ObjectiveLaws  # noqa: E402
@@ -34,6 +36,7 @@ from instamap.testing.workflows import WorkflowLaws  # noqa: E402
 
 __all__ = [
     "DeformationLaws",
+    "FormatLaws",
     "ForwardLaws",
     "IsometryLaws",
     "LikelihoodLaws",
