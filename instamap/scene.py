@@ -3,38 +3,46 @@ of some particles), Batch.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
 class _Rows:
-    """Dataclass of tensors (or of such dataclasses) that share their first axis."""
+    """A dataclass of tensors (or of such dataclasses) that share their first axis."""
 
-    def _map(self, fn):
-        def each(value):
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with every tensor changed."""
+
+        def changed(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return fn(value)
-            return value._map(fn) if isinstance(value, _Rows) else value
+                return change(value)
+            return value._map(change) if isinstance(value, _Rows) else value
 
-        return type(self)(**{f.name: each(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return type(self)(**{name: changed(value) for name, value in values.items()})
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> Self:
         """The rows chosen by an index tensor, a mask or a slice."""
-        return self._map(lambda t: t[rows])
+        return self._map(lambda tensor: tensor[rows])
 
-    def to(self, *args):
+    def to(self, *target: torch.dtype | torch.device | str) -> Self:
         """As Tensor.to for dtype and device; integers and booleans keep their dtype."""
+        return self._map(lambda tensor: _moved(tensor, target))
 
-        def moved(t):
-            return (
-                t.to(*args)
-                if t.is_floating_point()
-                else t.to(*[a for a in args if not isinstance(a, torch.dtype)])
-            )
 
-        return self._map(moved)
+def _moved(tensor: Tensor, target: tuple[torch.dtype | torch.device | str, ...]) -> Tensor:
+    """A tensor of another dtype (if it is of floating point) and on another device."""
+    for one in target:
+        if not isinstance(one, torch.dtype):
+            tensor = tensor.to(device=one)
+        elif tensor.is_floating_point():
+            tensor = tensor.to(dtype=one)
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -127,3 +135,12 @@ class Scene:
         outside it.
         """
         return (self.box // 2 - 0.5) * self.pixel_size
+
+    def to(self, *target: torch.dtype | torch.device | str) -> "Scene":
+        """As Tensor.to for dtype and device of its masks and spectra."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                moved[name] = _moved(value, target)
+        return dataclasses.replace(self, **moved)

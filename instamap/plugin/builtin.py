@@ -11,7 +11,7 @@ NERF = "Mildenhall et al., ECCV (2020), doi 10.1007/978-3-030-58452-8_24"
 
 
 @hookimpl
-def instamap_components():
+def instamap_components() -> list[Component]:
     return [
         Component(
             "representation",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from instamap.errors import PartError
-from instamap.plugin.options import Options, from_dict, parse, to_dict
+from instamap.plugin.options import from_dict, parse, to_dict
 from instamap.plugin.registry import Registry, default
 
 DEFAULTS = {
@@ -25,7 +25,7 @@ class Choice:
     """One part, by name, with its options."""
 
     name: str
-    options: Options
+    options: Any
 
 
 Choices = Mapping[str, Choice]

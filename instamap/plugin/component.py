@@ -5,6 +5,7 @@ importing it.
 import re
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from instamap.errors import PartError
 
@@ -40,7 +41,7 @@ class Component:
     cite: str = ""
     provider: str = field(default="instamap", compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PartError(
                 f"part '{self.name}' has kind '{self.kind}'; the kinds are {', '.join(KINDS)}"
@@ -57,7 +58,7 @@ class Component:
                 " 'package.module:Class'"
             )
 
-    def load(self) -> type:
+    def load(self) -> Any:
         """The class behind the name. Raises PartError that names the part and its provider if there
         is none.
         """

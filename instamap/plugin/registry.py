@@ -5,9 +5,11 @@ importing torch.
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 import pluggy
 
@@ -52,7 +54,7 @@ class Registry:
                 self._add(provider, parts)
 
     @property
-    def hook(self):
+    def hook(self) -> Any:
         """Call a hook of every plugin: `registry.hook.instamap_run_started(settings=...)`."""
         return self.manager.hook
 
@@ -60,7 +62,7 @@ class Registry:
         """Who provides hooks: "instamap" and the distributions of the plugins that work."""
         return [name for name, _ in self.manager.list_name_plugin()]
 
-    def call(self, provider: str, hook: str, **arguments) -> list:
+    def call(self, provider: str, hook: str, **arguments: Any) -> list[Any]:
         """Call a hook of one plugin only, so that a failure can be laid at its door. Raises what
         the plugin raises.
         """
@@ -76,7 +78,7 @@ class Registry:
         self._parts = {key: part for key, part in self._parts.items() if part.provider != provider}
         self.broken.append(Broken(provider, _reason(error)))
 
-    def _register(self, provider: str, module) -> list[Component]:
+    def _register(self, provider: str, module: object) -> list[Component]:
         """The parts that a plugin announces, once its hooks are known to exist. Raises what the
         plugin raises.
         """
@@ -148,9 +150,10 @@ def _known_kind(kind: str) -> None:
         raise PartError(f"kind '{kind}' is unknown; {_choose(kind, KINDS)}")
 
 
-def _choose(word: str, allowed) -> str:
-    close = difflib.get_close_matches(word.lower(), allowed, n=1)
-    return f"choose {', '.join(allowed)}" + (f" (did you mean {close[0]}?)" if close else "")
+def _choose(word: str, allowed: Iterable[str]) -> str:
+    names = list(allowed)
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"choose {', '.join(names)}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
 def _remedy(provider: str) -> str:
@@ -167,7 +170,7 @@ def _canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
-def installed(points=None, disabled: str | None = None) -> Registry:
+def installed(points: Any = None, disabled: str | None = None) -> Registry:
     """A registry of what is installed.
 
     points: entry points of the group "instamap" (default: those of all installed distributions).

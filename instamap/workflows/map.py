@@ -1,6 +1,6 @@
 """The workflow of a map: half maps, their mean and its resolution, by any objective."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from instamap.statistics import initial_map
 from instamap.workflows import per_particle
 from instamap.workflows.prepare import HALVES, Prepared, prepare
 from instamap.workflows.record import LoggedProgress
-from instamap.workflows.result import Result
+from instamap.workflows.result import Artefact, Result
 from instamap.workflows.settings import Settings
 from instamap.workflows.workflow import MAP_FILES, Workflow
 
@@ -137,7 +137,7 @@ def make_result(
     prepared: Prepared,
     fits: dict[str, FitResult],
     logged: LoggedProgress,
-    artefacts=(),
+    artefacts: Sequence[Artefact] = (),
 ) -> Result:
     """The result of fits of all sets."""
     scene = prepared.scene
@@ -180,6 +180,7 @@ def compare_halves(
     """
     if "half1" not in maps:
         return {}
+    assert scene.mask is not None  # prepared scenes have one
     one, two = (maps[name] for name in HALVES)
     levelled = [fsc.levelled(half, scene.mask) for half in (one, two)]
     curves = {"masked": fsc.fsc(*levelled)}
@@ -189,8 +190,8 @@ def compare_halves(
     statistics = [one.fitted for one in known if isinstance(one, StatisticsData)]
     if len(statistics) == len(HALVES):
         sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
-        direct = [initial_map.solve(each, sphere) for each in statistics]
-        curves["unbiased"] = fsc.cross(one, two, *direct, scene.mask)["unbiased"]
+        first, second = (initial_map.solve(each, sphere) for each in statistics)
+        curves["unbiased"] = fsc.cross(one, two, first, second, scene.mask)["unbiased"]
     return curves
 
 

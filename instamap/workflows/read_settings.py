@@ -6,7 +6,7 @@ from typing import Any
 
 from instamap.errors import DataError
 from instamap.fitting.stage import Stage
-from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, choose
+from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, choose, load_class
 from instamap.plugin.options import from_dict, parse, to_dict
 from instamap.plugin.registry import default
 from instamap.workflows.choose import AUTO, resolve
@@ -48,7 +48,7 @@ def read_settings(record: Mapping[str, Any], given: Given) -> Settings:
         raise DataError(
             "no particles: give a STAR file, or --config with the run.toml of an earlier run"
         )
-    parts: dict[str, Choice] = {}
+    parts: dict[str, Any] = {}
     for kind in PART_KINDS:  # the deformation comes before the forward operator that goes with it
         usual = DEFAULTS[kind]
         if kind == "forward":
@@ -63,7 +63,8 @@ def _resolved(settings: Settings, record: Mapping[str, Any], given: Given) -> Se
     for kind in ("workflow", "objective"):
         name = given.names.get(kind) or record.get(kind, {}).get("name", AUTO)
         if name != AUTO:
-            settings = replace(settings, **{kind: _choice(kind, name, record, given)})
+            chosen: dict[str, Any] = {kind: _choice(kind, name, record, given)}
+            settings = replace(settings, **chosen)
     options = {kind: given.options.get(kind) or () for kind in CHOICE_KINDS}
     return resolve(settings, options["workflow"], options["objective"])
 
@@ -79,7 +80,7 @@ def _choice(kind: str, usual: str, record: Mapping[str, Any], given: Given) -> C
     items = list(given.options.get(kind) or ())
     if name != earlier or not table:
         return choose(kind, name, items)
-    options_class = default().get(kind, name).load().Options
+    options_class = load_class(kind, name).Options
     typed = to_dict(parse(options_class, items))
     keys = {item.partition("=")[0] for item in items}
     return choose(kind, name, {**table, **{key: typed[key] for key in keys}})

@@ -364,12 +364,14 @@ class Settings:
     def from_record(record: Mapping[str, Any]) -> "Settings":
         """The settings that `record` or `data_record` made. Raises OptionError or PartError."""
         known = {spec.field for spec in plain_settings()}
-        plain = {key: value for key, value in record.items() if key in known}
-        chosen = {k: from_record(k, record[k]) for k in CHOICE_KINDS if k in record}
+        values: dict[str, Any] = {key: value for key, value in record.items() if key in known}
+        for kind in CHOICE_KINDS:
+            if kind in record:
+                values[kind] = from_record(kind, record[kind])
         stages = None
         if "stage" in record:
             stages = tuple(from_dict(Stage, table) for table in record["stage"])
-        return Settings(**plain, **chosen, stages=stages)
+        return Settings(**values, stages=stages)
 
 
 def facts_of(field: str) -> SettingFacts:

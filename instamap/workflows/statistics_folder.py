@@ -62,7 +62,8 @@ class StatisticsFolder:
         folder = StatisticsFolder(path, read_toml(path / MARK))
         _check_manifest(folder.manifest, path / MARK)
         try:
-            whole = folder.scene.noise_variance.ndim == 2 and len(folder.shards) > 0
+            noise = torch.tensor(folder.manifest["noise_variance"])
+            whole = noise.ndim == 2 and len(folder.shards) > 0 and folder.scene is not None
         except (KeyError, TypeError, ValueError, AttributeError):
             whole = False
         if not whole:
