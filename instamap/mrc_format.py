@@ -210,9 +210,8 @@ class OpenFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def read_into(self, buffers: Sequence[np.ndarray], offset: int) -> None:
-        """Fill contiguous arrays, one after the other, with what is at `offset`."""
-        wanted = sum(buffer.nbytes for buffer in buffers)
+    def read_into(self, buffers: Sequence[np.ndarray], offset: int, wanted: int) -> None:
+        """Fill contiguous arrays, one after the other, with the `wanted` bytes at `offset`."""
         try:
             got = os.preadv(self._descriptor, buffers, offset)
             if got < wanted:

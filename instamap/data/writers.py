@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mrcfile
 import numpy as np
 import torch
 from torch import Tensor
 
-from instamap.data import formats
+from instamap.data import formats, stacks
 from instamap.data.particle_table import ParticleTable, Rescaling
 from instamap.data.particles import Particles
 from instamap.data.stacks import Stacks
@@ -63,7 +62,7 @@ def write_particles(
     name: by which the file calls the stack. images(rows "B") -> "B D D" instead of the particles'
     own. Tables, columns, rows and their order are kept, and each value to the letter but for names
     of images and, where they change, the images' size and pixel size (by a magnification: that) and
-    origins in pixels. Raises DataError.
+    origins in pixels. Raises DataError, OutputError.
     """
     count = particles.count if count is None else min(count, particles.count)
     done = particles.preprocessor
@@ -71,14 +70,10 @@ def write_particles(
     first = particles.table.source.take(np.arange(count))
     first.with_images(name, rescaling).write(file)
     read = images or particles.images
-    shape = (count, particles.box, particles.box)
-    with mrcfile.new_mmap(stack, shape, mrc_mode=2, overwrite=True) as mrc:
+    with stacks.new_stack(stack, count, particles.box, particles.pixel_size) as writer:
         for rows in torch.arange(count).split(max(1, _PIXELS_AT_ONCE // particles.stacks.box**2)):
-            end = int(rows[-1]) + 1
-            mrc.data[int(rows[0]) : end] = read(rows).numpy()
-            progress.images_read(end, count)
-        mrc.set_image_stack()
-        mrc.voxel_size = particles.pixel_size
+            writer.write(int(rows[0]), read(rows).numpy())
+            progress.images_read(int(rows[-1]) + 1, count)
 
 
 def table_of_run(settings: Mapping[str, Any], given: Path | None, count: int) -> ParticleTable:

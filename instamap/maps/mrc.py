@@ -96,7 +96,7 @@ def _load(path: Path) -> tuple[Layout, np.ndarray]:
     if not file.is_packed():
         layout = mrc_format.parse(file.read(mrc_format.HEADER_BYTES), file.size)
         raw = _room(path, layout)
-        file.read_into([raw], layout.offset)
+        file.read_into([raw], layout.offset, raw.nbytes)
         return layout, layout.decode(raw)
     unpacked = Unpacked(file)
     layout = unpacked.layout()

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import mrcfile
 import numpy as np
 import pandas as pd
 import starfile
 import torch
 from torch import Tensor
 
+from instamap.data.stacks import ImageStackWriter, new_stack
 from instamap.errors import DataError, OutputError
+from instamap.files import replacing, reported
 from instamap.fourier.ctf import ctf
 from instamap.geometry import rotations
+from instamap.maps import mrc
 from instamap.progress import SILENT, Progress
 from instamap.simulate.exposure import Exposure
 from instamap.simulate.random_poses import Poses
@@ -85,13 +87,14 @@ def write_set(
     shows.
     """
     _check_absent(out)
-    out.mkdir(parents=True, exist_ok=True)
+    with reported(out):
+        out.mkdir(parents=True, exist_ok=True)
     count = len(poses)
     box = specimen.box
     half = torch.randperm(count, generator=generator) % 2 + 1
     contrast, background = exposure.contrast(count, generator)
-    with mrcfile.new_mmap(out / STACK, (count, box, box), mrc_mode=2) as stack:
-        deviation = _write_signal(stack.data, specimen, poses, progress)
+    with new_stack(out / STACK, count, box, specimen.pixel_size) as stack:
+        deviation = _write_signal(stack, specimen, poses, progress)
         if not (deviation > 0 and math.isfinite(deviation)):
             raise DataError(
                 "what is to be imaged does not show in any image: they are flat; give a model or a"
@@ -100,23 +103,20 @@ def write_set(
         gain = math.sqrt(exposure.snr) / deviation
         for rows in _chunks(count, box):
             span = _span(rows)
-            signal = torch.from_numpy(stack.data[span])
+            signal = torch.from_numpy(stack.read(span.start, span.stop))
             scale = (contrast * gain)[rows, None, None].float()
             offset = background[rows, None, None].float()
             noise = exposure.draw(len(rows), box, generator)
             images = signal * scale + offset + noise
-            stack.data[span] = images.numpy()
-        stack.set_image_stack()
-        stack.voxel_size = specimen.pixel_size
-    with mrcfile.new(out / TRUTH) as file:
-        truth = (specimen.density() * gain).float()
-        file.set_data(truth.numpy())
-        file.voxel_size = specimen.pixel_size
+            stack.write(span.start, images.numpy())
+    truth = (specimen.density() * gain).float()
+    mrc.write(out / TRUTH, truth, specimen.pixel_size)
     tables = {
         "optics": _optics_table(poses, specimen),
         "particles": _particle_table(poses, half),
     }
-    starfile.write(tables, out / STAR)
+    with replacing(out / STAR) as sibling:
+        starfile.write(tables, sibling, overwrite=True)
     return Written(out / STAR, gain, contrast, background)
 
 
@@ -129,7 +129,7 @@ def _check_absent(out: Path) -> None:
 
 
 def _write_signal(
-    stack: np.ndarray,
+    stack: ImageStackWriter,
     specimen: Specimen,
     poses: Poses,
     progress: Progress,
@@ -147,12 +147,13 @@ def _write_signal(
         transform = torch.fft.rfft2(projections) * transfer
         images = torch.fft.irfft2(transform, s=projections.shape[1:])
         span = _span(rows)
-        stack[span] = images.float().numpy()
+        stack.write(span.start, images.float().numpy())
         total = total + float(images.sum())
         square = square + float(images.square().sum())
         progress.counted("simulated images", span.stop, len(poses))
-    mean = total / stack.size
-    variance = square / stack.size - mean**2
+    pixels = len(poses) * specimen.box**2
+    mean = total / pixels
+    variance = square / pixels - mean**2
     return math.sqrt(max(variance, 0.0))
 
 
