@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from instamap.fitting import draws
 from instamap.fitting.lattice import Lattice
 from instamap.fitting.objective import FitData, ModelAverage, ObjectiveOptions
+from instamap.geometry import draws
 from instamap.model import Model
 from instamap.parts import ContinuousDeformation, DiscreteDeformation, GaussianLikelihood
 from instamap.plugin.options import option

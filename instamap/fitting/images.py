@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from instamap.fitting import draws
 from instamap.fitting.objective import ImageData, ImageSource, ModelAverage, ObjectiveOptions
-from instamap.geometry import rotations
+from instamap.geometry import draws, rotations
 from instamap.model import Model
 from instamap.plugin.options import option
 from instamap.scene import Batch

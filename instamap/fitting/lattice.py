@@ -5,9 +5,8 @@ cube that holds them.
 import torch
 from torch import Tensor, nn
 
-from instamap.fitting import draws
 from instamap.fourier.kaiser_bessel import grid_size
-from instamap.geometry import grids
+from instamap.geometry import draws, grids
 from instamap.geometry.sampling import dilate
 from instamap.model import Model
 

@@ -5,8 +5,7 @@ in each step.
 import torch
 from torch import Tensor, nn
 
-from instamap.fitting import draws
-from instamap.geometry import grids, strain
+from instamap.geometry import draws, grids, strain
 from instamap.model import Model
 from instamap.parts import Deformation, SharedDensity
 

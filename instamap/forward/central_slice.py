@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from instamap.fourier.projector import Projector
-from instamap.geometry import grids
+from instamap.geometry import draws, grids
 from instamap.geometry.sampling import dilate
 from instamap.parts import DensityFn, SharedDensityOperator
 from instamap.plugin.options import Options as PartOptions
@@ -81,11 +81,6 @@ class Slice(SharedDensityOperator):
         jitter = self.options.jitter * self.jitter
         if not self.training or not jitter:
             return x
-        uniform = torch.rand(
-            x.shape,
-            generator=generator,
-            dtype=dtype,
-            device=x.device,
-        )
+        uniform = draws.uniform(x.shape, generator, x.device, dtype)
         cell = self.scene.pixel_size * jitter
         return x + (uniform - 0.5) * cell

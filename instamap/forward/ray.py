@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instamap.geometry import grids
+from instamap.geometry import draws, grids
 from instamap.geometry.sampling import dilate
 from instamap.parts import DensityFn, ForwardOperator
 from instamap.plugin.options import Options as PartOptions
@@ -84,12 +84,7 @@ class Ray(ForwardOperator):
         pixel_size = self.scene.pixel_size
         edges = x.new_tensor([pixel_size, pixel_size, self.spacing])
         cell = edges * jitter
-        uniform = torch.rand(
-            x.shape,
-            generator=generator,
-            dtype=x.dtype,
-            device=x.device,
-        )
+        uniform = draws.uniform(x.shape, generator, x.device, x.dtype)
         return x + (uniform - 0.5) * cell
 
     def _inside(self, shift: Tensor, rotation: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from instamap.fitting import draws
+from instamap.geometry import draws
 
 # Of all devices but the CPU the only one that every build of torch can index tensors on.
 PRETENDED = torch.device("meta")

@@ -1,4 +1,4 @@
-"""Random numbers of a fit, drawn where the generator lives.
+"""Random numbers that are drawn where the generator lives.
 
 So they do not depend on the device that they are used on.
 """
@@ -8,10 +8,14 @@ from torch import Tensor
 
 
 def uniform(
-    shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Numbers "*shape" in 0..1."""
-    numbers = torch.rand(shape, generator=generator, device=_home(generator))
+    home = _home(generator)
+    numbers = torch.rand(shape, generator=generator, dtype=dtype, device=home)
     return numbers.to(device)
 
 
