@@ -282,7 +282,7 @@ def test_states_with_maps_of_their_own_have_no_displacements(tmp_path):
     save_maps(tmp_path / "run", tmp_path / "gone.star", LATENTS.double())
     said = instamap("audit", tmp_path / "run", "-o", tmp_path / "audit").refusal
     assert (
-        "each state has a map of its own (--deform subspace) and nothing bends" in said
+        "each conformation has a map of its own (--deform subspace) and nothing bends" in said
         and "`instamap states`" in said
     )
     assert not (tmp_path / "audit").exists()

@@ -79,6 +79,7 @@ def test_particles_are_placed_where_their_blob_is(world, tmp_path):
         and float(torch.corrcoef(torch.stack([z, TRUTH]))[0, 1]) > 0.95
     )
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "inferred.json",
         "latents.npy",
         "particles_latents.star",
     }
@@ -164,9 +165,7 @@ def test_mistakes_are_answered_before_the_work_and_leave_nothing(world, tmp_path
     assert f"output folder '{world / 'run'}' holds a run; choose another" in call(
         "-o", world / "run", "--force"
     )
-    assert "already holds coordinates; choose another or add --force to replace them" in call(
-        "-o", tmp_path / "old"
-    )
+    assert "has a file 'latents.npy' that coordinates would replace" in call("-o", tmp_path / "old")
     said = call("-o", tmp_path / "out", "--group-by", "rlnTomoName")
     assert (
         "has no column rlnTomoName, by which the run tells images of one particle; name another"
@@ -190,7 +189,7 @@ def test_the_particles_file_itself_is_never_replaced(world, tmp_path):
         world / "new",
         "--force",
     ).refusal
-    assert "is one of the files that are read; choose another folder" in said
+    assert "which would be replaced; choose another folder, or copy the file" in said
 
 
 def test_coordinates_are_replaced_when_asked(world, tmp_path):
