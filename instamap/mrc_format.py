@@ -313,8 +313,14 @@ class Unpacked:
             yield piece
 
     def check_end(self) -> None:
-        """Raise MrcError where the data end here and their checksum does not fit."""
-        self._next(1)
+        """Raise MrcError where the checksum at the end does not fit, or the end is far: a few bytes
+        beyond the values do not matter, many are not what the header says.
+        """
+        left = _PIECE
+        while piece := self._next(left):
+            left -= len(piece)
+            if not left:
+                raise MrcError(f"its {self._name} data are longer than its header says")
 
     def skip(self, count: int) -> None:
         """Pass over `count` bytes."""
