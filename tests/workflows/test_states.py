@@ -22,7 +22,7 @@ from instamap.geometry import grids, rotations
 from instamap.maps import mrc
 from instamap.motion import conformation_maps, pose_dependence
 from instamap.motion.kmeans import kmeans, nearest
-from instamap.motion.motion_model import Motion
+from instamap.motion.motion_model import MotionModel
 from instamap.report import coordinates_plot, movie, render
 
 COUNT = 60
@@ -189,7 +189,7 @@ def test_the_blob_is_where_the_field_moves_it(line, plane, tmp_path):
     """
     deep = grids.voxel_centres(BOX, PIXEL).norm(dim=-1) < 22
     for folder, z in ((line, [[-1.0], [1 / 3]]), (plane, [[1 / 3, -2 / 3], [0.0, 1.0]])):
-        motion = Motion.open(folder)
+        motion = MotionModel.open(folder)
         z = torch.tensor(z, dtype=torch.float64)
         done = conformation_maps.write(motion, z, tmp_path)
         for state, (first, *second) in zip(done, z.tolist(), strict=True):
