@@ -1,6 +1,7 @@
 """Progress on standard error: live bars on a terminal, elsewhere a plain line at each end."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -27,10 +28,12 @@ class ProgressBars(Progress):
     """A context in which images are read, then maps are fitted, some side by side.
 
     The fits of one set, which is the first word of a fit's name, come one after the other: one ends
-    where the next begins.
+    where the next begins. introduction: lines that come before anything else is told, so that a
+    refusal of what is read stands alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, introduction: Sequence[str] = ()) -> None:
+        self._introduction = list(introduction)
         self.console = Console(stderr=True)
         self._bars = Bars(*COLUMNS, console=self.console) if self.console.is_terminal else None
         self._tasks: dict[str, int] = {}
@@ -58,6 +61,16 @@ class ProgressBars(Progress):
 
     def message(self, line: str) -> None:
         """Prints a line, above the bars where there are any."""
+        self._introduce()
+        self._print(line)
+
+    def _introduce(self) -> None:
+        lines = self._introduction
+        self._introduction = []
+        for line in lines:
+            self._print(line)
+
+    def _print(self, line: str) -> None:
         self.console.print(escaped(line), highlight=False, markup=False, soft_wrap=True)
 
     def images_read(self, done: int, total: int) -> None:
@@ -84,6 +97,7 @@ class ProgressBars(Progress):
         self._show(fit, evaluation.step, max(steps, evaluation.step), rate, state)
 
     def _show(self, name: str, done: int, total: int, rate: str, state: str) -> None:
+        self._introduce()
         if self._bars is None:
             return
         if name not in self._tasks:

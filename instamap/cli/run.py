@@ -9,7 +9,6 @@ from instamap.cli.terminal import say
 from instamap.workflows.read_settings import Given
 
 if TYPE_CHECKING:
-    from instamap.progress import Progress
     from instamap.workflows.result import Result
     from instamap.workflows.settings import Settings
 
@@ -56,40 +55,40 @@ def run_settings(
     from instamap.workflows.result import run_folder
 
     kind = run_folder(settings)
-    with output.reserve(out, kind, force, settings.input_files()) as place, ProgressBars() as bars:
-        introduce(settings, automatic or [], bars)
+    bars = ProgressBars(introduction(settings, automatic or []))
+    with output.reserve(out, kind, force, settings.input_files()) as place, bars:
         result = api.run(settings, bars)
         result.write(place)
     for line in conclusion(result, out):
         say(line)
 
 
-def introduce(settings: "Settings", automatic: list[str], progress: "Progress") -> None:
-    """Tells what slows the run down, if anything, what was chosen, and the stages."""
+def introduction(settings: "Settings", automatic: list[str]) -> list[str]:
+    """What slows the run down, if anything, what was chosen, and the stages, in lines."""
     from instamap.geometry import compiled
     from instamap.plugin.options import to_dict
 
     objective = settings.objective.name if settings.objective else ""
     slices = _has_slices(settings)
     note = compiled.note()
-    if note:
-        progress.message(note)
+    lines = [note] if note else []
     for name, value in settings.special().items():
-        progress.message(f"{name:15} {value}")
+        lines.append(f"{name:15} {value}")
     for kind, choice in settings.choices().items():
         options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
         if kind == "forward" and slices:
-            progress.message(
+            lines.append(
                 f"{kind:15} none: objective {objective} has exact Fourier slices; {choice.name} and"
                 " its options play no part"
             )
             continue
         how = " (auto)" if kind in automatic else ""
-        progress.message(f"{kind:15} {choice.name}{how}  {options}".rstrip())
+        lines.append(f"{kind:15} {choice.name}{how}  {options}".rstrip())
     for number, stage in enumerate(settings.stages or (), 1):
         usual = to_dict(type(stage)())
         changed = [f"{k}={v}" for k, v in to_dict(stage).items() if v != usual[k]]
-        progress.message(f"{f'stage {number}':15} {' '.join(changed) or 'all parts learn'}")
+        lines.append(f"{f'stage {number}':15} {' '.join(changed) or 'all parts learn'}")
+    return lines
 
 
 def _has_slices(settings: "Settings") -> bool:
