@@ -198,7 +198,7 @@ def test_states_with_maps_of_their_own_move_no_atoms(tmp_path):
     model = write_model(tmp_path / "model.pdb", PLACES + MIDDLE)
     said = instamap("morph", tmp_path / "run", "--model", model, "-o", tmp_path / "m.pdb").refusal
     assert (
-        "each state has a map of its own (--deform subspace) and nothing bends" in said
+        "each conformation has a map of its own (--deform subspace) and nothing bends" in said
         and "`instamap states`" in said
     )
     assert not (tmp_path / "m.pdb").exists()
