@@ -161,7 +161,7 @@ def _sweep(path: Path) -> None:
                 _remove_stale(entry)
 
 
-def _remove_stale(entry: os.DirEntry) -> None:
+def _remove_stale(entry: os.DirEntry[str]) -> None:
     with contextlib.suppress(OSError):
         found = entry.stat(follow_symlinks=False)
         age = time.time() - found.st_mtime

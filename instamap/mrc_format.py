@@ -12,15 +12,17 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
 from instamap import files
 
+ByteOrder = Literal["<", ">"]
+
 HEADER_BYTES = 1024
-_TYPES = {  # modes of real values; 4-bit values (101) become bytes
+_TYPES: dict[int, np.dtype[Any]] = {  # modes of real values; 4-bit values (101) become bytes
     0: np.dtype("i1"),
     1: np.dtype("i2"),
     2: np.dtype("f4"),
@@ -28,10 +30,10 @@ _TYPES = {  # modes of real values; 4-bit values (101) become bytes
     12: np.dtype("f2"),
     101: np.dtype("u1"),
 }
-_COMPLEX = {3: np.dtype("i2,i2"), 4: np.dtype("c8")}
+_COMPLEX: dict[int, np.dtype[Any]] = {3: np.dtype("i2,i2"), 4: np.dtype("c8")}
 _FOUR_BIT = 101
 _FLOAT32 = 2
-_STAMPS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
+_STAMPS: dict[bytes, ByteOrder] = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
 _IMOD_STAMP = 1146047817  # "IMOD", in the header's bytes 152 to 155
 _IMOD_SIGNED = 1  # bit of the flags that follow it: bytes are signed
 _VOLUME_STACKS = range(401, 631)  # space groups that mean a stack of volumes
@@ -206,11 +208,11 @@ class OpenFile:
         self.size = found.st_size
         self.stamp = stamp(found)
 
-    def __del__(self):
+    def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def read_into(self, buffers: Sequence[np.ndarray], offset: int, wanted: int) -> None:
+    def read_into(self, buffers: Sequence[Any], offset: int, wanted: int) -> None:
         """Fill contiguous arrays, one after the other, with the `wanted` bytes at `offset`."""
         try:
             got = os.preadv(self._descriptor, buffers, offset)
@@ -222,7 +224,7 @@ class OpenFile:
             end = offset + got
             raise MrcError(f"it ends after {end} of {offset + wanted} bytes: it was cut off")
 
-    def _read_rest(self, buffers: Sequence[np.ndarray], offset: int, got: int) -> int:
+    def _read_rest(self, buffers: Sequence[Any], offset: int, got: int) -> int:
         """Go on where a call stopped early, as calls beyond 2 GB do; bytes filled in the end."""
         start = 0
         for buffer in buffers:
@@ -397,13 +399,13 @@ def _check_start(head: bytes) -> None:
         raise MrcError(f"it ends within its header, after {len(head)} of {HEADER_BYTES} bytes")
 
 
-def _byte_orders(head: bytes) -> tuple[str, str]:
+def _byte_orders(head: bytes) -> tuple[ByteOrder, ByteOrder]:
     """Both byte orders; first that of the machine stamp, or of most machines if it is not known."""
     first = _STAMPS.get(head[212:214], "<")
     return first, ">" if first == "<" else "<"
 
 
-def _header(head: bytes, order: str) -> np.ndarray:
+def _header(head: bytes, order: ByteOrder) -> np.ndarray:
     return np.frombuffer(head[:HEADER_BYTES], HEADER_DTYPE.newbyteorder(order))[0]
 
 
@@ -411,7 +413,7 @@ def _dimensions(header: np.ndarray) -> str:
     return f"{int(header['nx'])} x {int(header['ny'])} x {int(header['nz'])} values"
 
 
-def _layout(head: bytes, order: str) -> Layout | None:
+def _layout(head: bytes, order: ByteOrder) -> Layout | None:
     """The layout in one byte order; None where it makes no sense."""
     found = _header(head, order)
     shape = (int(found["nz"]), int(found["ny"]), int(found["nx"]))
@@ -420,7 +422,9 @@ def _layout(head: bytes, order: str) -> Layout | None:
     types = _TYPES | _COMPLEX
     if min(shape) < 1 or extended < 0 or mode not in types:
         return None
-    dtype = np.dtype("u1") if mode == 0 and _bytes_are_unsigned(head, order) else types[mode]
+    dtype = types[mode]
+    if mode == 0 and _bytes_are_unsigned(head, order):
+        dtype = np.dtype("u1")
     return Layout(
         shape,
         mode,
@@ -432,7 +436,7 @@ def _layout(head: bytes, order: str) -> Layout | None:
     )
 
 
-def _bytes_are_unsigned(head: bytes, order: str) -> bool:
+def _bytes_are_unsigned(head: bytes, order: ByteOrder) -> bool:
     """Whether IMOD wrote the file and does not say that bytes are signed; MRC2014 has them so."""
     stamp, flags = np.frombuffer(head[152:160], np.dtype("i4").newbyteorder(order))
     return int(stamp) == _IMOD_STAMP and not int(flags) & _IMOD_SIGNED

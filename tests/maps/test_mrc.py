@@ -2,7 +2,10 @@
 files are refused by name.
 """
 
+import bz2
+import gzip
 import itertools
+import os
 
 import mrcfile
 import numpy as np
@@ -10,9 +13,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mrcfile.dtypes import HEADER_DTYPE
 
 from instamap.errors import DataError, OutputError
-from instamap.files import replacing
 from instamap.maps import mrc
 
 
@@ -157,13 +160,136 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         mrc.write(tmp_path / "no-such-folder" / "map.mrc", CUBE, 1.0)
 
 
-def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as sibling:
-        sibling.write_text("half of the n")
-        raise ZeroDivisionError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with replacing(path) as sibling:
-        sibling.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+def with_bytes(path, start, content):
+    """The file with some bytes in its header changed."""
+    whole = bytearray(path.read_bytes())
+    whole[start : start + len(content)] = content
+    path.write_bytes(whole)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("start", "content"),
+    [
+        (212, b"\x44\x11\0\0"),  # many maps of the EMDB
+        (212, b"\x44\x20\x20\x20"),  # IMOD
+        (212, bytes(4)),  # Amira
+        (212, b"\x11\x11\0\0"),  # of the other byte order
+        (208, bytes(4)),  # before the year 2000
+        (104, b"\xff" * 8),  # neither a version nor a type of extended header
+        (28, bytes(12)),  # an empty grid: that of the values
+        (108, bytes(4)),
+    ],
+)
+@pytest.mark.parametrize("trailing", [b"", bytes(77)])
+def test_oddities_of_headers_do_not_matter(tmp_path, start, content, trailing):
+    path = tmp_path / "map.mrc"
+    density = torch.randn(5, 5, 5, generator=torch.Generator().manual_seed(0))
+    mrc.write(path, density, 1.06)
+    with_bytes(path, start, content)
+    path.write_bytes(path.read_bytes() + trailing)
+    found, size = mrc.read(path)
+    assert torch.equal(found, density)
+    assert size == 1.06
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2", "u2", "f2", "i1"])
+@pytest.mark.parametrize("stamp", [b"\x11\x11\0\0", b"DD\0\0", bytes(4)])
+def test_big_endian_maps(tmp_path, dtype, stamp):
+    path = tmp_path / "map.mrc"
+    data = np.arange(125).reshape(5, 5, 5).astype(f">{dtype}")
+    with mrcfile.new(path) as file:
+        file.set_data(data)
+        file.voxel_size = 2.5
+    content = path.read_bytes()
+    header = np.frombuffer(content, HEADER_DTYPE, 1)
+    if header["mode"][0] == 0:  # of bytes, mrcfile has no order
+        content = header.byteswap().tobytes() + content[1024:]
+    path.write_bytes(content)
+    with_bytes(path, 212, stamp)
+    found, size = mrc.read(path)
+    assert torch.equal(found, torch.arange(125.0).reshape(5, 5, 5))
+    assert size == 2.5
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_compressed_maps(tmp_path, pack):
+    path = tmp_path / "map.mrc"
+    density = torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(0))
+    mrc.write(path, density, 1.06)
+    plain = path.read_bytes()
+    packed = pack(plain)
+    path.write_bytes(packed + bytes(3))
+    found, size = mrc.read(path)
+    assert torch.equal(found, density)
+    assert size == 1.06
+    middle = len(packed) // 2
+    for spoilt in (
+        packed[:middle],
+        packed[:40],
+        packed[:middle] + bytes(40) + packed[middle + 40 :],
+        packed[:-6] + bytes(6),
+        pack(plain[:-1]),
+        pack(plain + bytes(50_000_000)),
+    ):
+        path.write_bytes(spoilt)
+        with pytest.raises(DataError, match=r"'.*map.mrc' cannot be read as MRC: it") as caught:
+            mrc.read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_header_that_promises_more_than_gzip_can_hold(tmp_path):
+    path = tmp_path / "map.mrc"
+    mrc.write(path, CUBE, 1.0)
+    with_bytes(path, 0, np.array([2000] * 3, "<i4").tobytes())
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(DataError, match="map.mrc' .*shorter than its header says"):
+        mrc.read(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (os.mkdir, "a folder, not a file"),
+        (os.mkfifo, "a named pipe, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device, not a file"),
+        (lambda path: path.touch(), "empty"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n" + bytes(2000)), "an HDF5 file"),
+        (lambda path: path.write_bytes(bytes(5000)), "makes no sense"),
+        (lambda path: path.write_bytes(b"\x01" * 700), "700 of 1024"),
+        (lambda path: path.symlink_to("map.mrc"), "circle of links"),
+    ],
+)
+def test_what_is_no_map_is_said(tmp_path, make, word):
+    make(tmp_path / "map.mrc")
+    with pytest.raises(DataError, match=f"map.mrc' cannot be read as MRC: .*{word}.*; "):
+        mrc.read(tmp_path / "map.mrc")
+
+
+def test_a_stack_of_volumes_is_no_map(tmp_path):
+    path = tmp_path / "map.mrc"
+    mrc.write(path, CUBE, 1.0)
+    with_bytes(path, 88, (401).to_bytes(4, "little"))
+    assert torch.equal(mrc.read(path)[0], torch.from_numpy(CUBE)), "a stack of one"
+    with_bytes(path, 36, (2).to_bytes(4, "little"))
+    with pytest.raises(DataError, match="holds 2 volumes"):
+        mrc.read(path)
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_pixel_size_that_cannot_be_is_not_written(tmp_path, size):
+    with pytest.raises(DataError, match="map.mrc' has voxels of .* Å; give a size above 0"):
+        mrc.write(tmp_path / "map.mrc", CUBE, size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_is_what_mrcfile_would_write(tmp_path):
+    """Statistics too."""
+    density = np.random.default_rng(0).normal(size=(7, 7, 7)).astype(np.float32)
+    mrc.write(tmp_path / "ours.mrc", density, 1.37)
+    with mrcfile.new(tmp_path / "theirs.mrc") as file:
+        file.set_data(density)
+        file.set_volume()
+        file.voxel_size = 1.37
+        file.header.label[0] = b"instamap"
+    assert (tmp_path / "ours.mrc").read_bytes() == (tmp_path / "theirs.mrc").read_bytes()
