@@ -1,6 +1,7 @@
-"""Progress: what a procedure tells of itself while it runs, and what it tells of a fit."""
+"""Progress: what a procedure tells of itself while it runs, and where it keeps what it has done."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Progress:
 
     def counted(self, what: str, done: int, total: int) -> None:
         """Tells how many of other things (maps, frames, simulated images) are done."""
+
+    def kept(self, what: str) -> Path | None:
+        """The file in which a step called `what` keeps its state, so that a stopped run goes on.
+
+        It is there where the step has kept something before. None: nothing is to be kept. Steps of
+        one name are told apart by their order.
+        """
+        return None
 
 
 SILENT = Progress()

@@ -3,6 +3,7 @@ been stopped.
 """
 
 import json
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from instamap.files import replacing
 from instamap.progress import Evaluation
 
 VERSION = 1  # of the files
+SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,36 @@ class Checkpoints(Protocol):
 
     def save(self, name: str, checkpoint: Checkpoint) -> None:
         """Keeps the checkpoint of the fit called `name`, in the place of its last one."""
+
+
+class KeptFit:
+    """The latest checkpoint of one fit, in a file; written every so often, and when the fit ends.
+
+    path: None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._written = time.monotonic()
+
+    def load(self) -> Checkpoint | None:
+        """What was kept before, if anything. Raises DataError for a damaged file."""
+        if self._path is None or not self._path.exists():
+            return None
+        return Checkpoint.load(self._path)
+
+    @property
+    def due(self) -> bool:
+        """Whether the next checkpoint is to be written."""
+        if self._path is None:
+            return False
+        return time.monotonic() - self._written >= SECONDS_BETWEEN_CHECKPOINTS
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint in the place of the last one, if anything is kept."""
+        if self._path is not None:
+            checkpoint.save(self._path)
+            self._written = time.monotonic()
 
 
 def _read(path: str | Path) -> dict[str, np.ndarray]:

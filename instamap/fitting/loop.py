@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from instamap.fitting.checkpoint import Checkpoint, Checkpoints, Fitted, Position
+from instamap.fitting.checkpoint import Checkpoint, Checkpoints, Fitted, KeptFit, Position
 from instamap.fitting.objective import Objective, ObjectiveOptions
 from instamap.fitting.stage import Stage
 from instamap.fitting.stages import usual
@@ -68,15 +68,19 @@ def optimise(
     stages: None means the usual ones. name: what progress and checkpoints call the fit. resume:
     where to go on from; model and objective are then of the same making as the ones that were
     stopped, and the outcome is the same to the last bit. checkpoints: keeps one after each
-    evaluation.
+    evaluation. Where progress keeps the state of steps, the fit goes on from there by itself.
 
     The fit starts from the empty map and goes back to it unless all held-out images together are
     likelier, at the best evaluation, by more than chance allows: under pure noise exp(gain) has
     mean 1, so the best of n evaluations gains x nats with probability n e^-x at most.
     """
     fit = _Fit(model, objective, stages or usual(model), generator)
-    if resume is not None:
-        fit.resume(resume)
+    kept = KeptFit(progress.kept(f"fit {name}"))
+    earlier = kept.load() if resume is None else resume
+    if earlier is not None:
+        fit.resume(earlier)
+        for evaluation in earlier.evaluations:
+            progress.evaluated(name, evaluation, fit.steps_at_most)
     model.train()
     while not fit.finished:
         if not fit.advance():
@@ -85,6 +89,8 @@ def optimise(
         fit.react()
         if checkpoints is not None:
             checkpoints.save(name, fit.checkpoint())
+        if kept.due or fit.finished:
+            kept.save(fit.checkpoint())
     model.eval()
     return fit.result()
 

@@ -5,6 +5,7 @@ threads.
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -54,6 +55,11 @@ class SerialisedProgress(Progress):
         with self._lock:
             self._check()
             self._listener.counted(what, done, total)
+
+    def kept(self, what: str) -> Path | None:
+        with self._lock:
+            self._check()
+            return self._listener.kept(what)
 
     def _check(self) -> None:
         if self._stop.is_set():

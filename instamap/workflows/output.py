@@ -22,7 +22,7 @@ from instamap.errors import DataError, OutputError
 from instamap.toml_text import read_toml
 
 LOCK = ".instamap.lock"
-TEMPORARY = ".instamap-"  # prefix of folders that are filled before their files move
+TEMPORARY = ".instamap-new-"  # prefix of folders that are filled before their files move
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without them
 

@@ -23,6 +23,7 @@ from instamap.scene import Scene
 from instamap.statistics import initial_map, noise_refinement
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
+from instamap.workflows.resume import KeptStatistics
 from instamap.workflows.settings import Settings
 from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 
@@ -216,6 +217,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
             f" '{_objective_name(settings)}' needs statistics of Gaussian noise; choose"
             " --likelihood gaussian or --objective images"
         )
+    kept = KeptStatistics(list(dataset.sets), progress)
     found = accumulate(
         dataset.particles,
         dataset.sets,
@@ -223,6 +225,8 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
         symmetry=dataset.symmetry,
         weights=dataset.weights,
         progress=progress,
+        before=kept.load(),
+        checkpoint=kept,
     )
     held_out = found.pop(HELD_OUT)
     distinct = distinct_images(dataset.particles, dataset.held_out)

@@ -29,6 +29,9 @@ class LoggedProgress(Progress):
     def counted(self, what: str, done: int, total: int) -> None:
         self._listener.counted(what, done, total)
 
+    def kept(self, what: str) -> Path | None:
+        return self._listener.kept(what)
+
     def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
         metrics = {
             "stage": evaluation.stage,
