@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,11 @@ class Source(ABC):
 
     Whatever is not changed stays to the letter: values, columns, tables and their order. Methods
     return a changed copy.
+
+    suffix: of the files that are written.
     """
+
+    suffix: ClassVar[str]
 
     @abstractmethod
     def take(self, rows: npt.NDArray[np.int64]) -> "Source":
@@ -128,10 +133,11 @@ class ParticleTable:
     group from 0; group_names: of each group. pixel_size "n": Å. box "n": pixels along an
     image's edge as the file has it, or None. premultiplied: the images were multiplied by their
     CTF. phase_flipped "n" (bool): the images' components were given the sign of the CTF; None
-    if no image's were. half "n": 0 or 1, or None where the file has no halves. ignored: names
-    of columns that say something which is not modelled. columns: everything else, by name.
-    terms: the file's own names for "image", "box", "pixel size", "half" and "premultiplied",
-    for errors. source: what can be written again.
+    if no image's were. sign "n": the factor, 1 or -1, with which protein is white; None if it
+    is for all. half "n": 0 or 1, or None where the file has no halves. ignored: names of
+    columns that say something which is not modelled. columns: everything else, by name. terms:
+    the file's own names for "image", "box", "pixel size", "half" and "premultiplied", for
+    errors. source: what can be written again.
     """
 
     path: Path
@@ -145,6 +151,7 @@ class ParticleTable:
     box: Tensor | None
     premultiplied: bool
     phase_flipped: Tensor | None
+    sign: Tensor | None
     half: Tensor | None
     ignored: tuple[str, ...]
     columns: Columns

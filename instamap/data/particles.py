@@ -91,8 +91,10 @@ class Particles:
         return images
 
     def _read(self, rows: Tensor) -> Tensor:
-        """Images as they are on disk, but for phase flips, which are undone."""
+        """Images as they are on disk, but with protein white and no phase flipped."""
         images = torch.from_numpy(self.stacks.read(rows.numpy()))
+        if self.table.sign is not None:
+            images = images * self.table.sign[rows, None, None].to(images)
         return self._without_phase_flips(images, rows)
 
     def _without_phase_flips(self, images: Tensor, rows: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def write_latents(
     source = table.source.with_latents(latents)
     if rows is not None:
         source = source.take(rows.sort().values.numpy())
-    with replacing(file) as sibling:
+    with replacing(named_for(table, file)) as sibling:
         source.write(sibling)
 
 
@@ -42,7 +42,7 @@ def write_poses(particles: Particles, views: Views, changed: Tensor, file: Path)
     Rows that are not `changed` "n" (bool) stay to the letter. Raises OutputError.
     """
     source = particles.table.source.with_poses(views, changed.numpy())
-    with replacing(file) as sibling:
+    with replacing(named_for(particles.table, file)) as sibling:
         source.write(sibling)
 
 
@@ -68,12 +68,19 @@ def write_particles(
     done = particles.preprocessor
     rescaling = Rescaling(particles.stacks.box, done.edge, done.box)
     first = particles.table.source.take(np.arange(count))
-    first.with_images(name, rescaling).write(file)
+    first.with_images(name, rescaling).write(named_for(particles.table, file))
     read = images or particles.images
     with stacks.new_stack(stack, count, particles.box, particles.pixel_size) as writer:
         for rows in torch.arange(count).split(max(1, _PIXELS_AT_ONCE // particles.stacks.box**2)):
             writer.write(int(rows[0]), read(rows).numpy())
             progress.images_read(int(rows[-1]) + 1, count)
+
+
+def named_for(table: ParticleTable, file: Path) -> Path:
+    """The file, or, where its name is that of a STAR file and the particles are those of another
+    program, the one with that program's suffix.
+    """
+    return file.with_suffix(table.source.suffix) if file.suffix == ".star" else file
 
 
 def table_of_run(settings: Mapping[str, Any], given: Path | None, count: int) -> ParticleTable:

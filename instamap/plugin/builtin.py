@@ -181,4 +181,18 @@ def instamap_components() -> list[Component]:
             "STAR file of particles (RELION 3.0 or later)",
             "Scheres, J. Struct. Biol. 180, 519-530 (2012), doi 10.1016/j.jsb.2012.09.006",
         ),
+        Component(
+            "format",
+            "cryosparc",
+            "instamap.data.formats.cryosparc:CryosparcFormat",
+            ".cs file or .csg group of particles (cryoSPARC)",
+            "Punjani et al., Nat. Methods 14, 290-296 (2017), doi 10.1038/nmeth.4169",
+        ),
+        Component(
+            "format",
+            "cryodrgn",
+            "instamap.data.formats.cryodrgn:CryodrgnFormat",
+            "pickles of poses and CTF (cryoDRGN)",
+            "Zhong et al., Nat. Methods 18, 176-185 (2021), doi 10.1038/s41592-020-01049-4",
+        ),
     ]

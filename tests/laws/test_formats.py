@@ -1,12 +1,14 @@
 """The built-in formats obey the laws of input formats."""
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from instamap.geometry import rotations
 from instamap.testing import FormatLaws
-from instamap.testing.formats import Sample
+from instamap.testing.formats import Sample, sample
 
 
 class TestStar(FormatLaws):
@@ -29,6 +31,91 @@ class TestStar(FormatLaws):
 
     def write_unmodelled(self, particles: Sample, folder: Path) -> tuple[Path, str]:
         return self.write(particles, folder, "rlnBeamTiltX 0.3"), "rlnBeamTiltX"
+
+
+class TestCryosparc(FormatLaws):
+    """.cs files of cryoSPARC, in float64 so that the laws' tolerances hold."""
+
+    name = "cryosparc"
+
+    def write(self, particles: Sample, folder: Path, tilt: float = 0.0) -> Path:
+        path = folder / "particles.cs"
+        with path.open("wb") as file:
+            np.save(file, cryosparc_rows(particles, tilt))
+        return path
+
+    def write_unmodelled(self, particles: Sample, folder: Path) -> tuple[Path, str]:
+        return self.write(particles, folder, 0.3), "ctf/tilt_A"
+
+
+class TestCryodrgn(FormatLaws):
+    """Pickles of cryoDRGN, which say nothing of halves."""
+
+    name = "cryodrgn"
+    has_halves = False
+    keeps_image_names = False
+
+    def write(self, particles: Sample, folder: Path) -> Path:
+        edge = particles.box * particles.pixel_size
+        poses = (particles.rotation.numpy(), (particles.origin / edge).numpy())
+        (folder / "poses.pkl").write_bytes(pickle.dumps(poses))
+        (folder / "ctf.pkl").write_bytes(pickle.dumps(cryodrgn_ctf(particles)))
+        (folder / "images.mrcs").touch()
+        return folder / "poses.pkl"
+
+    def test_some_rows_are_those_rows(self, tmp_path: Path) -> None:
+        """The CTF is in a file of its own, of which the same rows are chosen."""
+        rows = [4, 0, 5]
+        (tmp_path / "some-ctf.pkl").write_bytes(pickle.dumps(cryodrgn_ctf(sample())[rows]))
+        super().test_some_rows_are_those_rows(tmp_path)
+
+
+def cryosparc_rows(particles: Sample, tilt: float = 0.0) -> np.ndarray:
+    """Particles as cryoSPARC has them."""
+    count = len(particles.image_names)
+    numbers = [int(name.partition("@")[0]) for name in particles.image_names]
+    optics = particles.optics
+    columns = {
+        "uid": np.arange(count, dtype=np.uint64) * 977 + 5,
+        "blob/path": np.full(count, b">images.mrcs"),
+        "blob/idx": np.array(numbers, np.uint32) - 1,
+        "blob/shape": np.full((count, 2), particles.box, np.uint32),
+        "blob/psize_A": np.full(count, particles.pixel_size),
+        "ctf/accel_kv": optics.voltage.numpy(),
+        "ctf/cs_mm": optics.spherical_aberration.numpy(),
+        "ctf/amp_contrast": optics.amplitude_contrast.numpy(),
+        "ctf/df1_A": optics.defocus_u.numpy(),
+        "ctf/df2_A": optics.defocus_v.numpy(),
+        "ctf/df_angle_rad": optics.defocus_angle.numpy(),
+        "ctf/phase_shift_rad": optics.phase_shift.numpy(),
+        "ctf/tilt_A": np.full((count, 2), tilt),
+        "alignments3D/split": particles.half.numpy().astype(np.uint32),
+        "alignments3D/pose": rotations.to_rotvec(particles.rotation.mT).numpy(),
+        "alignments3D/shift": particles.origin.numpy() / (2 * particles.pixel_size),
+        "alignments3D/psize_A": np.full(count, 2 * particles.pixel_size),
+    }
+    layout = [(name, column.dtype, column.shape[1:]) for name, column in columns.items()]
+    rows = np.empty(count, layout)
+    for name, column in columns.items():
+        rows[name] = column
+    return rows
+
+
+def cryodrgn_ctf(particles: Sample) -> np.ndarray:
+    """The CTF as cryoDRGN has it."""
+    optics = particles.optics
+    columns = [
+        torch.full_like(optics.voltage, particles.box),
+        torch.full_like(optics.voltage, particles.pixel_size),
+        optics.defocus_u,
+        optics.defocus_v,
+        torch.rad2deg(optics.defocus_angle),
+        optics.voltage,
+        optics.spherical_aberration,
+        optics.amplitude_contrast,
+        torch.rad2deg(optics.phase_shift),
+    ]
+    return torch.stack(columns, 1).numpy()
 
 
 def _head(name: str, labels: list[str]) -> list[str]:

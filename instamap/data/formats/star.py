@@ -103,6 +103,7 @@ class StarFormat(InputFormat):
             box=_box(columns),
             premultiplied=premultiplied,
             phase_flipped=_phase_flipped(columns, views.optics, premultiplied),
+            sign=None,
             half=_half(columns),
             ignored=tuple(unmodelled(columns)),
             columns=columns,

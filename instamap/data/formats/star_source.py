@@ -30,6 +30,8 @@ _MAGNIFICATION_ROUNDING = 1e-3
 class StarSource(Source):
     """The tables of a STAR file."""
 
+    suffix = ".star"
+
     def __init__(
         self,
         columns: StarColumns,
