@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,11 @@ class Stacks:
         """Every stack."""
         return [stack.path for stack in self._stacks]
 
+    @property
+    def header_pixel_sizes(self) -> list[tuple[Path, float]]:
+        """Every stack, and Å per pixel along x as its header has it."""
+        return [(stack.path, stack.layout.voxel_size[0]) for stack in self._stacks]
+
     @functools.cached_property
     def identity(self) -> np.ndarray:
         """For each name a number that it shares with those of the same image of the same file,
@@ -118,25 +123,47 @@ class Stacks:
         self._check_finite(images, rows)
         return images
 
+    def middle_lines(self, rows: np.ndarray) -> np.ndarray:
+        """The middle line "B D" (float32) of the images of `rows`, without the rest of them.
+
+        Raises DataError for a stack that changed since it was looked at.
+        """
+        lines = np.empty((len(rows), self.box), np.float32)
+        order = np.lexsort((self._index[rows], self._stack[rows]))
+        stacks = self._stack[rows][order]
+        for places in np.split(order, np.flatnonzero(np.diff(stacks)) + 1):
+            if not len(places):
+                continue
+            number = int(self._stack[rows[places[0]]])
+            with self._readable(number, int(rows[places[0]])):
+                lines[places] = self._open(number).middle_lines(self._index[rows[places]])
+        return lines
+
     def _read_stack(self, rows: np.ndarray, images: np.ndarray, places: np.ndarray) -> None:
         """Fill `images` at `places` with those of `rows`, all of one stack and in its order."""
         number = int(self._stack[rows[0]])
-        stack = self._stacks[number]
         index = self._index[rows]
-        try:
+        with self._readable(number, int(rows[0])):
             source = self._open(number)
             source.read(index, images, places)
+
+    @contextmanager
+    def _readable(self, number: int, row: int) -> Iterator[None]:
+        """Says of a stack that can't be read, or changed meanwhile, where it is named."""
+        stack = self._stacks[number]
+        try:
+            yield
             _check_unchanged(stack)
         except FileNotFoundError:
             raise DataError(
-                f"stack '{stack.path}' has vanished since row {rows[0] + 1} of '{self.star}' was"
+                f"stack '{stack.path}' has vanished since row {row + 1} of '{self.star}' was"
                 " looked up in it; put it back and start again"
             ) from None
         except MrcError as error:
             remedy = error.remedy or "copy it again"
             raise DataError(
-                f"stack '{stack.path}' can't be read any more from image {index[0] + 1} (row"
-                f" {rows[0] + 1} of '{self.star}'): {error.reason}; {remedy}"
+                f"stack '{stack.path}' can't be read any more from image {self._index[row] + 1}"
+                f" (row {row + 1} of '{self.star}'): {error.reason}; {remedy}"
             ) from error
 
     def _open(self, number: int) -> "_Source":
@@ -234,6 +261,18 @@ class _Source:
             self._read_bytes(index[part], list(raw))
             for place, image in zip(places[part], self._layout.decode(raw), strict=True):
                 images[place] = image
+
+    def middle_lines(self, index: np.ndarray) -> np.ndarray:
+        """The middle lines "n D" of the images of `index`. Raises MrcError."""
+        _, rows, columns = self._layout.shape
+        line_bytes = self._layout.section_bytes // rows
+        first = self._offset + rows // 2 * line_bytes
+        raw = np.empty((len(index), line_bytes), np.uint8)
+        for line, number in zip(raw, index.tolist(), strict=True):
+            place = first + number * self._layout.section_bytes
+            self._file.read_into([line], place, line_bytes)
+        layout = replace(self._layout, shape=(len(index), 1, columns))
+        return np.stack([line[0] for line in layout.decode(raw)])
 
     def _read_bytes(self, index: np.ndarray, buffers: list[np.ndarray]) -> None:
         """Fill a buffer for each image; neighbours in one call."""
