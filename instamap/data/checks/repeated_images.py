@@ -1,0 +1,80 @@
+"""Images that hold the same pixels under several names: copies, whose noise is one."""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from instamap.data.checks.finding import Finding, named
+from instamap.data.stacks import Stacks
+
+IMAGES_AT_ONCE = 1024
+Numbers = npt.NDArray[np.int64]
+
+
+def same_pixels(stacks: Stacks) -> Numbers:
+    """For each row "n" a number that it shares with rows of the same pixels, whatever their names.
+
+    The middle line of every image is compared, and where two agree, all of their pixels. Images
+    whose middle line is of one value are left alone.
+    """
+    names = stacks.identity
+    _, first = np.unique(names, return_index=True)  # a row of each name
+    lines = np.array(
+        [
+            _digest(line) if np.ptp(line) > 0 else b""
+            for start in range(0, len(first), IMAGES_AT_ONCE)
+            for line in stacks.middle_lines(first[start : start + IMAGES_AT_ONCE])
+        ],
+        dtype=object,
+    )
+    suspects = _shared(lines)
+    if not len(suspects):
+        return names
+    number = np.arange(len(first))
+    known: dict[bytes, int] = {}
+    for start in range(0, len(suspects), IMAGES_AT_ONCE):
+        chosen = suspects[start : start + IMAGES_AT_ONCE]
+        images = stacks.read(first[chosen])
+        for place, image in zip(chosen.tolist(), images, strict=True):
+            number[place] = known.setdefault(_digest(image), place)
+    return number[names]
+
+
+def check(stacks: Stacks, same: Numbers, path: object) -> list[Finding]:
+    """The finding of copies. same "n": of `same_pixels`."""
+    rows = copies(stacks, same)
+    if not len(rows):
+        return []
+    value = (
+        f"{len(rows)} images of '{path}' have the same pixels as others under another name,"
+        f" {named(torch.from_numpy(rows))}"
+    )
+    remedy = "remove such copies, each of which counts again; here they stay in one half"
+    return [Finding("copies", value, remedy)]
+
+
+def copies(stacks: Stacks, same: Numbers) -> Numbers:
+    """Rows, from 0, whose pixels an earlier row has under another name."""
+    _, first = np.unique(same, return_index=True)
+    number = np.unique(same, return_inverse=True)[1].reshape(-1)
+    name_of_first = stacks.identity[first][number]
+    return np.flatnonzero(stacks.identity != name_of_first)
+
+
+def _digest(values: npt.NDArray[np.float32]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16).digest()
+
+
+def _shared(digests: npt.NDArray[np.object_]) -> Numbers:
+    """Places of digests that several have; empty ones count as different."""
+    seen: dict[bytes, int] = {}
+    shared: set[int] = set()
+    for place, digest in enumerate(digests.tolist()):
+        if not digest:
+            continue
+        earlier = seen.setdefault(digest, place)
+        if earlier != place:
+            shared.update((earlier, place))
+    return np.array(sorted(shared), dtype=np.int64)
