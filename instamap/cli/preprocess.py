@@ -51,10 +51,12 @@ def preprocess(
     values = dict(typed.plain)
     datadir = values.pop("datadir")
     normalise = bool(values.pop("normalise"))
-    steps = Preprocess(**values, normalise=normalise)
+    invert = bool(values.pop("invert"))
+    steps = Preprocess(**values, normalise=normalise, invert=invert)
     if not steps:
         raise OptionError(
-            f"there is nothing to do to '{particles}'; give --crop, --box or --normalise"
+            f"there is nothing to do to '{particles}'; give --crop, --box, --normalise or"
+            " --invert"
         )
     opened = Particles.open(particles, datadir=datadir, preprocess=steps)
     kind = output.FolderKind("particles", RECORD, (STAR, STACK, RECORD))

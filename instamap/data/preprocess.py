@@ -24,14 +24,15 @@ class Preprocess:
     crop: edge of the middle that is kept, in pixels. box: edge after Fourier cropping; pixels grow
     by crop/box. normalise: the plane that fits the background best is subtracted, and the rest
     divided by its standard deviation in the background. background: Å; what is farther than this
-    from the origin is background (None: 0.375 of the edge). Raises OptionError for values that
-    cannot be.
+    from the origin is background (None: 0.375 of the edge). invert: dark protein becomes white.
+    Raises OptionError for values that cannot be.
     """
 
     crop: int | None = None
     box: int | None = None
     normalise: bool = False
     background: float | None = None
+    invert: bool = False
 
     def __post_init__(self):
         for name, low in (("crop", LEAST), ("box", LEAST), ("background", 0.0)):
@@ -57,6 +58,7 @@ class Preprocess:
             self.crop and f"cropped to {self.crop} px",
             self.box and f"scaled to {self.box} px",
             self.normalise and f"background{beyond} normalised",
+            self.invert and "contrast inverted",
         ]
         return ", ".join(word for word in said if word) or "none"
 
@@ -110,7 +112,9 @@ class Preprocessor:
                 len(images), -1, -1
             )  # one product an image: its value depends on no other image
             images = torch.bmm(torch.bmm(matrix, images), matrix.mT)
-        return images if self._background is None else normalise(images, self._background)
+        if self._background is not None:
+            images = normalise(images, self._background)
+        return -images if self.steps.invert else images
 
 
 def fourier_crop(edge: int, box: int) -> Tensor:

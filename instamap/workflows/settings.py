@@ -210,6 +210,22 @@ class Settings:
         unit="Å",
         default_words="0.375 of the edge",
     )
+    invert: bool = setting(
+        False,
+        "Then turn dark protein white.",
+        commands=READING,
+        role="data",
+        flag="--invert/--no-invert",
+        default_words="no-invert",
+    )
+    exclude_outliers: bool = setting(
+        False,
+        "Leave images that are far stronger than the others out of all sets.",
+        commands=FROM_IMAGES,
+        role="data",
+        flag="--exclude-outliers/--keep-outliers",
+        default_words="keep-outliers",
+    )
     device: Literal["cpu"] = setting(
         "cpu", "Where it computes; this version computes on the CPU.", commands=(), role="fit"
     )
@@ -335,7 +351,7 @@ class Settings:
         """What is done to each image when it is read."""
         from instamap.data.preprocess import Preprocess  # here, since it needs torch
 
-        return Preprocess(self.crop, self.box, self.normalise, self.background)
+        return Preprocess(self.crop, self.box, self.normalise, self.background, self.invert)
 
     @property
     def point_group(self) -> "torch.Tensor | None":
