@@ -1,5 +1,6 @@
 """Particles: images with their poses and optics, read when asked for."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from instamap.data import formats, phase_flip, splits
+from instamap.data.checks import repeated_images
+from instamap.data.checks.image_values import Inspector
 from instamap.data.particle_table import ParticleTable
 from instamap.data.preprocess import NOTHING, Preprocess, Preprocessor
 from instamap.data.stacks import Stacks
@@ -25,7 +28,7 @@ class Particles:
     preprocessed. premultiplied: the images were multiplied by their CTF. views: pose and optics of
     all rows (float64; index counts them from 0). half "n": the half set, 0 or 1, that the file
     gives, or None. ignored: columns that say something which is not modelled. table: what the file
-    says. preprocessor: what is done to each image.
+    says. preprocessor: what is done to each image. inspector: what measures each that is read.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Particles:
         index = torch.arange(self.count)
         self.views = Views(table.rotation, table.origin, index, table.group, table.optics)
         self.half = table.half
+        self.inspector: Inspector | None = None
         self.ignored = list(table.ignored)
 
     @classmethod
@@ -83,6 +87,12 @@ class Particles:
         """Images "B D D" [y, x] of `rows` "B", float32, preprocessed. Raises DataError for pixels
         that are not finite, or cannot be.
         """
+        images = self._preprocessed(rows)
+        if self.inspector is not None:
+            self.inspector.inspect(rows, images)
+        return images
+
+    def _preprocessed(self, rows: Tensor) -> Tensor:
         if not self.preprocessor.steps:
             return self._read(rows)
         chunks = rows.split(max(1, _PIXELS_AT_ONCE // self.stacks.box**2))
@@ -149,15 +159,20 @@ class Particles:
         )
         return torch.tensor(values)
 
+    @functools.cached_property
+    def same_pixels(self) -> Tensor:
+        """For each row "n" a number that it shares with rows of the same image, whatever its name."""
+        return torch.from_numpy(repeated_images.same_pixels(self.stacks))
+
     def exclusive_groups(self, group_by: str | None = None) -> Tensor:
         """For each row "n" a number, counted from 0 in the rows' order, that rows which must not be
         parted share.
 
-        They are those of one image (symmetry-expanded or joined files list it again and again),
-        whose noise would else be found in both halves, and those of one value in column `group_by`;
+        They are those of one image (symmetry-expanded or joined files list it again and again, or
+        under several names), whose noise would else be found in both halves, and those of one value in column `group_by`;
         and so on, from row to row. Raises DataError if the column is missing.
         """
-        links = [torch.from_numpy(self.stacks.identity)]
+        links = [self.same_pixels]
         if group_by is not None:
             links.append(self.groups(group_by))
         return splits.exclusive_groups(links)
@@ -189,9 +204,17 @@ class Particles:
         return "only one image" if group_by is None else f"only one value of {group_by}"
 
     def _check_images_in_one_half(self, half: Tensor) -> None:
+        name = self.table.terms["half"]
+        identity = torch.from_numpy(self.stacks.identity)
+        copies = repeated_images.parted(self.same_pixels, identity, half)
+        if copies:
+            raise DataError(
+                f"{name} of '{self.path}' has the same pixels under two names in both halves,"
+                f" {copies}, which would then agree on their noise; remove the copies, or the"
+                f" column {name} to draw halves"
+            )
         row = splits.parted_row(self.exclusive_groups(), half)
         if row is not None:
-            name = self.table.terms["half"]
             raise DataError(
                 f"{name} of '{self.path}' has the {self.describe(row)} in both halves, which would"
                 " then agree on its noise; give all rows of an image the same subset, or remove the"
