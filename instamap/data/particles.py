@@ -161,7 +161,7 @@ class Particles:
 
     @functools.cached_property
     def same_pixels(self) -> Tensor:
-        """For each row "n" a number that it shares with rows of the same image, whatever its name."""
+        """For each row "n" a number that it shares with rows of the same image, under any name."""
         return torch.from_numpy(repeated_images.same_pixels(self.stacks))
 
     def exclusive_groups(self, group_by: str | None = None) -> Tensor:
@@ -169,8 +169,9 @@ class Particles:
         parted share.
 
         They are those of one image (symmetry-expanded or joined files list it again and again, or
-        under several names), whose noise would else be found in both halves, and those of one value in column `group_by`;
-        and so on, from row to row. Raises DataError if the column is missing.
+        under several names), whose noise would else be found in both halves, and those of one
+        value in column `group_by`; and so on, from row to row. Raises DataError if the column is
+        missing.
         """
         links = [self.same_pixels]
         if group_by is not None:

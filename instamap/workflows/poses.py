@@ -124,7 +124,7 @@ class PosesWorkflow(Workflow):
     def run(self, settings: Settings, progress: Progress = SILENT) -> PosesResult:
         logged = LoggedProgress(progress)
         plain = _settings_of_map(settings)
-        dataset = open_dataset(plain)
+        dataset = open_dataset(plain, logged)
         prepared = prepare_dataset(dataset, plain, logged)
         map_workflow.describe(settings, prepared, logged)
         best = self._rounds(settings, plain, dataset, prepared, logged)

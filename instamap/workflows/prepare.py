@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from instamap.data import noise
+from instamap.data.checks.finding import settle
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError, DataError
 from instamap.fitting import stages
@@ -24,6 +25,7 @@ from instamap.statistics import initial_map, noise_refinement
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
 from instamap.workflows.resume import KeptStatistics
+from instamap.workflows import preflight
 from instamap.workflows.settings import Settings
 from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 
@@ -75,17 +77,25 @@ class Prepared:
         return {**counts, HELD_OUT: some.held_out_count}
 
 
-def open_dataset(settings: Settings) -> Dataset:
-    """Reads and checks the particles, estimates the noise, draws the sets. Raises InstamapError."""
+def open_dataset(settings: Settings, progress: Progress = SILENT) -> Dataset:
+    """Reads and checks the particles, estimates the noise, draws the sets. Raises InstamapError.
+
+    What is doubtful of the particles is told in notes.
+    """
     particles = Particles.open(
         settings.particles, datadir=settings.datadir, preprocess=settings.preprocess
     )
+    settle(preflight.of_table(particles, settings), progress)
     window = None
     if settings.mask:
         window = mask.load(settings.mask, particles.box, particles.pixel_size)
-    rows, held_out = draw_sets(particles, settings)
+    excluded = preflight.outliers(particles, settings, progress)
+    rows, held_out = draw_sets(particles, settings, excluded)
+    settle(preflight.of_copies(particles), progress)
     weights = _weights(particles, settings, {**rows, HELD_OUT: held_out})
-    spectra = noise.estimate(particles, seed=settings.seed)
+    spectra = noise.estimate(particles, _without(particles, excluded), seed=settings.seed)
+    settle(preflight.of_images(particles), progress)
+    settle(preflight.of_contrast(particles, torch.cat(list(rows.values()))), progress)
     scene = Scene(
         box=particles.box,
         pixel_size=particles.pixel_size,
@@ -99,6 +109,12 @@ def open_dataset(settings: Settings) -> Dataset:
     symmetry = settings.point_group
     dataset = Dataset(particles, scene, rows, held_out, symmetry, weights)
     return _with_refined_noise(dataset, settings)
+
+
+def _without(particles: Particles, excluded: Tensor) -> Tensor:
+    """Row numbers of all particles but those that are excluded."""
+    rows = torch.arange(particles.count)
+    return rows[~torch.isin(rows, excluded)]
 
 
 def _weights(particles: Particles, settings: Settings, sets: dict[str, Tensor]) -> Tensor | None:
@@ -147,11 +163,13 @@ def _bodies(settings: Settings, particles: Particles) -> Tensor | None:
     return torch.stack(masks)
 
 
-def draw_sets(particles: Particles, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:
+def draw_sets(
+    particles: Particles, settings: Settings, excluded: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """Row numbers of each fit and of the held-out set, drawn with the seed.
 
-    Rows that stay together (`Particles.exclusive_groups`) are drawn together. Raises DataError
-    where a set would be empty.
+    Rows that stay together (`Particles.exclusive_groups`) are drawn together. excluded: rows that
+    no set gets. Raises DataError where a set would be empty.
     """
     group = particles.exclusive_groups(settings.group_by)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -160,14 +178,17 @@ def draw_sets(particles: Particles, settings: Settings) -> tuple[dict[str, Tenso
     enough = 1 + int((images_before < MIN_HELD_OUT_IMAGES).sum())
     count = max(enough, round(settings.held_out * len(order)))
     out = torch.isin(group, order[:count])
-    rows = _rows_of_fits(particles, settings, out)
+    used = torch.ones(particles.count, dtype=torch.bool)
+    if excluded is not None:
+        used[excluded] = False
+    rows = _rows_of_fits(particles, settings, out | ~used)
     for name, chosen in rows.items():
         if not len(chosen):
             raise DataError(
                 f"no particles are left for {name} of the {particles.count} in"
                 f" '{settings.particles}'; give more, mend rlnRandomSubset, or add --no-halves"
             )
-    return rows, out.nonzero()[:, 0]
+    return rows, (out & used).nonzero()[:, 0]
 
 
 def _rows_of_fits(particles: Particles, settings: Settings, out: Tensor) -> dict[str, Tensor]:
@@ -185,7 +206,7 @@ def prepare(settings: Settings, progress: Progress = SILENT) -> Prepared:
     """
     if settings.statistics:
         return _prepare_statistics(settings)
-    return prepare_dataset(open_dataset(settings), settings, progress)
+    return prepare_dataset(open_dataset(settings, progress), settings, progress)
 
 
 def prepare_dataset(dataset: Dataset, settings: Settings, progress: Progress = SILENT) -> Prepared:
@@ -228,6 +249,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
         before=kept.load(),
         checkpoint=kept,
     )
+    settle(preflight.of_later_images(dataset.particles), progress)
     held_out = found.pop(HELD_OUT)
     distinct = distinct_images(dataset.particles, dataset.held_out)
     fits: dict[str, FitData] = {

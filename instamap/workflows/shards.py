@@ -48,7 +48,7 @@ def accumulate(
     the particles, the settings or the folder are to blame.
     """
     _check_likelihood(settings)
-    dataset = open_dataset(settings)
+    dataset = open_dataset(settings, progress)
     rows = {name: chosen[shard.holds(chosen)] for name, chosen in dataset.sets.items()}
     folder = StatisticsFolder(out, _manifest(settings, dataset, shard, rows))
     state = folder.begin(force)
