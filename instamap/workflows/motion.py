@@ -151,7 +151,7 @@ class MotionWorkflow(Workflow):
 
     def run(self, settings: Settings, progress: Progress = SILENT) -> MotionResult:
         logged = LoggedProgress(progress)
-        inputs = motion_fits.open_inputs(settings, self.options.coarse)
+        inputs = motion_fits.open_inputs(settings, self.options.coarse, logged)
         coarse = inputs.coarse
         logged.message(f"coordinates     in {coarse.box} px of {coarse.pixel_size:.4g} Å")
         names = list(inputs.dataset.rows)

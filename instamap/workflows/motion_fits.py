@@ -104,11 +104,14 @@ class SharedCoordinates:
     agreement: float | None
 
 
-def open_inputs(settings: Settings, pixel_size: float) -> MotionInputs:
+def open_inputs(
+    settings: Settings, pixel_size: float, progress: Progress = SILENT
+) -> MotionInputs:
     """Reads what all fits share. pixel_size: of the coarse images, in Å."""
     assert settings.objective is not None  # settings are resolved
     # The first maps are of the density that all particles share.
-    dataset = open_dataset(replace(settings, deformation=choose("deformation", "identity")))
+    rigid = replace(settings, deformation=choose("deformation", "identity"))
+    dataset = open_dataset(rigid, progress)
     particles = dataset.particles
     coarse = fewer_pixels(particles, pixel_size)
     variance = noise.estimate(coarse, seed=settings.seed)

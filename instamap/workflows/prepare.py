@@ -182,13 +182,14 @@ def draw_sets(
     if excluded is not None:
         used[excluded] = False
     rows = _rows_of_fits(particles, settings, out | ~used)
-    for name, chosen in rows.items():
+    held_out = (out & used).nonzero()[:, 0]
+    for name, chosen in {**rows, HELD_OUT: held_out}.items():
         if not len(chosen):
             raise DataError(
                 f"no particles are left for {name} of the {particles.count} in"
                 f" '{settings.particles}'; give more, mend rlnRandomSubset, or add --no-halves"
             )
-    return rows, (out & used).nonzero()[:, 0]
+    return rows, held_out
 
 
 def _rows_of_fits(particles: Particles, settings: Settings, out: Tensor) -> dict[str, Tensor]:
