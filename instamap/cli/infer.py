@@ -65,7 +65,7 @@ def infer(
     from instamap.workflows.record import write_json
 
     column = earlier.group_by(group_by, earlier_group_by)
-    kind = output.FolderKind("coordinates", RECORD, (LATENTS, STAR, RECORD))
+    kind = output.FolderKind("coordinates", RECORD, (LATENTS, "particles_latents.*", RECORD))
     output.check(out, kind, force)
     model = MotionModel.open(motion)
     opened = embed_new.open_particles(model, particles, datadir)
@@ -76,7 +76,7 @@ def infer(
         np.save(folder / LATENTS, latents.numpy())
         write_latents(opened.table, latents, folder / STAR)
         files = output.names_in(folder)
-        record = {"motion": str(motion.resolve()), "particles": str(opened.path)}
+        record = {"motion": str(motion.absolute()), "particles": str(opened.path)}
         write_json(folder / RECORD, {"instamap": __version__, "files": files, **record})
     say(_summary(latents, particle))
     for line in hint_of_datadir(opened.table, out / STAR, datadir):

@@ -1,5 +1,6 @@
 """`instamap preprocess`: particles to smaller ones, for any program that reads them."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def preprocess(
 
     reconstruct and accumulate do the same while they read, with the same options. What the CTF has
     carried out of the crop is lost. The stack is named as seen from the current folder, as RELION
-    does.
+    does, or from the folder above the one that is written where that lies elsewhere.
     """
     from instamap.cli.progress_bars import ProgressBars
     from instamap.data.particles import Particles
@@ -68,7 +69,7 @@ def preprocess(
     ):
         progress.message(f"{opened.count} images of {opened.stacks.box} px: {steps}")
         write_particles(
-            opened, folder / STAR, folder / STACK, name=str(out / STACK), progress=progress
+            opened, folder / STAR, folder / STACK, name=_stack_name(out), progress=progress
         )
         record = {"instamap": __version__, "particles": str(particles), "files": [STAR, STACK]}
         write_toml(folder / RECORD, {**record, **steps.record()})
@@ -76,3 +77,13 @@ def preprocess(
         f"{opened.count} images of {opened.box} px at {opened.pixel_size:g} Å in {out}/: {STAR},"
         f" {STACK}"
     )
+
+
+def _stack_name(out: Path) -> str:
+    """The name of the stack for readers that start at the STAR file, its folder's parents, or the
+    current folder: without "..", which would mean something else from each of them.
+    """
+    if ".." not in out.parts:
+        return str(out / STACK)
+    folder = Path(os.path.abspath(out)).name
+    return str(Path(folder) / STACK)

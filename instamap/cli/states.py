@@ -25,7 +25,7 @@ RECORD = "states.json"
 STAR = "particles_latents.star"
 MAY_WRITE = (
     RECORD,
-    STAR,
+    "particles_latents.*",
     "states.csv",
     "latents.png",
     "movie.gif",

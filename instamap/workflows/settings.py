@@ -404,9 +404,11 @@ def plain_settings() -> list[OptionSpec]:
 
 
 def _without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are set; paths as absolute text."""
+    """The values that are set; paths as absolute text, through the links that were given: image
+    paths are looked for above a STAR file where the link to it is.
+    """
     given = {name: value for name, value in values.items() if value is not None}
-    return {n: str(v.resolve()) if isinstance(v, Path) else v for n, v in given.items()}
+    return {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in given.items()}
 
 
 def _canonical(symmetry: str) -> str:

@@ -1,6 +1,7 @@
 """Statistics gathered in shards, on many machines or with interruptions, and added up."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,28 +52,35 @@ def accumulate(
     dataset = open_dataset(settings, progress)
     rows = {name: chosen[shard.holds(chosen)] for name, chosen in dataset.sets.items()}
     folder = StatisticsFolder(out, _manifest(settings, dataset, shard, rows))
-    state = folder.begin(force)
-    _describe(folder, shard, progress)
-    if state == "done":
-        _resumed(folder, dict(folder.counts), progress)
-        return folder
-    before = {}
-    if state == "resumed":
-        files = {name: folder.file(name) for name in rows}
-        before = {name: Statistics.load(file) for name, file in files.items() if file.exists()}
-        _resumed(folder, {name: one.count for name, one in before.items()}, progress)
-    accumulate_statistics(
-        dataset.particles,
-        rows,
-        make_part("likelihood", settings.likelihood, dataset.scene),
-        symmetry=dataset.symmetry,
-        weights=dataset.weights,
-        progress=progress,
-        before=before,
-        checkpoint=FolderCheckpoint(folder),
-    )
-    folder.end()
+    likelihood = make_part("likelihood", settings.likelihood, dataset.scene)
+    with folder.writable(force) as place:
+        state = place.begin(force)
+        _describe(folder, shard, progress)
+        if state == "done":
+            _resumed(folder, dict(folder.counts), progress)
+            return folder
+        before = {}
+        if state == "resumed":
+            before = _statistics_there(place, rows)
+            _resumed(folder, {name: one.count for name, one in before.items()}, progress)
+        accumulate_statistics(
+            dataset.particles,
+            rows,
+            likelihood,
+            symmetry=dataset.symmetry,
+            weights=dataset.weights,
+            progress=progress,
+            before=before,
+            checkpoint=FolderCheckpoint(place),
+        )
+        place.end()
     return folder
+
+
+def _statistics_there(folder: StatisticsFolder, names: Iterable[str]) -> dict[str, Statistics]:
+    """What has been gathered already of the sets of these names."""
+    files = {name: folder.file(name) for name in names}
+    return {name: Statistics.load(file) for name, file in files.items() if file.exists()}
 
 
 def _check_likelihood(settings: Settings) -> None:
@@ -139,10 +147,11 @@ def merge(paths: list[Path], out: Path, *, force: bool = False) -> StatisticsFol
     manifest = {**folders[0].manifest, "shards": words, "sets": counts}
     target = StatisticsFolder(out, manifest)
     sums = {name: _sum(folders, name) for name in SETS}
-    if target.begin(force) != "done":
-        for name, total in sums.items():
-            total.save(target.file(name))
-        target.end()
+    with target.writable(force) as place:
+        if place.begin(force) != "done":
+            for name, total in sums.items():
+                total.save(place.file(name))
+            place.end()
     return target
 
 

@@ -1,7 +1,9 @@
 """A folder of statistics on disk: what `fit` and `merge` need of the images, and their origin."""
 
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,7 @@ SETS = ("half1", "half2", "held_out")
 MARK = "accumulate.toml"
 UNFINISHED = "unfinished.toml"  # the same text: becomes the mark when all files are there
 NOISE_ROUNDING = 1e-5  # relative: the same estimate on another machine differs by rounding
+REPLACEMENT = ".replacement"  # folder in the folder, for statistics that replace complete ones
 AGAIN = "accumulate again"
 
 MANIFEST: dict[str, type] = {
@@ -157,6 +160,24 @@ class StatisticsFolder:
             words = {"noise_variance": "their noise differs", "digest": "their STAR files differ"}
             return words.get(name, f"{name} is {one} and {two}")
         return None
+
+    @contextmanager
+    def writable(self, force: bool) -> Iterator["StatisticsFolder"]:
+        """The folder to begin and to end: this one or, where complete statistics are replaced by
+        `force`, one inside it, whose files take their place when the block has succeeded.
+        """
+        if not force or not (self.path / MARK).exists():
+            yield self
+            return
+        inside = StatisticsFolder(self.path / REPLACEMENT, self.manifest)
+        try:
+            yield inside
+            (self.path / MARK).unlink()
+            for name in SETS:
+                inside.file(name).replace(self.file(name))
+            (inside.path / MARK).replace(self.path / MARK)
+        finally:
+            shutil.rmtree(inside.path, ignore_errors=True)
 
     def begin(self, force: bool) -> Literal["new", "resumed", "done"]:
         """Makes the folder and marks it as unfinished.
