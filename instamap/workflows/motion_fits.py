@@ -25,7 +25,7 @@ from instamap.motion.find_motion import CoarseMotion, Search, find_motion, with_
 from instamap.motion.motion_model import HalfModel
 from instamap.parts import ContinuousDeformation, PerParticleTable
 from instamap.plugin.choice import choose, load_class
-from instamap.progress import Progress
+from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.statistics.particle_statistics import ParticleStatistics, fewer_pixels
 from instamap.statistics.statistics import Statistics
