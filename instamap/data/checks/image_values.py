@@ -88,6 +88,7 @@ class Inspector:
         self.particles = particles
         self.values = ImageValues(particles.count, particles.box)
         self._told: set[int] = set()
+        self._left_out = torch.zeros(particles.count, dtype=torch.bool)
         self._reference: tuple[float, float] | None = None
 
     def inspect(self, rows: Tensor, images: Tensor) -> None:
@@ -112,6 +113,11 @@ class Inspector:
         for rows in unread.split(max(1, PIXELS_AT_ONCE // self.particles.box**2)):
             self.particles.images(rows)
         self._reference = reference
+
+    def leave_out(self, rows: Tensor) -> None:
+        """Says nothing of these rows, which no fit sees."""
+        self._told.update(rows.tolist())
+        self._left_out[rows] = True
 
     def survey(self) -> list[Finding]:
         """What is wrong with the images that have been measured, by which others are judged then.
@@ -155,6 +161,7 @@ class Inspector:
     def _outweigh(self) -> bool:
         """Whether wild images outweigh all others."""
         rows = self.wild()
+        rows = rows[~self._left_out[rows]]
         amplitude, _ = self._reference or self._medians()
         energy = self.values.amplitude[rows].square().sum()
         others = amplitude**2 * (self.particles.count - len(rows))

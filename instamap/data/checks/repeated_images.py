@@ -5,8 +5,9 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from instamap.data.checks.finding import Finding, named
+from instamap.data.checks.finding import MAX_ROWS_NAMED, Finding, named
 from instamap.data.stacks import Stacks
 
 IMAGES_AT_ONCE = 1024
@@ -78,3 +79,18 @@ def _shared(digests: npt.NDArray[np.object_]) -> Numbers:
         if earlier != place:
             shared.update((earlier, place))
     return np.array(sorted(shared), dtype=np.int64)
+
+
+def parted(same: Tensor, identity: Tensor, half: Tensor) -> str:
+    """Pairs of rows in different halves that have the same pixels under two names, in words; none
+    if there are none.
+    """
+    first: dict[int, int] = {}
+    pairs = []
+    for row, number in enumerate(same.tolist()):
+        earlier = first.setdefault(number, row)
+        if identity[earlier] != identity[row] and half[earlier] != half[row]:
+            pairs.append(f"{earlier + 1} and {row + 1}")
+    words = ", ".join(pairs[:MAX_ROWS_NAMED])
+    rest = len(pairs) - MAX_ROWS_NAMED
+    return f"rows {words}{f' and {rest} more pairs' if rest > 0 else ''}" if pairs else ""

@@ -1,0 +1,118 @@
+"""Cheap checks of particles before anything is fitted: what cannot be right ends the run, what is
+doubtful is told in a line with its remedy.
+"""
+
+import torch
+from torch import Tensor
+
+from instamap.data import noise
+from instamap.data.checks import (
+    column_values,
+    half_sets,
+    pixel_sizes,
+    repeated_images,
+    views,
+)
+from instamap.data.checks.finding import Finding, named
+from instamap.data.checks.image_values import Inspector
+from instamap.data.particles import Particles
+from instamap.errors import DataError
+from instamap.model import make_part
+from instamap.parts import GaussianLikelihood
+from instamap.plugin.choice import choose
+from instamap.progress import Progress
+from instamap.scene import Scene
+from instamap.statistics import contrast
+from instamap.statistics.contrast import Contrast
+from instamap.statistics.particle_statistics import fewer_pixels
+from instamap.statistics.streaming import accumulate
+from instamap.workflows.settings import Settings
+
+CONTRAST_IMAGES = 1000  # of the map by which the contrast is told
+CONTRAST_BOX = 32  # its voxels along an edge
+MIN_CONTRAST_IMAGES = 8
+
+
+def of_table(particles: Particles, settings: Settings) -> list[Finding]:
+    """Findings for which no image is read, but for a line of each by which copies are found."""
+    table = particles.table
+    path = str(particles.path)
+    findings = column_values.check(table)
+    findings += pixel_sizes.check(table, particles.stacks.header_pixel_sizes)
+    findings += views.check(particles.views.rotation, path, settings.point_group)
+    if table.half is not None and settings.halves:
+        findings += half_sets.check(table.half, path, table.terms["half"])
+    return findings
+
+
+def of_copies(particles: Particles) -> list[Finding]:
+    """Findings of images that are there under several names."""
+    same = particles.same_pixels.numpy()
+    return repeated_images.check(particles.stacks, same, particles.path)
+
+
+def outliers(particles: Particles, settings: Settings, progress: Progress) -> Tensor:
+    """Rows of wild images, which are left out where that is asked for; else none.
+
+    All images are read for it. From here on images are measured when they are read.
+    """
+    inspector = Inspector(particles)
+    particles.inspector = inspector
+    if not settings.exclude_outliers:
+        return torch.zeros(0, dtype=torch.long)
+    inspector.scan()
+    rows = inspector.wild()
+    what = f"images that are far stronger than the others, {named(rows)}" if len(rows) else "none"
+    progress.message(f"left out        {len(rows)} of {particles.count}: {what}")
+    inspector.leave_out(rows)
+    return rows
+
+
+def of_images(particles: Particles) -> list[Finding]:
+    """Findings of the images that have been read, by which those that follow are judged."""
+    return [] if particles.inspector is None else particles.inspector.survey()
+
+
+def of_later_images(particles: Particles) -> list[Finding]:
+    """Findings of images that were read since."""
+    return [] if particles.inspector is None else particles.inspector.later()
+
+
+def of_contrast(particles: Particles, rows: Tensor) -> list[Finding]:
+    """The finding of dark protein in images of `rows`. A map that cannot be made says nothing."""
+    try:
+        measured = measure_contrast(particles, rows)
+    except DataError:
+        return []
+    if measured is None or not measured.is_dark:
+        return []
+    value = (
+        f"protein is dark in the images of '{particles.path}': the dark side of a first map"
+        f" explains {measured.dark:.3g} nats of images that it was not made of, its white side"
+        f" {measured.white:.3g}"
+    )
+    now = particles.preprocessor.steps.invert
+    remedy = "leave out --invert" if now else "add --invert, since protein has to be white"
+    return [Finding("contrast", value, remedy)]
+
+
+def measure_contrast(particles: Particles, rows: Tensor) -> Contrast | None:
+    """The contrast of some of the images of `rows`, scaled down; None of too few."""
+    if len(rows) < MIN_CONTRAST_IMAGES:
+        return None
+    edge = particles.box * particles.pixel_size
+    coarse = fewer_pixels(particles, edge / CONTRAST_BOX)
+    chosen = rows[:: -(-len(rows) // CONTRAST_IMAGES)]
+    spectra = noise.estimate(coarse, chosen)
+    scene = Scene(
+        box=coarse.box,
+        pixel_size=coarse.pixel_size,
+        count=coarse.count,
+        premultiplied=coarse.premultiplied,
+        noise_variance=spectra.float(),
+    )
+    likelihood = make_part("likelihood", choose("likelihood", "coloured"), scene)
+    assert isinstance(likelihood, GaussianLikelihood)
+    sets = {"one": chosen[::2], "two": chosen[1::2]}
+    found = accumulate(coarse, sets, likelihood)
+    return contrast.measure(found["one"], found["two"])
