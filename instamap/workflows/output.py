@@ -4,6 +4,7 @@ Each kind of run keeps a record in its folder, the mark, which lists the files t
 later run of the same kind deletes or replaces those and no others.
 """
 
+import contextlib
 import errno
 import fcntl
 import fnmatch
@@ -23,6 +24,7 @@ from instamap.toml_text import read_toml
 
 LOCK = ".instamap.lock"
 TEMPORARY = ".instamap-new-"  # prefix of folders that are filled before their files move
+MAX_ATTEMPTS = 100  # to lock a folder that others remove
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without them
 
@@ -112,34 +114,65 @@ def reserve(
     another, is held by somebody else, or has a file that the run may write and that no earlier one
     lists as its own; or where a file that would go is one of the `inputs`.
     """
-    check(out, kind, force, inputs)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_be_made(out, error) from None
+    _check_folder(out)
     with _locked(out):
-        check(out, kind, force, inputs)  # another run may have ended since
+        check(out, kind, force, inputs)  # now that nobody else changes what is there
         _sweep(out)
         yield OutputFolder(out, kind)
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system releases if the process dies."""
-    path = out / LOCK
+    """Holds the folder's lock, which the system releases if the process dies.
+
+    A folder that was made for it goes again if nothing has come of it.
+    """
+    made = not out.exists()
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise _cannot_be_made(out, error) from None
-    try:
-        _take(descriptor, out)
+        descriptor = _lock(out)
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            (out / LOCK).unlink(missing_ok=True)
+            os.close(descriptor)
     finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                out.rmdir()
+
+
+def _lock(out: Path) -> int:
+    """A descriptor that holds the lock of a folder, which is made if need be. Raises OutputError.
+
+    The file, or the folder, that was opened may be gone when it is locked, since whoever held the
+    lock last removes them: then another is made.
+    """
+    path = out / LOCK
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _cannot_be_made(out, error) from None
+        try:
+            _take(descriptor, out)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if _is_open_as(path, descriptor):
+            return descriptor
         os.close(descriptor)
-        _remove_if_empty(out)
+    raise OutputError(f"output folder '{out}' goes as soon as it is made; choose another")
+
+
+def _is_open_as(path: Path, descriptor: int) -> bool:
+    """Whether the descriptor is of the file that has this name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _take(descriptor: int, out: Path) -> None:
@@ -158,12 +191,6 @@ def _take(descriptor: int, out: Path) -> None:
     os.ftruncate(descriptor, 0)
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     os.pwrite(descriptor, owner.encode(), 0)
-
-
-def _remove_if_empty(out: Path) -> None:
-    """A folder of which nothing has come goes again."""
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 def _sweep(out: Path) -> None:
@@ -254,6 +281,8 @@ def recorded_files(out: Path, kind: FolderKind) -> list[str]:
         listed = record.get("files", [])
     except (DataError, AttributeError):
         return [kind.mark]  # a damaged record lists nothing
+    if not isinstance(listed, list):
+        return [kind.mark]
     names = [name for name in listed if isinstance(name, str) and Path(name).name == name]
     return [kind.mark, *names]
 
