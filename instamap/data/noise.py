@@ -8,7 +8,7 @@ from instamap.errors import DataError
 from instamap.fourier.ctf import ctf
 from instamap.geometry import grids
 
-_CHUNK = 256  # images in memory at once
+_IMAGES_AT_ONCE = 256
 
 
 def estimate(
@@ -29,33 +29,45 @@ def estimate(
     drawn gets the mean of the others. Raises DataError for an image without variance outside the
     circle.
     """
-    rows = _draw(particles, torch.arange(particles.count) if rows is None else rows, limit, seed)
-    outside = (
-        grids.pixel_centres(particles.box, 1.0, dtype=torch.float64).norm(dim=-1)
-        > particles.box / 2
-    )
-    noise = []
-    power = []
-    shape = 0.0
-    groups = int(particles.views.group.max()) + 1
-    for some in rows.split(_CHUNK):
-        images = particles.images(some).double()
-        corner = images[:, outside].var(1)
-        _check(particles, some, corner)
-        noise.append(corner)
-        square = (
-            ctf(particles.views.optics[some], particles.box, particles.pixel_size) ** 2
-            if particles.premultiplied
-            else None
-        )
-        power.append(
-            _mean(square, particles.box) if particles.premultiplied else torch.ones_like(corner)
-        )
-        shape = shape + _shells(
-            images * outside, outside, square, particles.views.group[some], groups
-        )
-    level = _per_group(torch.cat(noise), torch.cat(power), particles.views.group[rows], groups)
-    return _scaled(shape, level, particles.box)
+    if rows is None:
+        rows = torch.arange(particles.count)
+    rows = _draw(particles, rows, limit, seed)
+    box = particles.box
+    group = particles.views.group
+    groups = int(group.max()) + 1
+    outside = _outside_circle(box)
+    variances = []
+    powers = []
+    sums = torch.zeros(2, groups, box // 2 + 1, dtype=torch.float64)
+    for chunk in rows.split(_IMAGES_AT_ONCE):
+        images = particles.images(chunk).double()
+        variance = images[:, outside].var(1)
+        _check_variance(particles, chunk, variance)
+        square = _squared_ctf(particles, chunk)
+        power = torch.ones_like(variance) if square is None else _mean(square, box)
+        variances.append(variance)
+        powers.append(power)
+        of_chunk = _shell_sums(images * outside, outside, square, group[chunk], groups)
+        sums = sums + of_chunk
+    variance = torch.cat(variances)
+    power = torch.cat(powers)
+    level = _per_group(variance, power, group[rows], groups)
+    return _scaled(sums, level, box)
+
+
+def _outside_circle(box: int) -> Tensor:
+    """Where pixels "D D" are farther than box/2 from the origin."""
+    centres = grids.pixel_centres(box, 1.0, dtype=torch.float64)
+    return centres.norm(dim=-1) > box / 2
+
+
+def _squared_ctf(particles: Particles, rows: Tensor) -> Tensor | None:
+    """C² "B D D//2+1" that the noise of premultiplied images was multiplied by, or None."""
+    optics = particles.views.optics
+    if not particles.premultiplied or optics is None:
+        return None
+    transfer = ctf(optics[rows], particles.box, particles.pixel_size)
+    return transfer**2
 
 
 def _draw(particles: Particles, rows: Tensor, limit: int, seed: int) -> Tensor:
@@ -64,18 +76,22 @@ def _draw(particles: Particles, rows: Tensor, limit: int, seed: int) -> Tensor:
     """
     if len(rows) <= limit:
         return rows
-    rows = rows[torch.argsort(particles.views.group[rows], stable=True)]
-    start = torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return rows[((torch.arange(limit) + start) * (len(rows) / limit)).long()]
+    order = torch.argsort(particles.views.group[rows], stable=True)
+    rows = rows[order]
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    step = len(rows) / limit
+    places = (torch.arange(limit) + start) * step
+    return rows[places.long()]
 
 
-def _check(particles: Particles, rows: Tensor, variance: Tensor) -> None:
+def _check_variance(particles: Particles, rows: Tensor, variance: Tensor) -> None:
     flat = variance == 0
     if flat.any():
+        row = int(rows[flat][0])
         raise DataError(
-            f"{particles.describe(int(rows[flat][0]))} has no variance outside its inscribed"
-            " circle, so it has no noise to measure; remove that row, or use images that are"
-            " neither empty nor masked"
+            f"{particles.describe(row)} has no variance outside its inscribed circle, so it has no"
+            " noise to measure; remove that row, or use images that are neither empty nor masked"
         )
 
 
@@ -83,39 +99,43 @@ def _both_halves(box: int) -> Tensor:
     """How many of the D x D components each of rfft2's "D//2+1" columns stands for: two, or one
     where it is its own mirror image.
     """
-    twice = torch.full((box // 2 + 1,), 2.0, dtype=torch.float64)
-    twice[0] = 1
+    count = torch.full((box // 2 + 1,), 2.0, dtype=torch.float64)
+    count[0] = 1
     if box % 2 == 0:
-        twice[-1] = 1
-    return twice
+        count[-1] = 1
+    return count
 
 
 def _mean(square: Tensor, box: int) -> Tensor:
     """Mean of C² "B" over all D x D components."""
-    return (square * _both_halves(box)).sum((1, 2)) / box**2
+    total = (square * _both_halves(box)).sum((1, 2))
+    return total / box**2
 
 
-def _shells(
+def _shell_sums(
     images: Tensor, window: Tensor, square: Tensor | None, group: Tensor, groups: int
 ) -> Tensor:
     """Sums "2 G D//2+1" over images "B D D" of a group and over a shell: of the power of the
     windowed images, and of C² (or of ones).
     """
     box = images.shape[-1]
-    images = (images - images.sum((1, 2), keepdim=True) / window.sum()) * window
-    found = torch.fft.rfft2(images).abs() ** 2
+    shells = box // 2 + 1
+    total = window.sum()
+    mean = images.sum((1, 2), keepdim=True) / total
+    images = (images - mean) * window
+    power = torch.fft.rfft2(images).abs() ** 2
     # What white noise of variance one would give: taking off each image's mean costs power at low
     # frequencies.
-    white = (window.sum() - torch.fft.rfft2(window.to(images)).abs() ** 2 / window.sum()).expand_as(
-        found
-    )
-    both = torch.stack([found, white if square is None else white * square]) * _both_halves(box)
-    shell = grids.noise_shells(box)[:, : box // 2 + 1].flatten()
-    sums = torch.zeros(2, groups, box // 2 + 1, dtype=images.dtype)
-    each = torch.zeros(2, len(images), box // 2 + 1, dtype=images.dtype).index_add_(
-        2, shell, both.flatten(2)
-    )
-    return sums.index_add_(1, group, each)
+    of_window = torch.fft.rfft2(window.to(images)).abs() ** 2
+    white = (total - of_window / total).expand_as(power)
+    if square is not None:
+        white = white * square
+    both = torch.stack([power, white]) * _both_halves(box)
+    shell = grids.noise_shells(box)[:, :shells].flatten()
+    of_images = torch.zeros(2, len(images), shells, dtype=images.dtype)
+    of_images.index_add_(2, shell, both.flatten(2))
+    of_groups = torch.zeros(2, groups, shells, dtype=images.dtype)
+    return of_groups.index_add_(1, group, of_images)
 
 
 def _scaled(sums: Tensor, level: Tensor, box: int) -> Tensor:
@@ -125,17 +145,17 @@ def _scaled(sums: Tensor, level: Tensor, box: int) -> Tensor:
     A group that was not drawn has the shape of the others. Shell 0, of which nothing is left
     without the images' means, gets the value of shell 1.
     """
-    sums = torch.where((sums[1] > 0).any(1, keepdim=True), sums, sums.sum(1, keepdim=True))
+    drawn = (sums[1] > 0).any(1, keepdim=True)
+    sums = torch.where(drawn, sums, sums.sum(1, keepdim=True))
     shape = sums[0] / sums[1]
     shape[:, 0] = shape[:, 1]
-    near = (
-        torch.nn.functional.pad(shape[:, None], (1, 1), mode="replicate")[:, 0]
-        .unfold(1, 3, 1)
-        .mean(-1)
-    )
-    weight = torch.zeros(box // 2 + 1, dtype=shape.dtype)
-    weight.index_add_(0, grids.noise_shells(box).flatten(), torch.ones(box**2, dtype=shape.dtype))
-    return near * (level / ((near * weight).sum(1) / box**2))[:, None]
+    padded = torch.nn.functional.pad(shape[:, None], (1, 1), mode="replicate")[:, 0]
+    smooth = padded.unfold(1, 3, 1).mean(-1)
+    shell = grids.noise_shells(box).flatten()
+    count = torch.zeros(box // 2 + 1, dtype=shape.dtype)
+    count.index_add_(0, shell, torch.ones(box**2, dtype=shape.dtype))
+    variance = (smooth * count).sum(1) / box**2
+    return smooth * (level / variance)[:, None]
 
 
 def _per_group(noise: Tensor, power: Tensor, group: Tensor, count: int) -> Tensor:
@@ -143,6 +163,7 @@ def _per_group(noise: Tensor, power: Tensor, group: Tensor, count: int) -> Tenso
     zero = torch.zeros(count, dtype=noise.dtype)
     above = zero.index_add(0, group, noise)
     below = zero.index_add(0, group, power)
-    return torch.where(
-        below > 0, above / below.clamp(min=torch.finfo(below.dtype).tiny), noise.sum() / power.sum()
-    )
+    smallest = torch.finfo(below.dtype).tiny
+    own = above / below.clamp(min=smallest)
+    of_all = noise.sum() / power.sum()
+    return torch.where(below > 0, own, of_all)

@@ -14,7 +14,9 @@ from instamap.errors import DataError
 from instamap.scene import Optics, Views
 
 Numbers = npt.NDArray[np.float64]
-Condition = Callable[[Numbers], npt.NDArray[np.bool_]]
+Mask = npt.NDArray[np.bool_]
+RowNumbers = npt.NDArray[np.int64]  # from 0
+Condition = Callable[[Numbers], Mask]
 
 
 class Columns(ABC):
@@ -66,7 +68,7 @@ class Columns(ABC):
             raise self._wrong(name, wrong, words)
         return values
 
-    def _wrong(self, name: str, wrong: npt.NDArray[np.bool_], words: str) -> DataError:
+    def _wrong(self, name: str, wrong: Mask, words: str) -> DataError:
         row = int(wrong.argmax())
         value = self.texts(name)[row]
         return DataError(
@@ -100,7 +102,7 @@ class Source(ABC):
     suffix: ClassVar[str]
 
     @abstractmethod
-    def take(self, rows: npt.NDArray[np.int64]) -> "Source":
+    def take(self, rows: RowNumbers) -> "Source":
         """Some particles, in the order given."""
 
     @abstractmethod
@@ -110,7 +112,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def with_poses(self, views: Views, changed: npt.NDArray[np.bool_]) -> "Source":
+    def with_poses(self, views: Views, changed: Mask) -> "Source":
         """Poses of the particles that are `changed` "n"."""
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,11 +10,12 @@ from torch import Tensor
 from instamap.errors import OptionError
 from instamap.geometry import grids
 
-LEAST = 8  # pixels along an edge
-BACKGROUND = 0.375  # of the edge: where RELION's background begins unless it is told otherwise
+MIN_BOX = 8  # pixels along an edge
+# where RELION's background begins unless it is told otherwise, as a share of the edge
+BACKGROUND_RADIUS = 0.375
 # a standard deviation of less than this share of the largest value is what float32 leaves of a
 # plane
-_FLAT = 1e-6
+_FLATNESS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Preprocess:
     background: float | None = None
     invert: bool = False
 
-    def __post_init__(self):
-        for name, low in (("crop", LEAST), ("box", LEAST), ("background", 0.0)):
+    def __post_init__(self) -> None:
+        for name, low in (("crop", MIN_BOX), ("box", MIN_BOX), ("background", 0.0)):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= low and value > 0):
-                raise OptionError(
-                    f"{name} is {value}; it must be"
-                    f" {f'at least {low} pixels' if low else 'a radius in Å above 0'}"
-                )
+            if value is None:
+                continue
+            allowed = math.isfinite(value) and value >= low and value > 0
+            if not allowed:
+                wanted = f"at least {low} pixels" if low else "a radius in Å above 0"
+                raise OptionError(f"{name} is {value}; it must be {wanted}")
         if self.background is not None and not self.normalise:
             raise OptionError(
                 f"background is {self.background:g} Å, but nothing is normalised; add --normalise"
@@ -53,18 +56,22 @@ class Preprocess:
         return self != NOTHING
 
     def __str__(self) -> str:
-        beyond = "" if self.background is None else f" beyond {self.background:g} Å"
-        said = [
-            self.crop and f"cropped to {self.crop} px",
-            self.box and f"scaled to {self.box} px",
-            self.normalise and f"background{beyond} normalised",
-            self.invert and "contrast inverted",
-        ]
-        return ", ".join(word for word in said if word) or "none"
+        steps = []
+        if self.crop:
+            steps.append(f"cropped to {self.crop} px")
+        if self.box:
+            steps.append(f"scaled to {self.box} px")
+        if self.normalise:
+            beyond = "" if self.background is None else f" beyond {self.background:g} Å"
+            steps.append(f"background{beyond} normalised")
+        if self.invert:
+            steps.append("contrast inverted")
+        return ", ".join(steps) or "none"
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         """What differs from doing nothing, as plain values."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
+        fields = asdict(self)
+        return {name: value for name, value in fields.items() if value not in (None, False)}
 
 
 NOTHING = Preprocess()
@@ -78,40 +85,39 @@ class Preprocessor:
     OptionError where images are too small.
     """
 
-    def __init__(self, steps: Preprocess, box: int, pixel_size: float):
+    def __init__(self, steps: Preprocess, box: int, pixel_size: float) -> None:
         self.steps = steps
-        self.edge = _at_most("crop", steps.crop, box, f"the images are {box} pixels wide")
-        self.box = _at_most(
-            "box",
-            steps.box,
-            self.edge,
-            f"the images are {self.edge} pixels wide{' once cropped' if steps.crop else ''}",
-        )
+        wide = f"the images are {box} pixels wide"
+        self.edge = _at_most("crop", steps.crop, box, wide)
+        once_cropped = " once cropped" if steps.crop else ""
+        wide = f"the images are {self.edge} pixels wide{once_cropped}"
+        self.box = _at_most("box", steps.box, self.edge, wide)
         self.pixel_size = pixel_size * self.edge / self.box
         self._matrix = None if self.box == self.edge else fourier_crop(self.edge, self.box)
         self._background = self._outside() if steps.normalise else None
 
     def _outside(self) -> Tensor:
+        """Where pixels "D D" are background."""
         half = self.box / 2 * self.pixel_size
-        radius = 2 * BACKGROUND * half if self.steps.background is None else self.steps.background
+        radius = self.steps.background
+        if radius is None:
+            radius = 2 * BACKGROUND_RADIUS * half
         if radius > half:
             raise OptionError(
                 f"background is {radius:g} Å, but the images reach {half:g} Å from their middle;"
                 " give at most that"
             )
-        return (
-            grids.pixel_centres(self.box, self.pixel_size, dtype=torch.float64).norm(dim=-1)
-            > radius
-        )
+        centres = grids.pixel_centres(self.box, self.pixel_size, dtype=torch.float64)
+        return centres.norm(dim=-1) > radius
 
     def __call__(self, images: Tensor) -> Tensor:
         """In the images' dtype; not a number where the background is flat."""
         images = grids.crop(images, self.edge)
         if self._matrix is not None:
-            matrix = self._matrix.to(images).expand(
-                len(images), -1, -1
-            )  # one product an image: its value depends on no other image
-            images = torch.bmm(torch.bmm(matrix, images), matrix.mT)
+            # one product an image: its value depends on no other image
+            matrix = self._matrix.to(images).expand(len(images), -1, -1)
+            rows = torch.bmm(matrix, images)
+            images = torch.bmm(rows, matrix.mT)
         if self._background is not None:
             images = normalise(images, self._background)
         return -images if self.steps.invert else images
@@ -129,12 +135,15 @@ def fourier_crop(edge: int, box: int) -> Tensor:
     k = torch.arange(-(box // 2), box // 2 + 1, dtype=torch.float64)
     weight = torch.where(2 * k.abs() == box, 0.5, 1.0)
 
-    def phase(size):
-        return 2 * math.pi * grids.axis(size, 1 / size, dtype=torch.float64)[:, None] * k
+    def phase(size: int) -> Tensor:
+        positions = grids.axis(size, 1 / size, dtype=torch.float64)
+        return 2 * math.pi * positions[:, None] * k
 
-    at = phase(edge)
-    to = phase(box)
-    return (to.cos() * weight @ at.cos().mT + to.sin() * weight @ at.sin().mT) / edge
+    before = phase(edge)
+    after = phase(box)
+    cosines = after.cos() * weight @ before.cos().mT
+    sines = after.sin() * weight @ before.sin().mT
+    return (cosines + sines) / edge
 
 
 def normalise(images: Tensor, background: Tensor) -> Tensor:
@@ -145,15 +154,18 @@ def normalise(images: Tensor, background: Tensor) -> Tensor:
     RELION's normalisation does, dust aside.
     """
     centres = grids.pixel_centres(images.shape[-1], 1.0, dtype=torch.float64)
-    plane = torch.cat([torch.ones_like(centres[..., :1]), centres], -1)
+    ones = torch.ones_like(centres[..., :1])
+    basis = torch.cat([ones, centres], -1)
     values = images.double()
-    there = values[:, background]
-    rest = values - torch.einsum(
-        "bi,yxi->byx", there @ torch.linalg.pinv(plane[background]).mT, plane
-    )
+    outside = values[:, background]
+    coefficients = outside @ torch.linalg.pinv(basis[background]).mT
+    plane = torch.einsum("bi,yxi->byx", coefficients, basis)
+    rest = values - plane
     deviation = rest[:, background].square().mean(1).sqrt()
-    deviation = torch.where(deviation > _FLAT * there.abs().amax(1), deviation, torch.nan)
-    return (rest / deviation[:, None, None]).to(images.dtype)
+    largest = outside.abs().amax(1)
+    deviation = torch.where(deviation > _FLATNESS * largest, deviation, torch.nan)
+    normalised = rest / deviation[:, None, None]
+    return normalised.to(images.dtype)
 
 
 def _at_most(name: str, wanted: int | None, most: int, reason: str) -> int:

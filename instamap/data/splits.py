@@ -9,7 +9,11 @@ from torch import Tensor
 def group_numbers(keys: Iterable[Hashable]) -> Tensor:
     """For each key a number "n", counted from 0 in the keys' order, that equal keys share."""
     numbers: dict[Hashable, int] = {}
-    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+    of_keys = []
+    for key in keys:
+        number = numbers.setdefault(key, len(numbers))
+        of_keys.append(number)
+    return torch.tensor(of_keys)
 
 
 def exclusive_groups(links: Sequence[Tensor]) -> Tensor:

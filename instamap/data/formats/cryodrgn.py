@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from instamap.data.formats.base import InputFormat
-from instamap.data.particle_table import Columns, Numbers, ParticleTable, Rescaling, Source
+from instamap.data.particle_table import (
+    Columns,
+    Mask,
+    Numbers,
+    ParticleTable,
+    Rescaling,
+    RowNumbers,
+    Source,
+)
 from instamap.errors import DataError
 from instamap.scene import Optics, Views
 
@@ -105,7 +113,7 @@ class CryodrgnSource(Source):
         self._shift = shift
         self._edge = edge
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "CryodrgnSource":
+    def take(self, rows: RowNumbers) -> "CryodrgnSource":
         """Some particles, in the order given."""
         return CryodrgnSource(self._rotation[rows], self._shift[rows], self._edge[rows])
 
@@ -113,7 +121,7 @@ class CryodrgnSource(Source):
         """The same: coordinates are in latents.npy, in the order of the rows."""
         return self
 
-    def with_poses(self, views: Views, changed: npt.NDArray[np.bool_]) -> "CryodrgnSource":
+    def with_poses(self, views: Views, changed: Mask) -> "CryodrgnSource":
         """Poses of the particles that are `changed` "n"."""
         shift = (views.origin / self._edge[:, None]).numpy()
         rotation = np.where(changed[:, None, None], views.rotation.numpy(), self._rotation)
@@ -263,7 +271,7 @@ def _stack(path: Path) -> str:
     return stacks[0]
 
 
-def _positive(values: Numbers) -> npt.NDArray[np.bool_]:
+def _positive(values: Numbers) -> Mask:
     return values > 0
 
 

@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 from instamap.data.formats.base import InputFormat
-from instamap.data.particle_table import Columns, Numbers, ParticleTable, Rescaling, Source
+from instamap.data.particle_table import (
+    Columns,
+    Mask,
+    Numbers,
+    ParticleTable,
+    Rescaling,
+    RowNumbers,
+    Source,
+)
 from instamap.errors import DataError
 from instamap.geometry import rotations
 from instamap.scene import Optics, Views
 
 Rows = npt.NDArray[np.void]
+Field = npt.NDArray[np.generic]
 
 TERMS = {
     "image": "blob/path",
@@ -154,7 +163,7 @@ class CryosparcColumns(Columns):
             for index, path in zip(indices, paths, strict=True)
         ]
 
-    def _field(self, name: str, remedy: str) -> npt.NDArray[np.generic]:
+    def _field(self, name: str, remedy: str) -> Field:
         if name not in self:
             raise DataError(f"'{self.path}' has no column {name}; {remedy}")
         return self.rows[name]
@@ -169,7 +178,7 @@ class CryosparcSource(Source):
         self._rows = rows
         self._alignment = alignment
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "CryosparcSource":
+    def take(self, rows: RowNumbers) -> "CryosparcSource":
         """Some particles, in the order given."""
         return CryosparcSource(self._rows[rows], self._alignment)
 
@@ -177,7 +186,7 @@ class CryosparcSource(Source):
         """Coordinates "n L" in the field instamap/latent."""
         return self._with_fields({LATENT: latents.to(torch.float32).numpy()})
 
-    def with_poses(self, views: Views, changed: npt.NDArray[np.bool_]) -> "CryosparcSource":
+    def with_poses(self, views: Views, changed: Mask) -> "CryosparcSource":
         """Poses and shifts of the particles that are `changed` "n"."""
         alignment = self._alignment
         rows = self._rows.copy()
@@ -207,11 +216,11 @@ class CryosparcSource(Source):
         with path.open("wb") as file:
             np.save(file, self._rows, allow_pickle=False)
 
-    def _with_fields(self, fields: dict[str, npt.NDArray[np.generic]]) -> "CryosparcSource":
+    def _with_fields(self, fields: dict[str, Field]) -> "CryosparcSource":
         return CryosparcSource(_with_fields(self._rows, fields), self._alignment)
 
 
-def _with_fields(rows: Rows, fields: dict[str, npt.NDArray[np.generic]]) -> Rows:
+def _with_fields(rows: Rows, fields: dict[str, Field]) -> Rows:
     """Rows with fields in their place, or at the end."""
     names = list(dict.fromkeys([*(rows.dtype.names or ()), *fields]))
     columns = {name: fields[name] if name in fields else rows[name] for name in names}

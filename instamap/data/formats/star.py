@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from instamap.data.formats import mirror
 from instamap.data.formats.base import InputFormat
 from instamap.data.formats.star_columns import StarColumns
 from instamap.data.formats.star_source import StarSource
-from instamap.data.particle_table import Columns, Numbers, ParticleTable
+from instamap.data.particle_table import Columns, Mask, Numbers, ParticleTable
 from instamap.errors import DataError
 from instamap.geometry import rotations
 from instamap.scene import Optics, Views
@@ -150,19 +149,19 @@ def _all_equal(columns: Columns, name: str, value: float) -> bool:
     return True
 
 
-def _positive(values: Numbers) -> npt.NDArray[np.bool_]:
+def _positive(values: Numbers) -> Mask:
     return values > 0
 
 
-def _fraction(values: Numbers) -> npt.NDArray[np.bool_]:
+def _fraction(values: Numbers) -> Mask:
     return (values >= 0) & (values <= 1)
 
 
-def _flag(values: Numbers) -> npt.NDArray[np.bool_]:
+def _flag(values: Numbers) -> Mask:
     return (values == 0) | (values == 1)
 
 
-def _subset(values: Numbers) -> npt.NDArray[np.bool_]:
+def _subset(values: Numbers) -> Mask:
     return (values == 1) | (values == 2)
 
 

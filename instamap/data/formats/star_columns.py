@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from instamap.data.formats import star_file
 from instamap.data.formats.star_file import Column, Table
-from instamap.data.particle_table import Columns, Numbers
+from instamap.data.particle_table import Columns, Numbers, RowNumbers
 from instamap.errors import DataError
 
 OPTICS = "optics"
@@ -101,7 +100,7 @@ class StarColumns(Columns):
             raise DataError(f"'{self.path}' has no column {name}; {remedy}")
         return column
 
-    def _groups(self) -> npt.NDArray[np.int64]:
+    def _groups(self) -> RowNumbers:
         if self.optics is None:
             return self._ranks()
         name = "rlnOpticsGroup"
@@ -129,7 +128,7 @@ class StarColumns(Columns):
             )
         return group
 
-    def _ranks(self) -> npt.NDArray[np.int64]:
+    def _ranks(self) -> RowNumbers:
         if "rlnOpticsGroup" not in self.particles.columns:
             return np.zeros(len(self), np.int64)
         column = self.particles.columns["rlnOpticsGroup"]

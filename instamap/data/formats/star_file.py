@@ -37,6 +37,8 @@ _WORD = re.compile(rb"\s*(\S+)")
 _CLOSING = {quote: re.compile(quote + rb"(?=\s|$)") for quote in _QUOTES}
 _END_OF_ROWS = re.compile(rb"^[ \t\v\f]*(?:data_|loop_)", re.MULTILINE)
 
+Numbers = npt.NDArray[np.float64]
+RowNumbers = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.bytes_] | npt.NDArray[np.object_]
 
 
@@ -72,13 +74,13 @@ class Column:
         """Every value without its quotes; bytes that are not UTF-8 survive as file names do."""
         return [unquoted(word) for word in self.written()]
 
-    def numbers(self) -> npt.NDArray[np.float64]:
+    def numbers(self) -> Numbers:
         """Every value as a number; not a number where it is none."""
         if not self._pieces:
             return np.empty(0)
         return np.concatenate([_numbers(piece) for piece in self._pieces])
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "Column":
+    def take(self, rows: RowNumbers) -> "Column":
         """The values of some rows, in the order given."""
         words = self.written()
         chosen = Column()
@@ -114,7 +116,7 @@ class Table:
         kept = {label: column for label, column in self.columns.items() if label not in gone}
         return replace(self, columns=kept)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "Table":
+    def take(self, rows: RowNumbers) -> "Table":
         """The table of some rows, in the order given."""
         chosen = {label: column.take(rows) for label, column in self.columns.items()}
         return replace(self, columns=chosen)
@@ -226,7 +228,7 @@ def _packed(words: list[bytes]) -> Texts:
     return np.array([*words, None], object)[:-1]
 
 
-def _numbers(piece: Texts) -> npt.NDArray[np.float64]:
+def _numbers(piece: Texts) -> Numbers:
     """Each value of a piece as float(text) has it, or not a number."""
     try:
         values = piece.astype(np.float64)

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from instamap.data.formats import mirror, star_file
 from instamap.data.formats.star_columns import OPTICS, StarColumns
 from instamap.data.formats.star_file import Column, Table
-from instamap.data.particle_table import Numbers, Rescaling, Source
+from instamap.data.particle_table import Mask, Numbers, Rescaling, RowNumbers, Source
 from instamap.errors import DataError
 from instamap.geometry import rotations
 from instamap.scene import Views
@@ -47,7 +46,7 @@ class StarSource(Source):
         self._mirrored = mirrored
         self._tables = columns.tables if tables is None else tables
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "StarSource":
+    def take(self, rows: RowNumbers) -> "StarSource":
         """Some particles, in the order given."""
         return self._with_particles(self._particles.take(rows))
 
@@ -61,7 +60,7 @@ class StarSource(Source):
             added[f"{LATENT}{number}"] = Column.of(f"{value:.6f}" for value in values)
         return self._with_particles(particles.without(old).with_columns(added))
 
-    def with_poses(self, views: Views, changed: npt.NDArray[np.bool_]) -> "StarSource":
+    def with_poses(self, views: Views, changed: Mask) -> "StarSource":
         """Poses of the particles that are `changed` "n": angles and origins, in Å and in pixels,
         whichever the file has.
         """
