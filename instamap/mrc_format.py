@@ -6,6 +6,7 @@ it is a map or a stack, and turns an `MrcError` into a line for people.
 """
 
 import bz2
+import errno
 import os
 import sys
 import zlib
@@ -49,6 +50,18 @@ _FOREIGN = {  # how files of other formats begin
     b"MM\x00*": "a TIFF file",
 }
 _GZIP_FRAME = 31  # zlib's word for data with gzip's header and checksum
+_REMEDIES = {  # where the system does not let a file be read
+    errno.EACCES: "make it readable",
+    errno.EPERM: "make it readable",
+    errno.ELOOP: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.ENAMETOOLONG: "check the path",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "mount its file system again",
+    errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.ENFILE: "end other programs",
+    errno.ENOMEM: "end other programs",
+}
 _PIECE = 1 << 20  # bytes that are unpacked at once
 UNKNOWN_STATISTICS = (0.0, -1.0, -2.0, -1.0)  # minimum, maximum, mean, deviation (MRC2014)
 
@@ -221,8 +234,9 @@ class OpenFile:
         except OSError as error:
             raise unreadable(error) from error
         if got < wanted:
-            end = offset + got
-            raise MrcError(f"it ends after {end} of {offset + wanted} bytes: it was cut off")
+            end = os.fstat(self._descriptor).st_size
+            needed = offset + wanted
+            raise MrcError(f"it ends after {end} bytes and {needed} are needed: it was cut off")
 
     def _read_rest(self, buffers: Sequence[Any], offset: int, got: int) -> int:
         """Go on where a call stopped early, as calls beyond 2 GB do; bytes filled in the end."""
@@ -384,9 +398,8 @@ def unreadable(error: OSError | ValueError) -> MrcError:
     """Why the system does not let a file be read."""
     if not isinstance(error, OSError):  # a name with a zero byte
         return MrcError("no file can have its name", "check the path")
-    reason, remedy = files.refusal(error)
-    remedies = {"permission is denied": "make it readable"}
-    return MrcError(reason, remedies.get(reason, remedy.replace(" or choose another place", "")))
+    reason, _ = files.refusal(error)
+    return MrcError(reason, _REMEDIES.get(error.errno or 0, "check its file system"))
 
 
 def _check_start(head: bytes) -> None:
