@@ -240,7 +240,11 @@ def make(tmp_path, write_star, write_stack, make_optics, make_particle):
         images = np.random.default_rng(box).normal(3, 2, (count, box, box)).astype(np.float32)
         write_stack(tmp_path / "stack.mrcs", images)
         rows = [
-            make_particle(rlnImageName=f"{count - i}@stack.mrcs", rlnOriginXAngst=1.5 * i)
+            make_particle(
+                rlnImageName=f"{count - i}@stack.mrcs",
+                rlnOriginXAngst=1.5 * i,
+                rlnOriginYAngst=0.5,
+            )
             for i in range(count)
         ]
         usual = {"optics": [make_optics(rlnImageSize=box)], "particles": rows}
@@ -370,6 +374,7 @@ def test_everything_else_of_a_file_is_kept_to_the_letter(
         "fooLong": "0.12345678901234567",
         "fooText": "a/b-c",
         "rlnOriginXAngst": "-1.250000",
+        "rlnOriginYAngst": "0.50",
         "fooNothing": "nan",
         "rlnCoordinateX": "1203.5",
         "rlnRandomSubset": 2,
@@ -473,7 +478,8 @@ def test_optics_without_a_size_and_without_a_loop(make, tmp_path, make_particle)
 
 
 def test_a_value_that_cannot_be_scaled(make, tmp_path, make_optics, make_particle):
-    star = make({"optics": [make_optics()], "particles": [make_particle(rlnOriginXPrior="none")]})
+    row = make_particle(rlnOriginX=0.0, rlnOriginY=0.0, rlnOriginXPrior="none")
+    star = make({"optics": [make_optics()], "particles": [row]})
     with pytest.raises(
         DataError,
         match="rlnOriginXPrior of .*given.star' is none, which cannot be scaled; make it a number",
@@ -549,12 +555,10 @@ def data(tmp_path_factory) -> Path:
 
 def least_squares(star: Path, folder: Path, steps: Preprocess) -> torch.Tensor:
     """The map of all images of a set that are not held out."""
-    stats = accumulate(Settings(star, preprocess=steps), folder)
+    stats = accumulate(Settings(star, **steps.record()), folder)
     both = stats.statistics("half1") + stats.statistics("half2")
     scene = stats.scene
-    return initial_map.solve(
-        both, mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
-    )
+    return initial_map.solve(both, mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0))
 
 
 def smaller(map: torch.Tensor, box: int) -> torch.Tensor:
@@ -590,9 +594,8 @@ def test_reconstruct_repeats_from_its_record(data, tmp_path):
     )
     assert once.code == 0, once
     assert "300 images of 12 px at 8 Å" in once.err
-    assert "preprocess      cropped to 24 px, scaled to 12 px, background normalised" in once.err
     settings = tomllib.loads((tmp_path / "a" / "run.toml").read_text())
-    assert settings["preprocess"] == {"crop": 24, "box": 12, "normalise": True}
+    assert (settings["crop"], settings["box"], settings["normalise"]) == (24, 12, True)
     assert (
         instamap("reconstruct", "--config", tmp_path / "a" / "run.toml", "-o", tmp_path / "b").code
         == 0
@@ -613,23 +616,22 @@ def test_reconstruct_repeats_from_its_record(data, tmp_path):
         tmp_path / "c",
     )
     assert other.code == 0, other
-    assert tomllib.loads((tmp_path / "c" / "run.toml").read_text())["preprocess"] == {
-        "crop": 24,
-        "box": 10,
-    }
+    changed = tomllib.loads((tmp_path / "c" / "run.toml").read_text())
+    assert (changed["crop"], changed["box"]) == (24, 10)
+    assert not changed.get("normalise")
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("bxo = 3", "'bxo' in .* is unknown; choose crop, box"),
-        ("box = 9.5", "'box' in .* is 9.5; it must be int"),
-        ("normalise = 1", "'normalise' in .* is 1; it must be bool"),
+        ("bxo = 3", "'bxo' in .* is unknown; choose .*crop, box"),
+        ("box = 9.5", "'box' in .* is 9.5; it must be a whole number"),
+        ("normalise = 1", "'normalise' in .* is 1; it must be true or false"),
         ("box = 64", "box is 64, but the images are 32 pixels wide"),
     ],
 )
 def test_a_record_that_is_wrong(data, tmp_path, line, said):
-    (tmp_path / "run.toml").write_text(f'particles = "{data}"\n[preprocess]\n{line}\n')
+    (tmp_path / "run.toml").write_text(f'particles = "{data}"\n{line}\n')
     assert re.search(
         said,
         instamap("reconstruct", "--config", tmp_path / "run.toml", "-o", tmp_path / "out").refusal,
@@ -640,18 +642,19 @@ def test_statistics_say_what_was_done_to_the_images(data, tmp_path):
     words = ("accumulate", data, "--crop", 24, "--box", 12, "--normalise", "--background", 40)
     assert instamap(*words, "-o", tmp_path / "whole").code == 0
     said = tomllib.loads((tmp_path / "whole" / "accumulate.toml").read_text())
-    assert (said["box"], said["pixel_size"]) == (12, 8.0)
-    assert said["preprocess"] == {"crop": 24, "box": 12, "normalise": True, "background": 40.0}
-    assert instamap("fit", tmp_path / "whole", "-o", tmp_path / "fit", "-E", "steps=5").code == 0
+    assert (said["image_box"], said["pixel_size"]) == (12, 8.0)
+    steps = ("crop", "box", "normalise", "background")
+    assert [said[name] for name in steps] == [24, 12, True, 40.0]
+    assert instamap("fit", tmp_path / "whole", "-o", tmp_path / "fit", "-O", "steps=5").code == 0
     run = tmp_path / "fit" / "run.toml"
-    assert tomllib.loads(run.read_text())["preprocess"] == said["preprocess"]
+    of_run = tomllib.loads(run.read_text())
+    assert [of_run[name] for name in steps] == [said[name] for name in steps]
     assert instamap("reconstruct", "--config", run, "-o", tmp_path / "again").code == 0
     assert torch.equal(maps(tmp_path / "fit")["map"], maps(tmp_path / "again")["map"])
-    refusal = instamap(
-        "reconstruct", "--config", run, "--box", 10, "-o", tmp_path / "other"
-    ).refusal
-    assert "preprocess is 'cropped to 24 px, scaled to 10 px, " in refusal
-    assert "were gathered with 'cropped to 24 px, scaled to 12 px, " in refusal
+    words = ("reconstruct", "--config", run, "--box", 10, "-o", tmp_path / "other")
+    refusal = instamap(*words).refusal
+    assert "box is '10', but the statistics in" in refusal
+    assert "were gathered with '12'" in refusal
     for i, box in ((1, 12), (2, 10)):
         assert (
             instamap(
@@ -661,10 +664,8 @@ def test_statistics_say_what_was_done_to_the_images(data, tmp_path):
         )
     with pytest.raises(DataError, match="cannot be merged: box is 12 and 10"):
         merge([tmp_path / "1", tmp_path / "2"], tmp_path / "both")
-    assert (
-        "preprocess is"
-        in instamap("accumulate", data, "--crop", 24, "--box", 12, "-o", tmp_path / "whole").refusal
-    )
+    words = ("accumulate", data, "--crop", 24, "--box", 12, "-o", tmp_path / "whole")
+    assert "normalise is False and True" in instamap(*words).refusal
 
 
 # The command
@@ -684,6 +685,7 @@ def test_the_command(data, tmp_path, monkeypatch):
         "small",
         "particles.mrcs",
         "particles.star",
+        "preprocess.toml",
     ]
     steps = Preprocess(24, 12, True)
     new = Particles.open("below/small/particles.star")
@@ -693,11 +695,11 @@ def test_the_command(data, tmp_path, monkeypatch):
     )
     assert torch.equal(new.images(torch.arange(300)), flying.images(torch.arange(300)))
     one = accumulate(Settings(Path("below/small/particles.star")), Path("one"))
-    other = accumulate(Settings(data, preprocess=steps), Path("two"))
+    other = accumulate(Settings(data, **steps.record()), Path("two"))
     assert all(torch.equal(one.statistics(name).b, other.statistics(name).b) for name in SETS)
     monkeypatch.chdir(tmp_path / "below" / "small")
     refusal = instamap("preprocess", data, "--box", 8, "-o", ".").refusal
-    assert "particles.star' is already there; choose another folder or add --force" in refusal
+    assert "already holds particles; choose another or add --force" in refusal
     assert instamap("preprocess", data, "--box", 8, "-o", ".", "--force").code == 0
     assert Particles.open("particles.star").box == 8
 
@@ -705,16 +707,19 @@ def test_the_command(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "there is nothing to do to '.*particles.star'; give --crop, --box or --normalise"),
+        (
+            "",
+            "there is nothing to do to '.*particles.star'; give --crop, --box, --normalise or --invert",
+        ),
         ("--box 40", "box is 40, but the images are 32 pixels wide; give at most 32"),
         ("--crop 20 --box 24", "box is 24, but the images are 20 pixels wide once cropped"),
         (
             "--box 16 -o {data}",
-            "particles.star' is one of the files that are read; choose another folder",
+            "has a file 'particles.mrcs' that particles would replace and that no earlier one",
         ),
         (
             "--box 16 -o {data} --force",
-            "particles.star' is one of the files that are read; choose another folder",
+            "has a file 'particles.mrcs' that particles would replace and that no earlier one",
         ),
         ("--box 16 -o run --force", "output folder 'run' holds a run; choose another"),
         ("--box 16 -o file", "output 'file' is a file; name a folder"),
