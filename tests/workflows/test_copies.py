@@ -58,12 +58,12 @@ def sets_of(star: Path, **given) -> dict[str, set[int]]:
 
 
 @pytest.mark.parametrize("halves", [True, False])
-@pytest.mark.parametrize("together", [None, "rlnGroupName"])
-def test_no_image_is_in_two_sets(once, halves, together):
+@pytest.mark.parametrize("group_by", [None, "rlnGroupName"])
+def test_no_image_is_in_two_sets(once, halves, group_by):
     def names(table):
         return table.assign(rlnGroupName=[f"g{i % COUNT // 3}" for i in range(len(table))])
 
-    sets = sets_of(listed(once, "expanded.star", names), halves=halves, together=together)
+    sets = sets_of(listed(once, "expanded.star", names), halves=halves, group_by=group_by)
     assert sum(map(len, sets.values())) == COUNT == len(set().union(*sets.values()))
     assert len(sets["held_out"]) == 0.05 * COUNT
 
@@ -86,7 +86,7 @@ def test_images_and_groups_are_linked_from_row_to_row(once):
     unit = Particles.open(star).exclusive_groups("rlnGroupName")
     assert unit.tolist() == [i % COUNT // 30 for i in range(COUNT * COPIES)]
     assert torch.equal(Particles.open(star).exclusive_groups(), torch.arange(COUNT).repeat(COPIES))
-    sets = sets_of(star, together="rlnGroupName")
+    sets = sets_of(star, group_by="rlnGroupName")
     assert (
         len({i // 30 for some in sets.values() for i in some})
         == 10
@@ -158,16 +158,14 @@ def test_maps_that_measure_the_noise_share_no_image(once, monkeypatch):
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.001, 3), (0.05, 15), (0.5, 150)])
-def test_at_least_three_images_judge(once, share, count):
+def test_at_least_three_images_are_held_out(once, share, count):
     assert len(sets_of(once, held_out=share)["held_out"]) == count
 
 
-def test_a_fit_without_judges_is_refused(once):
-    with pytest.raises(
-        OptionError,
-        match="held_out is 0, and nothing would tell a fit when to stop; give a share such as 0.05",
-    ):
-        draw_sets(Particles.open(once), Settings(once, held_out=0.0))
+def test_a_fit_without_held_out_images_is_refused(once):
+    said = "held_out is 0.0; it must be a number from 0.001 to 0.9"
+    with pytest.raises(OptionError, match=said):
+        Settings(once, held_out=0.0)
 
 
 def test_one_image_cannot_be_split(once, tmp_path):

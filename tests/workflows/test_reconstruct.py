@@ -34,6 +34,7 @@ FILES = {
     "held_out.png",
     "run.toml",
     "log.jsonl",
+    "result.json",
 }
 
 
@@ -47,7 +48,10 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory) -> SimpleNamespace:
-    """A run with the normal equations: its folder, its outcome, and what its hooks were told."""
+    """A run with the normal equations: its folder, its outcome, and what its hooks were told.
+
+    settings: of run.toml; files: those that it lists.
+    """
     told = SimpleNamespace(settings=None, steps=[])
 
     class Plugin:
@@ -63,9 +67,9 @@ def finished(data, tmp_path_factory) -> SimpleNamespace:
     with plugin(Plugin()):
         outcome = instamap("reconstruct", data / "particles.star", "-o", out, *OBJECTIVES["normal"])
     assert outcome.code == 0, outcome
-    return SimpleNamespace(
-        out=out, outcome=outcome, told=told, settings=tomllib.loads((out / "run.toml").read_text())
-    )
+    settings = tomllib.loads((out / "run.toml").read_text())
+    files = settings.pop("files")
+    return SimpleNamespace(out=out, outcome=outcome, told=told, settings=settings, files=files)
 
 
 def log(folder: Path) -> list[dict]:
@@ -74,9 +78,9 @@ def log(folder: Path) -> list[dict]:
 
 def test_everything_is_there_and_nothing_else(finished):
     assert {path.name for path in finished.out.iterdir()} == FILES
-    assert {path.name for path in finished.out.parent.iterdir()} == {"out"}, (
-        "the stage was left behind"
-    )
+    assert set(finished.files) == FILES
+    assert len(finished.files) == len(FILES)
+    assert {path.name for path in finished.out.parent.iterdir()} == {"out"}
     for name in ("map.png", "fsc.png", "held_out.png"):
         assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
 
@@ -133,7 +137,7 @@ def test_fsc_is_that_of_the_half_maps(finished):
     assert float(rows[1]["resolution"]) == pytest.approx(BOX * PIXEL, rel=1e-4)
 
 
-def test_log_and_hooks_tell_of_every_look(finished):
+def test_log_and_hooks_tell_of_every_evaluation(finished):
     entries = log(finished.out)
     assert entries == finished.told.steps and finished.told.settings == finished.settings
     assert [name for name in dict.fromkeys(e["fit"] for e in entries)] == ["half1", "half2"]
@@ -160,7 +164,8 @@ def test_what_a_person_is_told(finished, data):
         sum(map(int, sizes)) == 200
         and sizes[2] == "10"
         and "written to mask.mrc" in err
-        and "engine          normal  steps=30" in err
+        and "objective       normal  steps=30" in err
+        and "workflow        map (auto)" in err
     )
     stages = [line for line in err.splitlines() if line.startswith(("read", "half"))]
     assert [line.split()[0] for line in stages] == [
@@ -211,13 +216,12 @@ def test_options_on_the_command_line_win_over_the_config(finished, tmp_path):
         "levels=3",
     )
     assert instamap("reconstruct", *words, "-o", tmp_path / "out").code == 0
-    settings, before = tomllib.loads((tmp_path / "out" / "run.toml").read_text()), finished.settings
-    assert settings["halves"] is False and settings["engine"] == before["engine"] | {
-        "look": 2,
-        "steps": 2,
-    }
+    settings = tomllib.loads((tmp_path / "out" / "run.toml").read_text())
+    before = finished.settings
+    assert settings["halves"] is False
+    assert settings["objective"] == before["objective"] | {"evaluate_every": 2, "steps": 2}
     assert settings["representation"] == before["representation"] | {"levels": 3}
-    changed = {"halves", "engine", "representation"}
+    changed = {"halves", "objective", "representation", "files"}
     assert {k: v for k, v in settings.items() if k not in changed} == {
         k: v for k, v in before.items() if k not in changed
     }

@@ -126,8 +126,8 @@ def poison(stack: Path, image: int) -> None:
 
 
 def test_a_failure_in_the_middle_leaves_nothing(changed, tmp_path):
-    """All images turn bad when the second half map is begun: the first one is done, and the stage
-    is full.
+    """All images turn bad when the second half map is begun: the first one is done, and the folder
+    is held.
     """
     star = changed(lambda table: table)
     before = []
@@ -136,7 +136,7 @@ def test_a_failure_in_the_middle_leaves_nothing(changed, tmp_path):
     class Plugin:
         @hookimpl
         def instamap_step_finished(self, name):
-            before.append(sorted(p.name for p in tmp_path.iterdir()))
+            before.append(sorted(p.name for p in (tmp_path / "out").iterdir()))
             fits.append(name)
             for image in range(COUNT) if name == "half2" else ():
                 poison(tmp_path / "particles.mrcs", image)
@@ -145,15 +145,12 @@ def test_a_failure_in_the_middle_leaves_nothing(changed, tmp_path):
     quick = ("--objective", "images", "-O", "steps=4", "-O", "evaluate_every=2", "-O", "batch=4")
     with plugin(Plugin()):
         outcome = instamap("reconstruct", star, "-o", tmp_path / "out", *quick)
-    assert any(name.startswith(".out-") for name in before[-1]), (
-        "there was no stage, so nothing was shown"
-    )
+    assert before[-1] == [".instamap.lock"], "the folder was not held, so nothing was shown"
     assert fits == ["half1", "half1", "half2"], "one after the other, as tests have one thread"
     assert outcome.code == 2 and "Traceback" not in outcome.err and not outcome.out
-    assert (
-        outcome.err.splitlines()[-1].startswith("error: image '")
-        and outcome.err.count("error") == 1
-    )
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("error: stack '") and "changed while it was in use" in last
+    assert outcome.err.count("error") == 1
     assert sorted(tmp_path.iterdir()) == files
 
 
@@ -181,7 +178,7 @@ def test_ctrl_c_leaves_nothing(good, tmp_path):
             ["--representation", "hash-gird"],
             "representation 'hash-gird' is unknown; choose .*did you mean hash-grid",
         ),
-        (["--objective", "norml"], "engine 'norml' is unknown; choose .*did you mean normal"),
+        (["--objective", "norml"], "objective 'norml' is unknown; choose .*did you mean normal"),
         (
             ["-R", "levles=3"],
             r"option 'levles' of HashGrid is unknown; choose .*did you mean levels\?",
@@ -194,21 +191,24 @@ def test_ctrl_c_leaves_nothing(good, tmp_path):
         (["-R", "levels=3", "-R", "levels=4"], r"option 'levels' is given twice \(3 and 4\)"),
         (["-D", "angle=2"], "option 'angle' of .* is unknown; it has none"),
         (
-            ["-O", "steps=5"],
+            ["-O", "batch=5"],
             (
-                "option 'steps=5' is for one engine, but engine is 'auto'; add --engine images or"
-                " --engine normal"
+                "option 'batch' of NormalEquations is unknown; choose steps, evaluate_every, .*,"
+                " widen"
             ),
         ),
         (
-            ["--objective", "normal", "--deform", "rigid"],
+            ["--workflow", "map", "--objective", "normal", "--deform", "rigid"],
             (
-                "engine 'normal' needs one density for all particles and Gaussian noise, but"
-                " deformation Rigid gives every particle its own density; choose --engine images"
+                "workflow 'map' does not fit these settings: objective 'normal': deformation Rigid"
+                " gives every particle its own density; choose another objective"
             ),
         ),
-        (["--seed", "-1"], "seed is -1; it must be from 0 to"),
-        (["--seed", str(2**70)], "seed is 1180591620717411303424; it must be from 0 to"),
+        (["--seed", "-1"], "seed is -1; it must be a whole number from 0 to 2147483647"),
+        (
+            ["--seed", str(2**70)],
+            "seed is 1180591620717411303424; it must be a whole number from 0 to 2147483647",
+        ),
         (["--group-by", "rlnGroupName"], "rlnGroupName"),
         (["--mask", "nothing.mrc"], "map 'nothing.mrc' does not exist"),
         (["--datadir", "nowhere"], "stack 'particles.mrcs' of row 1 of .* is missing .*nowhere"),
@@ -226,19 +226,22 @@ def test_choices_that_cannot_be_made(good, refused, words, said):
     ("text", "said"),
     [
         ("colour = 1", "'colour' in '.*bad.toml' is unknown; choose particles, "),
-        ("seed = 'one'", "'seed' in '.*bad.toml' is 'one'; it must be int"),
-        ("seed = true", "'seed' in '.*bad.toml' is True; it must be int"),
-        ("held_out = 1.5", "held_out is 1.5; it must be from 0.001 to 0.9"),
-        ("engine = 'normal'", "'engine' in '.*bad.toml' is 'normal'; it must be a table"),
-        ("[engine]\nsteps = 5", "table 'engine' in '.*bad.toml' has no name of a part"),
-        ("[engine]\nname = 5", "table 'engine' in '.*bad.toml' has no name of a part"),
-        ("[engine]\nname = 'normal'\npace = 5", "option 'pace' of Normal is unknown"),
+        ("seed = 'one'", "'seed' in '.*bad.toml' is 'one'; it must be a whole number"),
+        ("seed = true", "'seed' in '.*bad.toml' is True; it must be a whole number"),
         (
-            "[engine]\nname = 'normal'\nsteps = 0",
-            "option 'steps' of Normal is 0; it must be a whole number of at least 1",
+            "held_out = 1.5",
+            "'held_out' in '.*bad.toml' is 1.5; it must be a number from 0.001 to 0.9",
+        ),
+        ("objective = 'normal'", "'objective' in '.*bad.toml' is 'normal'; it must be a table"),
+        ("[objective]\nsteps = 5", "table 'objective' in '.*bad.toml' has no name of a part"),
+        ("[objective]\nname = 5", "table 'objective' in '.*bad.toml' has no name of a part"),
+        ("[objective]\nname = 'normal'\npace = 5", "option 'pace' of NormalEquations is unknown"),
+        (
+            "[objective]\nname = 'normal'\nsteps = 0",
+            "option 'steps' of NormalEquations is 0; it must be a whole number of at least 1",
         ),
         (
-            "[[engine",
+            "[[objective",
             "settings file '.*bad.toml' cannot be read: .*; give the run.toml of an earlier run",
         ),
     ],
@@ -297,6 +300,7 @@ def test_a_folder_with_a_run_is_replaced_only_with_force(good, tmp_path):
         "held_out.png",
         "run.toml",
         "log.jsonl",
+        "result.json",
         "notes.txt",
     }
     assert (out / "map.mrc").read_bytes() != before["map.mrc"]
@@ -320,5 +324,5 @@ def test_errors_of_several_lines_become_one(monkeypatch):
     def fail(*arguments):
         raise DataError("one\n  two")
 
-    monkeypatch.setattr("instamap.cli.summary.settings", fail)
+    monkeypatch.setattr("instamap.workflows.read_settings.read_settings", fail)
     assert instamap("reconstruct", "a.star").refusal == "error: one two"

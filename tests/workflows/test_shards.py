@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
@@ -23,14 +24,16 @@ from support.command import QUICK, correlation, instamap, maps
 from instamap.data.particles import Particles
 from instamap.errors import DataError, OptionError, OutputError
 from instamap.geometry.symmetry import point_group
+from instamap.progress import Progress
 from instamap.simulate import particle_set
 from instamap.statistics import accumulator as accumulating
 from instamap.statistics import streaming
-from instamap.workflows import shards
-from instamap.workflows.map import prepare
+from instamap.workflows.choose import resolve
+from instamap.workflows.prepare import prepare
 from instamap.workflows.settings import Settings
+from instamap.workflows.shard import Shard, missing_share
 from instamap.workflows.shards import accumulate, merge
-from instamap.workflows.statistics_folder import SETS, Folder, Shard
+from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 
 COUNT = 240
 BOX = 16
@@ -53,7 +56,7 @@ def star(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(star, tmp_path_factory) -> Folder:
+def whole(star, tmp_path_factory) -> StatisticsFolder:
     return accumulate(Settings(star), tmp_path_factory.mktemp("whole") / "stats")
 
 
@@ -74,8 +77,8 @@ def change(star: Path, folder: Path, **columns) -> Path:
 
 
 def assert_alike(
-    one: Folder,
-    other: Folder,
+    one: StatisticsFolder,
+    other: StatisticsFolder,
     *,
     factor: float = 1.0,
     tolerance: float = ROUNDING,
@@ -126,25 +129,24 @@ def test_shards_of_different_sizes_merge_in_steps(star, whole, tmp_path):
         for i, n in ((1, 2), (2, 4), (4, 4))
     ]
     part = merge(paths[:2], tmp_path / "part")
-    assert [str(shard) for shard in part.shards] == ["1/2", "2/4"] and float(
-        shards.missing(part.shards)
-    ) == 0.25
+    assert [str(shard) for shard in part.shards] == ["1/2", "2/4"]
+    assert missing_share(part.shards) == Fraction(1, 4)
     assert_alike(merge([part.path, paths[2]], tmp_path / "all"), whole)
 
 
 def test_noise_and_sets_do_not_depend_on_the_shard(whole, thirds):
     for path in thirds:
-        folder = Folder.open(path)
+        folder = StatisticsFolder.open(path)
         assert torch.equal(folder.scene.noise_variance, whole.scene.noise_variance)
     assert all(
-        sum(Folder.open(path).said["sets"][name] for path in thirds) == whole.said["sets"][name]
+        sum(StatisticsFolder.open(path).counts[name] for path in thirds) == whole.counts[name]
         for name in SETS
     )
 
 
 def test_more_shards_than_particles_of_a_set(star, tmp_path):
     folder = accumulate(Settings(star), tmp_path / "stats", shard=Shard(3, COUNT))
-    assert sorted(folder.said["sets"].values()) == [0, 0, 1]
+    assert sorted(folder.counts.values()) == [0, 0, 1]
     assert sum(folder.statistics(name).count for name in SETS) == 1
 
 
@@ -172,7 +174,7 @@ def test_symmetry_is_that_of_expanded_particles(star, tmp_path):
     tables["particles"] = pd.concat(mates)
     starfile.write(tables, tmp_path / "particles.star")
     shutil.copy(star.with_name("particles.mrcs"), tmp_path)
-    expanded = Settings(tmp_path / "particles.star", weights="weight", together="rlnMicrographName")
+    expanded = Settings(tmp_path / "particles.star", weights="weight", group_by="rlnMicrographName")
     found = accumulate(Settings(star, symmetry="D2"), tmp_path / "found")
     assert_alike(found, accumulate(expanded, tmp_path / "expanded"), counts=False)
 
@@ -188,7 +190,7 @@ def test_particles_of_no_weight_do_not_count(star, thirds, tmp_path):
     third = change(star, tmp_path / "data", weight=[float(i % 3 == 1) for i in range(COUNT)])
     assert_alike(
         accumulate(Settings(third, weights="weight"), tmp_path / "stats"),
-        Folder.open(thirds[1]),
+        StatisticsFolder.open(thirds[1]),
         counts=False,
     )
 
@@ -230,21 +232,37 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(accumulating, "FLUSH", 2 * CHUNK)
 
 
-def interrupted(settings: Settings, out: Path, after: int, **options) -> None:
-    def count(done, total):
-        if done >= after:
+class Interruption(Progress):
+    """Ctrl-C, once so many images have been read."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def images_read(self, done: int, total: int) -> None:
+        if done >= self.after:
             raise KeyboardInterrupt
 
+
+class ImagesRead(Progress):
+    """The number of images that have been read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def images_read(self, done: int, total: int) -> None:
+        self.count = done
+
+
+def interrupted(settings: Settings, out: Path, after: int, **options) -> None:
     with pytest.raises(KeyboardInterrupt):
-        accumulate(settings, out, count=count, **options)
+        accumulate(settings, out, progress=Interruption(after), **options)
 
 
-def resumed(settings: Settings, out: Path, **options) -> tuple[Folder, int]:
+def resumed(settings: Settings, out: Path, **options) -> tuple[StatisticsFolder, int]:
     """The folder and how many images were read."""
-    read = []
-    return accumulate(settings, out, count=lambda done, total: read.append(done), **options), max(
-        read, default=0
-    )
+    read = ImagesRead()
+    folder = accumulate(settings, out, progress=read, **options)
+    return folder, read.count
 
 
 @pytest.mark.parametrize("after", [1, 40, 130, COUNT])
@@ -253,7 +271,7 @@ def test_interrupted_accumulation_resumes(star, tmp_path, small_steps, after):
     expected = accumulate(settings, tmp_path / "expected")
     interrupted(settings, tmp_path / "stats", after)
     with pytest.raises(DataError, match="are unfinished; run the command that began them again"):
-        Folder.open(tmp_path / "stats")
+        StatisticsFolder.open(tmp_path / "stats")
     found, read = resumed(settings, tmp_path / "stats")
     assert_alike(found, expected, tolerance=0)  # the same sums in the same order
     assert COUNT - after <= read <= COUNT - after + 3 * CHUNK
@@ -279,12 +297,17 @@ def test_killed_accumulation_resumes(star, tmp_path, small_steps):
     script = f"""
 import os, signal
 from pathlib import Path
+from instamap.progress import Progress
 from instamap.statistics import accumulator, streaming
 from instamap.workflows import shards
 from instamap.workflows.settings import Settings
 streaming.CHUNK_PIXELS, accumulator.FLUSH = {CHUNK * BOX**2}, {2 * CHUNK}
-kill = lambda done, total: done >= 130 and os.kill(os.getpid(), signal.SIGKILL)
-shards.accumulate(Settings(Path({str(star)!r})), Path({str(tmp_path / "stats")!r}), count=kill)
+class Kill(Progress):
+    def images_read(self, done, total):
+        if done >= 130:
+            os.kill(os.getpid(), signal.SIGKILL)
+settings = Settings(Path({str(star)!r}))
+shards.accumulate(settings, Path({str(tmp_path / "stats")!r}), progress=Kill())
 """
     surroundings = {
         **os.environ,
@@ -299,7 +322,7 @@ shards.accumulate(Settings(Path({str(star)!r})), Path({str(tmp_path / "stats")!r
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"symmetry": "C3"}, {"held_out": 0.1}, {"together": "rlnImageName"}]
+    "change", [{"seed": 1}, {"symmetry": "C3"}, {"held_out": 0.1}, {"group_by": "rlnImageName"}]
 )
 def test_other_settings_do_not_resume(star, tmp_path, small_steps, change):
     settings = Settings(star)
@@ -332,7 +355,7 @@ def test_shards_that_share_images_are_not_merged(star, thirds, tmp_path):
         ({"seed": 1}, "seed is 0 and 1"),
         ({"symmetry": "C3"}, "symmetry is C1 and C3"),
         ({"held_out": 0.1}, "held_out is 0.05 and 0.1"),
-        ({"together": "rlnImageName"}, "together is None and rlnImageName"),
+        ({"group_by": "rlnImageName"}, "group_by is None and rlnImageName"),
     ],
 )
 def test_other_settings_are_not_merged(star, thirds, tmp_path, change, said):
@@ -434,12 +457,9 @@ def test_fit_of_merged_shards_and_in_a_mask(thirds, whole, tmp_path):
 
 def test_one_map_of_both_halves(whole):
     settings = replace(whole.settings, halves=False)
-    data = prepare(settings)
-    assert (
-        list(data.evidence) == ["map"]
-        and data.evidence["map"].count == 228
-        and data.particles is None
-    )
+    prepared = prepare(resolve(settings))
+    assert list(prepared.fits) == ["map"] and prepared.particles is None
+    assert prepared.counts == {"map": 228, "held_out": 12}
 
 
 def test_one_map_by_the_command(whole, tmp_path):
@@ -461,7 +481,7 @@ def test_settings_that_the_statistics_contradict_are_refused(whole):
         with pytest.raises(
             OptionError, match=f"{next(iter(change))} is .* were gathered with .*; accumulate again"
         ):
-            prepare(replace(whole.settings, **change))
+            prepare(resolve(replace(whole.settings, **change)))
 
 
 # What is refused at the command line: one line, code 2, nothing written
@@ -489,23 +509,21 @@ def test_accumulate_refuses(star, tmp_path, words, said):
 
 
 def test_fit_refuses_what_it_has_no_images_for(whole, tmp_path):
-    assert (
-        "hold no images"
-        in instamap("fit", whole.path, "-o", tmp_path / "out", "--objective", "images").refusal
-    )
-    assert "holds no statistics" in instamap("fit", tmp_path, "-o", tmp_path / "out").refusal
+    line = instamap("fit", whole.path, "-o", tmp_path / "out", "--objective", "images").refusal
+    assert "objective 'images': it needs images, and the statistics in" in line
+    assert "hold none" in line
+    line = instamap("fit", tmp_path, "-o", tmp_path / "out").refusal
+    assert "holds no statistics" in line
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words", [("--symmetry", "C2"), ("--weights", "rlnDefocusU")])
-def test_the_engine_of_images_knows_no_symmetry_or_weights(star, tmp_path, words):
-    line = instamap(
-        "reconstruct", star, "-o", tmp_path / "out", "--objective", "images", *words
-    ).refusal
-    assert (
-        f"{words[0][2:]} '{words[1]}' needs engine 'normal'" in line
-        and not (tmp_path / "out").exists()
-    )
+def test_mini_batches_know_no_symmetry_or_weights(star, tmp_path, words):
+    out = tmp_path / "out"
+    line = instamap("reconstruct", star, "-o", out, "--objective", "images", *words).refusal
+    name = words[0][2:]
+    said = f"objective 'images': it knows no {name}, and {name} is '{words[1]}'; leave it out"
+    assert said in line and not out.exists()
 
 
 def test_damaged_folders_are_refused(whole, tmp_path):
@@ -534,13 +552,13 @@ def test_damaged_folders_are_refused(whole, tmp_path):
 @pytest.mark.parametrize(
     ("key", "text", "said"),
     [
-        ("held_out", '"b"', "'held_out' is 'b', which is no float"),
-        ("box", '"32"', "'box' is '32', which is no int"),
-        ("box", "true", "'box' is True, which is no int"),
+        ("held_out", '"b"', "damaged: held_out is 'b'; it must be a number from 0.001 to 0.9"),
+        ("image_box", '"32"', "'image_box' is '32', which is no int"),
+        ("image_box", "true", "'image_box' is True, which is no int"),
         ("pixel_size", "[6.0]", "'pixel_size' is [6.0], which is no float"),
         ("premultiplied", "0", "'premultiplied' is 0, which is no bool"),
-        ("seed", "1.5", "'seed' is 1.5, which is no int"),
-        ("particles", "3", "'particles' is 3, which is no str"),
+        ("seed", "1.5", "damaged: seed is 1.5; it must be a whole number from 0 to 2147483647"),
+        ("particles", "3", "damaged: particles is 3; it must be a path"),
         ("noise_variance", '"x"', "'noise_variance' is 'x', which is no list"),
         ("noise_variance", '[["x"]]', "damaged"),
         ("shards", "[1]", "damaged"),
@@ -552,12 +570,9 @@ def test_wrong_types_in_the_record_are_refused_in_a_line(whole, tmp_path, key, t
     broken = shutil.copytree(whole.path, tmp_path / "broken")
     other = tmp_path / "out"
     lines = (broken / "accumulate.toml").read_text().splitlines()
-    changed = (
-        [line for line in lines if not line.startswith(f"{key} = ")] if text is None else lines
-    )
-    changed = [f"{key} = {text}" if line.startswith(f"{key} = ") else line for line in changed]
-    assert changed != lines
-    (broken / "accumulate.toml").write_text("\n".join(changed) + "\n")
+    [number, *_] = [i for i, line in enumerate(lines) if line.startswith(f"{key} = ")]
+    lines[number] = "" if text is None else f"{key} = {text}"
+    (broken / "accumulate.toml").write_text("\n".join(lines) + "\n")
     for words in (("fit", broken, "-o", other, *QUICK), ("merge", broken, "-o", other)):
         line = instamap(*words).refusal
         assert f"'{broken / 'accumulate.toml'}'" in line and said in line
@@ -580,7 +595,7 @@ def test_files_that_are_missing_are_written_again(star, whole, tmp_path, fault):
     else:
         (stats / "half2.npz").write_bytes((stats / "half2.npz").read_bytes()[:-100])
     found, read = resumed(Settings(star), stats)
-    assert read == whole.said["sets"]["half2"]
+    assert read == whole.counts["half2"]
     assert_alike(found, whole, tolerance=0)
     assert {path.name for path in stats.iterdir()} == {path.name for path in whole.path.iterdir()}
 
