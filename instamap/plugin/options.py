@@ -118,11 +118,11 @@ class OptionSpec:
         else:
             words = WORDS[kind]
         if self.low is not None and self.high is not None:
-            words += f" from {self.low:g} to {self.high:g}"
+            words += f" from {self.low:.10g} to {self.high:.10g}"
         elif self.low is not None:
-            words += f" of at least {self.low:g}"
+            words += f" of at least {self.low:.10g}"
         elif self.high is not None:
-            words += f" of at most {self.high:g}"
+            words += f" of at most {self.high:.10g}"
         return words + (" or none" if optional else "")
 
     def _refuse(self, value: Any) -> NoReturn:

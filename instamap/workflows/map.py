@@ -40,12 +40,12 @@ class MapWorkflow(Workflow):
                 f"deformation '{settings.deformation.name}' needs workflow 'motion'; leave"
                 " --workflow out"
             )
-        if settings.objective is None:
-            reasons = {name: _against(name, settings, classes) for name in cls.objectives}
-            if None in reasons.values():
-                return None
-            return "; ".join(f"objective '{name}': {why}" for name, why in reasons.items())
-        return _against(settings.objective.name, settings, classes)
+        named = settings.objective
+        names = cls.objectives if named is None else (named.name,)
+        reasons = {name: _against(name, settings, classes) for name in names}
+        if None in reasons.values():
+            return None
+        return "; ".join(f"objective '{name}': {why}" for name, why in reasons.items())
 
     def run(self, settings: Settings, progress: Progress = SILENT) -> Result:
         logged = LoggedProgress(progress)
@@ -61,17 +61,26 @@ def _against(objective: str, settings: Settings, classes: Mapping[str, type]) ->
     chosen = load_class("objective", objective)
     reason = chosen.reason_against(dict(classes))
     if reason is not None:
-        return reason
+        return f"{reason}; choose another objective or other parts"
     if chosen.needs == "statistics":
         return None
     if chosen.needs != "images":
         return f"it needs {chosen.needs}, which workflow 'map' has not; choose another"
     if settings.statistics is not None:
-        return f"it needs images, and the statistics in '{settings.statistics}' hold none"
+        return (
+            f"it needs images, and the statistics in '{settings.statistics}' hold none; choose"
+            " another objective"
+        )
     if settings.symmetry != "C1":
-        return f"it knows no symmetry, and symmetry is '{settings.symmetry}'; leave it out"
+        return (
+            f"it knows no symmetry, and symmetry is '{settings.symmetry}'; leave it out, or choose"
+            " another objective"
+        )
     if settings.weights is not None:
-        return f"it knows no weights, and weights is '{settings.weights}'; leave it out"
+        return (
+            f"it knows no weights, and weights is '{settings.weights}'; leave it out, or choose"
+            " another objective"
+        )
     return None
 
 

@@ -70,7 +70,7 @@ class PosesResult(Result):
         )
 
     def summary(self) -> list[str]:
-        return [f"poses: {self.verdict}", *super().summary()]
+        return [self.verdict, *super().summary()]
 
 
 @dataclass(frozen=True)
