@@ -63,7 +63,7 @@ class BendingField(ContinuousDeformation, PerParticleTable):
         super().__init__(options, scene)
         if options.latent == "auto":
             raise CompositionError(
-                "latent=auto is for engine 'states', which can tell; give a number from 1 to 10"
+                "latent=auto is for workflow motion, which can tell; give a number from 1 to 10"
             )
         if self.uses_table(options):
             start = torch.randn(scene.count, options.latent)

@@ -16,6 +16,7 @@ from instamap.progress import Evaluation
 from instamap.scene import Scene
 from instamap.toml_text import read_toml
 from instamap.workflows import output
+from instamap.workflows.record import read_json
 from instamap.workflows.result import RECORD, Result
 from instamap.workflows.settings import Settings
 
@@ -30,7 +31,7 @@ def load_result(folder: Path) -> Result:
     if not (folder / output.MARK).exists():
         raise DataError(f"'{folder}' holds no result: no {output.MARK}; give the folder of a run")
     settings = Settings.from_record(read_toml(folder / output.MARK))
-    record = _read_json(folder / RECORD)
+    record = read_json(folder / RECORD)
     maps, pixel_size = _read_maps(folder)
     result = Result(
         settings=settings,
@@ -96,13 +97,3 @@ def _read_log(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The record of a result. Raises DataError where it is missing or damaged."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DataError(
-            f"'{file}' is missing or damaged; copy the whole folder again, or repeat the run"
-        ) from None

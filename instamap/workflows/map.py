@@ -1,6 +1,8 @@
 """The workflow of a map: half maps, their mean and its resolution, by any objective."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -46,6 +48,10 @@ class MapWorkflow(Workflow):
         if None in reasons.values():
             return None
         return "; ".join(f"objective '{name}': {why}" for name, why in reasons.items())
+
+    @classmethod
+    def reload(cls, folder: Path, result: Result) -> Result:
+        return replace(result, artefacts=per_particle.reload(folder))
 
     def run(self, settings: Settings, progress: Progress = SILENT) -> Result:
         logged = LoggedProgress(progress)

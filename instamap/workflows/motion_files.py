@@ -1,13 +1,13 @@
 """A motion among the files of a run: its models, coordinates and motion.json."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instamap.errors import DataError
+from torch import Tensor
+
 from instamap.motion.motion_model import LATENTS, MotionModel
-from instamap.workflows.record import write_json
+from instamap.workflows.record import read_json, write_json
 from instamap.workflows.result import Artefact
 
 RECORD = "motion.json"
@@ -21,6 +21,10 @@ class MotionFiles(Artefact):
     motion: MotionModel
     record: dict[str, Any]
 
+    @property
+    def latents(self) -> Tensor:
+        return self.motion.latents
+
     def files(self) -> list[str]:
         return [*self.motion.files(), RECORD]
 
@@ -32,11 +36,4 @@ class MotionFiles(Artefact):
     def open(folder: Path) -> "MotionFiles":
         """Reads what `write` wrote. Raises DataError for a folder without a motion."""
         motion = MotionModel.open(folder)
-        path = folder / RECORD
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise DataError(
-                f"'{path}' is missing or damaged; copy the whole folder again, or repeat the run"
-            ) from None
-        return MotionFiles(motion, record)
+        return MotionFiles(motion, read_json(folder / RECORD))

@@ -104,9 +104,7 @@ class SharedCoordinates:
     agreement: float | None
 
 
-def open_inputs(
-    settings: Settings, pixel_size: float, progress: Progress = SILENT
-) -> MotionInputs:
+def open_inputs(settings: Settings, pixel_size: float, progress: Progress = SILENT) -> MotionInputs:
     """Reads what all fits share. pixel_size: of the coarse images, in Å."""
     assert settings.objective is not None  # settings are resolved
     # The first maps are of the density that all particles share.

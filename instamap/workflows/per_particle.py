@@ -3,6 +3,7 @@ of rigid bodies.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from instamap.fitting.loop import FitResult
 from instamap.fitting.objective import ImageData
@@ -16,6 +17,13 @@ from instamap.workflows.settings import Settings
 
 FILES = (*motion_files.PATTERNS, *learned_poses.PATTERNS)
 """Patterns of the names of all files that it may have."""
+
+
+def reload(folder: Path) -> Sequence[Artefact]:
+    """What an earlier run has learned of a bending, from its folder; nothing where it has not."""
+    if not (folder / motion_files.RECORD).exists():
+        return []
+    return [motion_files.MotionFiles.open(folder)]
 
 
 def learned(

@@ -22,13 +22,13 @@ from instamap.poses.pose_prior import PosePrior
 from instamap.poses.rounds import PoseRound, Round
 from instamap.progress import SILENT, Progress
 from instamap.workflows import map as map_workflow
+from instamap.workflows.learned_poses import REFINED
 from instamap.workflows.prepare import Dataset, Prepared, open_dataset, prepare_dataset
-from instamap.workflows.record import LoggedProgress, write_json
+from instamap.workflows.record import LoggedProgress, read_json, write_json
 from instamap.workflows.result import Artefact, Result
 from instamap.workflows.settings import Settings
 from instamap.workflows.workflow import MAP_FILES, Workflow
 
-REFINED = "particles_refined.star"
 RECORD = "poses.json"
 BY_MINI_BATCHES = "--objective images"
 
@@ -37,16 +37,19 @@ BY_MINI_BATCHES = "--objective images"
 class PosesResult(Result):
     """The map with corrected poses.
 
-    z "n 5": corrections of all particles (see `poses.correction`). rounds: from the poses as given.
+    poses: what poses.json says: the root mean squares of all corrections, and what held-out
+    particles said in each round, from the poses as given on. z "n 5": the corrections of all
+    particles (see `poses.correction`); None where the result was loaded, since the STAR file has
+    them.
     """
 
-    z: Tensor = field(default_factory=lambda: torch.zeros(0, 5))
-    rounds: tuple[Round, ...] = ()
+    poses: dict[str, Any] = field(kw_only=True)
+    z: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def corrected(self) -> bool:
         """Whether any pose was."""
-        return bool((self.z != 0).any())
+        return bool(self.poses["corrected"])
 
     @property
     def gain(self) -> float:
@@ -54,19 +57,21 @@ class PosesResult(Result):
 
         In nats per particle.
         """
-        return max(one.held_out for one in self.rounds) - self.rounds[0].given
+        rounds = self.poses["rounds"]
+        return max(one["held_out"] for one in rounds) - rounds[0]["given"]
 
     @property
     def verdict(self) -> str:
         if not self.corrected:
             return (
-                "poses left as they were given, as held-out particles are no likelier with"
+                "poses: left as they were given, as held-out particles are no likelier with"
                 " corrected ones than chance allows"
             )
-        angle, shift = correction.root_mean_square(self.z)
+        angle = self.poses["rms_angle"]
+        shift = self.poses["rms_shift"]
         return (
-            f"poses corrected by {angle:.2g}° and {shift:.2g} Å rms; held-out particles gain"
-            f" {self.gain:+.4g} nats each"
+            f"poses: corrected by {angle:.2g}° and {shift:.2g} Å rms, in {REFINED}; held-out"
+            f" particles gain {self.gain:+.4g} nats each"
         )
 
     def summary(self) -> list[str]:
@@ -128,12 +133,14 @@ class PosesWorkflow(Workflow):
         prepared = prepare_dataset(dataset, plain, logged)
         map_workflow.describe(settings, prepared, logged)
         best = self._rounds(settings, plain, dataset, prepared, logged)
-        z = best.z
         result = map_workflow.make_result(settings, best.prepared, best.fits, logged)
-        values = {name: getattr(result, name) for name in Result.__dataclass_fields__}
-        artefact = RefinedPoses(dataset.particles, z, _record(z, best.rounds))
-        values["artefacts"] = (artefact,)
-        return PosesResult(**values, z=z, rounds=tuple(best.rounds))
+        record = _record(best.z, best.rounds)
+        artefact = RefinedPoses(dataset.particles, best.z, record)
+        return _with_poses(replace(result, artefacts=(artefact,)), record, best.z)
+
+    @classmethod
+    def reload(cls, folder: Path, result: Result) -> Result:
+        return _with_poses(result, read_json(folder / RECORD), None)
 
     def _rounds(
         self,
@@ -147,11 +154,12 @@ class PosesWorkflow(Workflow):
         usual = settings.deformation.options
         prior = PosePrior(math.radians(usual.angle), usual.shift)
         z = torch.zeros(dataset.particles.count, 5, dtype=torch.float64)
-        tolerance = plain.objective.options.tolerance if plain.objective else 0.0
+        assert plain.objective is not None  # settings are resolved
+        tolerance = plain.objective.options.tolerance
         done: list[_Done] = []
         for number in range(self.options.rounds + 1):
             if number:
-                posed = replace(dataset, particles=_with_poses(dataset.particles, z))
+                posed = replace(dataset, particles=_posed(dataset.particles, z))
                 prepared = prepare_dataset(posed, plain)
             suffix = f" round {number}" if number else ""
             fits, _ = map_workflow.fit_all(plain, prepared, progress, suffix)
@@ -270,7 +278,13 @@ def _idle(done: list[_Done], held_out: int, tolerance: float) -> bool:
     return last.held_out - before <= tolerance * abs(before)
 
 
-def _with_poses(particles: Particles, z: Tensor) -> Particles:
+def _with_poses(result: Result, record: dict[str, Any], z: Tensor | None) -> PosesResult:
+    """A result of the map, with what was found of poses."""
+    values = {name: getattr(result, name) for name in Result.__dataclass_fields__}
+    return PosesResult(**values, poses=record, z=z)
+
+
+def _posed(particles: Particles, z: Tensor) -> Particles:
     """The particles with corrected poses."""
     moved = copy(particles)
     moved.views = correction.corrected(particles.views, z)

@@ -24,8 +24,8 @@ from instamap.scene import Scene
 from instamap.statistics import initial_map, noise_refinement
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
-from instamap.workflows.resume import KeptStatistics
 from instamap.workflows import preflight
+from instamap.workflows.resume import KeptStatistics
 from instamap.workflows.settings import Settings
 from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from instamap.errors import DataError
 from instamap.files import replacing
 from instamap.plugin.registry import Registry, default
 from instamap.progress import Evaluation, Progress
@@ -56,3 +57,16 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes a record as indented JSON."""
     with replacing(path) as sibling:
         sibling.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The values of a record. Raises DataError where it is missing or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        values = None
+    if not isinstance(values, dict):
+        raise DataError(
+            f"'{path}' is missing or damaged; copy the whole folder again, or repeat the run"
+        )
+    return values

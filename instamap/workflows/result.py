@@ -33,6 +33,11 @@ def run_folder(settings: Settings) -> output.FolderKind:
 class Artefact(ABC):
     """Something that a workflow found beside maps, with files of its own."""
 
+    @property
+    def latents(self) -> Tensor | None:
+        """Coordinates "n L" of all particles, if it has any."""
+        return None
+
     @abstractmethod
     def files(self) -> list[str]:
         """The names of the files that `write` makes."""
@@ -82,7 +87,8 @@ class Result:
     @property
     def latents(self) -> Tensor | None:
         """Coordinates "n L" of all particles, where the workflow found any."""
-        return None
+        found = [artefact.latents for artefact in self.artefacts]
+        return next((latents for latents in found if latents is not None), None)
 
     @property
     def verdict(self) -> str:
