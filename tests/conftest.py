@@ -11,6 +11,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Packages with tests of their own, which are run where they are installed (see test_install.py).
+collect_ignore = ["plugins"]
+
 torch.set_num_threads(1)  # the tests' tensors are small: threads would cost more than they save
 
 settings.register_profile(
