@@ -709,7 +709,8 @@ def test_the_command(data, tmp_path, monkeypatch):
     [
         (
             "",
-            "there is nothing to do to '.*particles.star'; give --crop, --box, --normalise or --invert",
+            "there is nothing to do to '.*particles.star'; give --crop, --box, --normalise or"
+            " --invert",
         ),
         ("--box 40", "box is 40, but the images are 32 pixels wide; give at most 32"),
         ("--crop 20 --box 24", "box is 24, but the images are 20 pixels wide once cropped"),

@@ -227,8 +227,8 @@ def _poses(path: Path) -> tuple[Numbers, Numbers]:
 def _check_rotations(path: Path, rotation: Numbers) -> None:
     if not len(rotation):
         raise DataError(f"'{path}' has no rows; select some particles")
-    product = rotation @ rotation.transpose(0, 2, 1)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        product = rotation @ rotation.transpose(0, 2, 1)
         orthonormal = (np.abs(product - np.eye(3)) < _ORTHONORMAL).all((1, 2))
         proper = orthonormal & (np.linalg.det(np.nan_to_num(rotation)) > 0)
     if not proper.all():
