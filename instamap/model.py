@@ -224,6 +224,10 @@ class Model(nn.Module):
         if not self.scene.premultiplied:
             return likelihood.log_prob(predicted, batch.images, batch.views)
         assert isinstance(likelihood, PremultipliedLikelihood)  # or else it was not composed
+        if batch.views.optics is not None:  # images times their CTF keep their odd aberrations
+            padding = self.forward_operator.padding
+            pixel_size = self.scene.pixel_size
+            projection = ctf.modulate(projection, batch.views.optics, pixel_size, padding=padding)
         return likelihood.log_prob_premultiplied(projection, predicted, batch.images, batch.views)
 
     @torch.no_grad()

@@ -47,8 +47,10 @@ def _moved(tensor: Tensor, target: tuple[torch.dtype | torch.device | str, ...])
 
 @dataclass(frozen=True)
 class Optics(_Rows):
-    """Contrast-transfer parameters of each view, all "B"; RELION's meaning and sign (CTF(0) =
-    +amplitude contrast).
+    """Contrast-transfer parameters of each view, "B" unless said otherwise; RELION's meaning and
+    sign (CTF(0) = +amplitude contrast).
+
+    The last four are None where no view has any: see `fourier.aberrations`.
     """
 
     voltage: Tensor  # kV
@@ -60,6 +62,10 @@ class Optics(_Rows):
     phase_shift: Tensor  # radians
     b_factor: Tensor  # Å², multiplies by exp(-B s²/4)
     scale: Tensor  # factor of the whole CTF
+    beam_tilt: Tensor | None = None  # "B 2" along x and y, mrad
+    odd: Tensor | None = None  # "B K": coefficients of odd Zernike terms, radians
+    even: Tensor | None = None  # "B K": of even ones
+    magnification: Tensor | None = None  # "B 2 2": from the image's Fourier components to true ones
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,34 @@ class Views(_Rows):
 
     def __len__(self) -> int:
         return len(self.rotation)
+
+    @property
+    def magnification(self) -> Tensor | None:
+        """M "B 2 2", or None where nothing is distorted: an image has at k what it would have at
+        M k, and at u what it would have at M⁻ᵀ u.
+        """
+        return None if self.optics is None else self.optics.magnification
+
+    @property
+    def frames(self) -> Tensor:
+        """The rows "B 2 3" by which a Fourier component k of the image lies at k @ frames in the
+        particle's: the first two of the rotation, but for a distortion.
+        """
+        rows = self.rotation[:, :2]
+        magnification = self.magnification
+        return rows if magnification is None else magnification.mT @ rows
+
+    @property
+    def undistorted(self) -> Tensor | None:
+        """The matrix "B 3 3" that brings points of the image frame (as rows, x @ matrix) to where
+        they would be without distortion; None where there is none.
+        """
+        magnification = self.magnification
+        if magnification is None:
+            return None
+        whole = torch.eye(3).to(magnification).repeat(len(self), 1, 1)
+        whole[:, :2, :2] = torch.linalg.inv(magnification)
+        return whole
 
     @staticmethod
     def of(rotation: Tensor, origin: Tensor | None = None, optics: Optics | None = None) -> "Views":

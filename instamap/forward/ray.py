@@ -15,7 +15,7 @@ from instamap.scene import Scene, Views
 
 class Ray(ForwardOperator):
     """P(u) = Δ Σ_k ρ(Aᵀ(u + origin, w_k)) over depths w_k, a Δ apart, inside the sphere or the
-    user's mask.
+    user's mask; where the image is distorted by M, P(u) = Δ/|M| Σ_k ρ(Aᵀ(M⁻ᵀ(u + origin), w_k)).
 
     In training every sample moves by up to ±½ of its cell (pixel x pixel x Δ) times `jitter`, so
     that the field is never seen twice at the same points. The error of the depth sum falls as Δ²
@@ -59,21 +59,30 @@ class Ray(ForwardOperator):
         """Projections "B D D": sums over the samples of each pixel's ray."""
         box = self.scene.box
         shift = torch.nn.functional.pad(views.origin, (0, 1))
-        index, used = self._samples_inside(shift, views.rotation)
+        undistorted = views.undistorted
+        index, used = self._samples_inside(shift, views.rotation, undistorted)
         frame = self.frame.to(views.rotation.dtype)
         x = frame[index] + shift[:, None]
         x = self._jittered(x, generator)
+        if undistorted is not None:
+            x = x @ undistorted
         values = density(x @ views.rotation) * used  # row vectors times A: Aᵀ x
         depths = len(self.frame) // box**2
         empty = values.new_zeros(len(views), box**2)
         pixels = empty.scatter_add(1, index // depths, values)
-        return pixels.unflatten(1, (box, box)) * self.spacing
+        images = pixels.unflatten(1, (box, box)) * self.spacing
+        if undistorted is None:
+            return images
+        return images * torch.linalg.det(undistorted).abs()[:, None, None]
 
     @torch.no_grad()
-    def _samples_inside(self, shift: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    def _samples_inside(
+        self, shift: Tensor, rotation: Tensor, undistorted: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Indices "B P" of the samples in each particle's support, and which are not padding."""
-        poses = zip(shift, rotation, strict=True)
-        rows = [self._inside(moved, turn) for moved, turn in poses]
+        matrices = [None] * len(shift) if undistorted is None else undistorted
+        poses = zip(shift, rotation, matrices, strict=True)
+        rows = [self._inside(moved, turn, matrix) for moved, turn, matrix in poses]
         return _columns(torch.stack(rows))
 
     def _jittered(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -87,10 +96,12 @@ class Ray(ForwardOperator):
         uniform = draws.uniform(x.shape, generator, x.device, x.dtype)
         return x + (uniform - 0.5) * cell
 
-    def _inside(self, shift: Tensor, rotation: Tensor) -> Tensor:
+    def _inside(self, shift: Tensor, rotation: Tensor, undistorted: Tensor | None) -> Tensor:
         """Points of the frame "P" that fall into the support of one particle, as a mask."""
         scene = self.scene
         x = self.frame.to(rotation.dtype) + shift
+        if undistorted is not None:
+            x = x @ undistorted
         if self.support is None:
             reach = scene.radius + 0.5 * scene.pixel_size
             return (x**2).sum(-1) <= reach**2

@@ -5,20 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from instamap.fourier import aberrations
+from instamap.fourier.electrons import ANGSTROMS_PER_MILLIMETRE, wavelength
 from instamap.geometry import grids
 from instamap.scene import Optics
-
-# The electron's wavelength in vacuum is h / sqrt(2 m e V (1 + e V / 2 m c²)).
-WAVELENGTH_FACTOR = 12.2642598  # h / sqrt(2 m e) in Å √V
-RELATIVISTIC_FACTOR = 0.978475598e-6  # e / 2 m c² in 1/V
-ANGSTROMS_PER_MILLIMETRE = 1e7
-
-
-def wavelength(voltage: Tensor) -> Tensor:
-    """Relativistic electron wavelength in Å for an acceleration voltage in kV."""
-    volts = voltage * 1e3
-    relativistic = 1 + RELATIVISTIC_FACTOR * volts
-    return WAVELENGTH_FACTOR / torch.sqrt(volts * relativistic)
 
 
 def ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
@@ -26,18 +16,17 @@ def ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
 
     CTF = [sqrt(1-w²) sin χ + w cos χ] exp(-B s²/4) scale, with χ = π λ df(θ) s² - ½ π Cs λ³ s⁴ +
     phase shift and df(θ) = ½ [u + v + (u - v) cos 2(θ - θ_u)]. Protein is white and CTF(0) = +w, as
-    in RELION (cryoDRGN, ASPIRE and the paper's code use the opposite sign).
+    in RELION (cryoDRGN, ASPIRE and the paper's code use the opposite sign). Even Zernike terms are
+    subtracted from χ, and all is evaluated at the frequencies of the particle (see `aberrations`).
     """
-    like = optics.defocus_u
-    k = grids.frequencies(
-        box,
-        pixel_size,
-        dtype=like.dtype,
-    ).to(like.device)
+    k = aberrations.frequencies(optics, box, pixel_size)
     square = (k**2).sum(-1)
     kx, ky = k.unbind(-1)
     angle = torch.atan2(ky, kx)
     phase = _phase(optics, square, angle)
+    even = aberrations.even_phase(optics, k)
+    if even is not None:
+        phase = phase - even
     weight = _column(optics.amplitude_contrast)
     b_factor = _column(optics.b_factor)
     damping = torch.exp(-0.25 * b_factor * square)
@@ -78,18 +67,42 @@ def apply(
     *,
     padding: float = 1.0,
 ) -> Tensor:
-    """Images "B D D" after contrast transfer, computed in a frame `padding` times larger and
-    cropped.
+    """Images "B D D" after contrast transfer and odd aberrations, computed in a frame `padding`
+    times larger and cropped.
 
     With padding 1 what the CTF carries across an edge comes back at the opposite one; with 2 it
     leaves the frame, as in the microscope.
     """
-    box = images.shape[-1]
-    frame = box
-    if padding != 1:
-        frame = 2 * math.ceil(box * padding / 2)
-    padded = grids.pad(images, frame)
+    frame = _frame(images, padding)
     transfer = ctf(optics, frame, pixel_size)
-    spectrum = torch.fft.rfft2(padded) * transfer
+    modulation = aberrations.modulation(optics, frame, pixel_size)
+    if modulation is not None:
+        transfer = transfer * modulation
+    return _filtered(images, transfer, frame)
+
+
+def modulate(
+    images: Tensor,
+    optics: Optics,
+    pixel_size: float,
+    *,
+    padding: float = 1.0,
+) -> Tensor:
+    """Images "B D D" after odd aberrations alone, as `apply` without the CTF."""
+    frame = _frame(images, padding)
+    modulation = aberrations.modulation(optics, frame, pixel_size)
+    return images if modulation is None else _filtered(images, modulation, frame)
+
+
+def _frame(images: Tensor, padding: float) -> int:
+    """Pixels along the edge of the frame of images "B D D"."""
+    box = images.shape[-1]
+    return box if padding == 1 else 2 * math.ceil(box * padding / 2)
+
+
+def _filtered(images: Tensor, factor: Tensor, frame: int) -> Tensor:
+    """Images whose Fourier components in the frame were multiplied by "B F F//2+1"."""
+    padded = grids.pad(images, frame)
+    spectrum = torch.fft.rfft2(padded) * factor
     transferred = torch.fft.irfft2(spectrum, s=(frame, frame))
-    return grids.crop(transferred, box)
+    return grids.crop(transferred, images.shape[-1])

@@ -46,20 +46,20 @@ class Projector(nn.Module):
     def forward(
         self,
         volume: Tensor,
-        rotation: Tensor,
+        frames: Tensor,
         origin: Tensor,
     ) -> Tensor:
-        """Images "B D D" [y, x] of `volume` "D D D" [z, y, x] at poses: rotation "B 3 3", origin "B
-        2" in Å.
+        """Images "B D D" [y, x] of `volume` "D D D" [z, y, x] at poses: frames "B 2 3" (see
+        `Views.frames`), or rotations, of which the first two rows count; origin "B 2" in Å.
 
         Differentiable in the volume alone.
         """
         plane = self.plane.to(volume)
         in_box = plane * (self.box / self.frame)
-        slices = central_slices(volume, rotation[:, :2], in_box)
+        slices = central_slices(volume, frames[:, :2], in_box)
         projected = slices * self.pixel_size
         moved = projected * self._shift(plane, origin)
-        shape = (len(rotation), *self.inside.shape)
+        shape = (len(frames), *self.inside.shape)
         spectrum = moved.new_zeros(shape)
         spectrum[:, self.inside] = moved
         size = (self.frame, self.frame)

@@ -39,7 +39,10 @@ def as_rigid(views: Views, z: Tensor) -> Tensor:
     With them the given views show what the corrected ones show without.
     """
     in_plane = corrected(views, z).rotation[:, :2].to(z)
-    translation = (z[:, None, 3:] @ in_plane)[:, 0]
+    shift = z[:, None, 3:]
+    if views.magnification is not None:
+        shift = shift @ torch.linalg.inv(views.magnification.to(z))
+    translation = (shift @ in_plane)[:, 0]
     return torch.cat([z[:, :3], translation], 1)
 
 
@@ -55,7 +58,10 @@ def from_rigid(views: Views, z: Tensor, centre: Tensor | None = None) -> Tensor:
     moved = (turned @ z[:, 3:, None])[..., 0]
     if centre is not None:
         moved = moved + (turned - given) @ centre.to(z)
-    return torch.cat([z[:, :3], moved[:, :2]], 1)
+    shift = moved[:, :2]
+    if views.magnification is not None:
+        shift = (shift[:, None] @ views.magnification.to(z))[:, 0]
+    return torch.cat([z[:, :3], shift], 1)
 
 
 def root_mean_square(z: Tensor) -> tuple[float, float]:

@@ -90,7 +90,7 @@ class PoseImages:
 
     def expand(self, reference: ReferenceMap, z: Tensor) -> Expansion:
         """The expansion around the corrections z "n 5"."""
-        frames = corrected(self.views, z).rotation[:, :2].float()
+        frames = corrected(self.views, z).frames.float()
         size = max(1, COMPONENTS_AT_ONCE // max(1, len(self.plane)))
         chunks = torch.arange(len(z)).split(size)
         return Expansion.joined(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from instamap.data.formats import star
 from instamap.errors import DataError, OptionError
+from instamap.fourier import aberrations
 from instamap.scene import Optics
 
 VOLTAGE = 300.0  # kV
@@ -97,7 +98,7 @@ def from_star(path: Path, count: int | None, generator: torch.Generator) -> Pose
     if count is not None and count < len(table):
         drawn = torch.randperm(len(table), generator=generator)[:count]
         rows = drawn.sort().values
-    optics = table.optics[rows]
+    optics = aberrations.without(table.optics[rows])
     # old files may hold several microscopes in one group
     microscope = torch.stack(
         [

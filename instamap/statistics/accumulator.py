@@ -3,7 +3,8 @@ not depend on their number.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class WeightedSlices:
 def weighted_slices(
     plane: FourierPlane,
     images: Tensor,
-    origin: Tensor,
+    views: Views,
     variance: Tensor,
     ctf: Tensor | None,
     weights: Tensor,
@@ -59,12 +60,11 @@ def weighted_slices(
     premultiplied: bool = False,
     copies: int = 1,
 ) -> WeightedSlices:
-    """The slices of images "B D D" at `origin` "B 2" (Å), in noise of `variance` "B D//2+1".
+    """The slices of images "B D D" of `views`, in noise of `variance` "B D//2+1".
 
     weights "B": of the images' log p. copies: how many times each slice is spread, a share each.
     """
-    origin = origin / pixel_size
-    spectrum = plane.transform(images, origin)
+    spectrum = plane.particle_components(images, views, pixel_size)
     component_variance = plane.variance(variance)
     precision = weights[:, None] / component_variance
     square = spectrum.abs().double() ** 2
@@ -111,6 +111,7 @@ class Accumulator:
         rotations = identity[None] if symmetry is None else symmetry
         self.symmetry = rotations.to(self.device, dtype)
         self._plane = FourierPlane(box, dtype).to(self.device)
+        self._planes: dict[tuple[float, ...], FourierPlane] = {}
         self._batch = max(1, POINTS // len(self._plane))
         self._grid = Grid(box, dtype, self.device)
         self._flushed = start or Statistics.empty(box, pixel_size, dtype=dtype, device=device)
@@ -144,21 +145,39 @@ class Accumulator:
         variance = noise_variance.expand(count, self.box // 2 + 1)
         if weights is None:
             weights = torch.ones(count)
-        for start in range(0, count, self._batch):
-            rows = slice(start, start + self._batch)
-            self._add(
-                self._moved(images[rows]),
-                self._moved(views.rotation[rows]),
-                self._moved(views.origin[rows]),
-                self._moved(variance[rows]),
-                None if ctf is None else self._moved(ctf[rows]),
-                self._moved(weights[rows]),
-            )
+        for plane, chosen in self._planes_of(views):
+            for rows in chosen.split(self._batch):
+                self._add(
+                    plane,
+                    self._moved(images[rows]),
+                    views[rows].to(self.device, self.dtype),
+                    self._moved(variance[rows]),
+                    None if ctf is None else self._moved(ctf[rows]),
+                    self._moved(weights[rows]),
+                )
 
     def finish(self) -> Statistics:
         """The statistics of all images so far; more may be added."""
         self._flush()
         return self._flushed
+
+    def _planes_of(self, views: Views) -> Iterator[tuple[FourierPlane, Tensor]]:
+        """The components that are taken of some views, and their rows: all of them, unless images
+        are distorted by different magnifications.
+        """
+        magnification = views.magnification
+        if magnification is None:
+            yield self._plane, torch.arange(len(views))
+            return
+        flat = magnification.flatten(1).cpu()
+        matrices, number = flat.unique(dim=0, return_inverse=True)
+        for place, matrix in enumerate(matrices):
+            key = tuple(matrix.tolist())
+            if key not in self._planes:
+                plane = FourierPlane(self.box, self.dtype, magnification=matrix.view(2, 2))
+                self._planes[key] = plane.to(self.device)
+            (rows,) = (number == place).nonzero(as_tuple=True)
+            yield self._planes[key], rows
 
     def _check_shape(self, images: Tensor, views: Views) -> None:
         count = len(images)
@@ -174,20 +193,21 @@ class Accumulator:
 
     def _add(
         self,
+        plane: FourierPlane,
         images: Tensor,
-        rotation: Tensor,
-        origin: Tensor,
+        views: Views,
         variance: Tensor,
         ctf: Tensor | None,
         weights: Tensor,
     ) -> None:
         """Add one batch that is of the accumulator's type and on its device."""
+        rotation = views.rotation
         _check_rotations(rotation)
         _check_variances(variance)
         slices = weighted_slices(
-            self._plane,
+            plane,
             images,
-            origin,
+            views,
             variance,
             ctf,
             weights,
@@ -197,8 +217,8 @@ class Accumulator:
         )
         slices.check()
         for turn in self.symmetry:
-            frames = (rotation @ turn)[:, :2]
-            spread(self._grid, frames, self._plane.points, slices.data, slices.power, self.backend)
+            frames = replace(views, rotation=rotation @ turn).frames
+            spread(self._grid, frames, plane.points, slices.data, slices.power, self.backend)
         count = len(images)
         weight = weights.double().sum()
         self._count += count

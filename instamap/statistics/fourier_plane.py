@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from instamap.fourier import aberrations
 from instamap.geometry import grids
+from instamap.scene import Views
 
 NYQUIST_MARGIN = 1e-6  # components by which |k| must stay below D/2
 
@@ -15,7 +17,8 @@ class FourierPlane(nn.Module):
     all.
 
     points "P 2": (kx, ky), whole numbers. shell "P": rounded |k|. share "P": what to take of each
-    when -k is added after: 1, at 0 one half.
+    when -k is added after: 1, at 0 one half. magnification "... 2 2": M of distorted images (see
+    `Views.magnification`), of which only components with |M k| < D/2 are taken, the particle's own.
     """
 
     points: Tensor
@@ -25,14 +28,21 @@ class FourierPlane(nn.Module):
     _kx: Tensor
     _ky: Tensor
 
-    def __init__(self, box: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        box: int,
+        dtype: torch.dtype = torch.float32,
+        *,
+        magnification: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.box = box
         k = grids.frequencies(box, 1 / box, dtype=torch.float64)
         kx = k[..., 0]
         ky = k[..., 1]
         radius = k.norm(dim=-1)
-        inside = radius < box / 2 - NYQUIST_MARGIN
+        reach = _largest_radius(k, magnification)
+        inside = reach < box / 2 - NYQUIST_MARGIN
         half = (kx > 0) | (ky >= 0)
         chosen = inside & half
         index = chosen.flatten().nonzero()
@@ -56,6 +66,17 @@ class FourierPlane(nn.Module):
     def select(self, values: Tensor) -> Tensor:
         """The components "B P" of "B D D//2+1" in rfft2 layout."""
         return values.flatten(1)[:, self._chosen]
+
+    def particle_components(self, images: Tensor, views: Views, pixel_size: float) -> Tensor:
+        """Fourier components "B P" of images "B D D" about the particle's centre, without what odd
+        aberrations do to them.
+        """
+        origin = views.origin / pixel_size
+        spectrum = self.transform(images, origin)
+        modulation = aberrations.modulation(views.optics, self.box, pixel_size)
+        if modulation is None:
+            return spectrum
+        return spectrum * self.select(modulation).conj()
 
     def transform(self, images: Tensor, origin: Tensor) -> Tensor:
         """Fourier components "B P" of images "B D D" about the place where the particle's centre
@@ -85,6 +106,18 @@ class FourierPlane(nn.Module):
             ones = torch.ones_like(self.share)
             return pixel_size * ones[None]
         return pixel_size * self.select(ctf)
+
+
+def _largest_radius(k: Tensor, magnification: Tensor | None) -> Tensor:
+    """The largest |k| and |M k| of components "* 2"."""
+    radius = k.norm(dim=-1)
+    if magnification is None:
+        return radius
+    matrices = magnification.reshape(-1, 2, 2).to(k).unique(dim=0)
+    for matrix in matrices:
+        true_radius = (k @ matrix.mT).norm(dim=-1)
+        radius = torch.maximum(radius, true_radius)
+    return radius
 
 
 def _wave(position: Tensor, k: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from instamap.data.particles import Particles
-from instamap.fourier import ctf
+from instamap.fourier import aberrations, ctf
 from instamap.fourier.projector import Projector
 from instamap.geometry import grids
 from instamap.maps import mask
@@ -108,12 +108,13 @@ def _spectra(
 def _residuals(projector: Projector, volume: Tensor, batch: Batch, scene: Scene) -> Tensor:
     """Images less the map's projections, after as much contrast transfer as they have seen."""
     views = batch.views
-    predicted = projector(volume, views.rotation, views.origin)
+    predicted = projector(volume, views.frames, views.origin)
     if views.optics is None:
         return batch.images - predicted
-    times = 2 if scene.premultiplied else 1
-    for _ in range(times):
-        predicted = ctf.apply(predicted, views.optics, scene.pixel_size)
+    predicted = ctf.apply(predicted, views.optics, scene.pixel_size)
+    if scene.premultiplied:
+        even = aberrations.without_odd(views.optics)
+        predicted = ctf.apply(predicted, even, scene.pixel_size)
     return batch.images - predicted
 
 

@@ -30,8 +30,8 @@ class ParticleStatistics:
     `statistics.statistics`).
 
     data "n P" (complex): C F / (D² σ²), with the share of each component; power "n P": C² / (D²
-    σ²). frames "n 2 3". plane "P 2". particle "n": the number, from 0, of the particle that an
-    image shows; images of one particle share its coordinates.
+    σ²). frames "n 2 3": see `Views.frames`. plane "P 2". particle "n": the number, from 0, of the
+    particle that an image shows; images of one particle share its coordinates.
     """
 
     box: int
@@ -50,15 +50,15 @@ class ParticleStatistics:
 
         particle "n": any numbers that images of one particle share.
         """
-        plane = FourierPlane(particles.box)
+        plane = FourierPlane(particles.box, magnification=particles.views.magnification)
         data: list[Tensor] = []
         power: list[Tensor] = []
         for batch in read_ahead(particles, rows):
             batch_data, batch_power = _weighted_components(plane, batch, variance, particles)
             data.append(batch_data)
             power.append(batch_power)
-        rotation = particles.views.rotation[rows]
-        frames = rotation[:, :2].float()
+        views = particles.views[rows]
+        frames = views.frames.float()
         _, number = particle.unique(return_inverse=True)
         return ParticleStatistics(
             particles.box,
@@ -183,8 +183,7 @@ def _weighted_components(
     weight = precision * size
     if transfer is not None and not particles.premultiplied:
         weight = weight * plane.select(transfer)
-    origin = views.origin / size
-    spectrum = plane.transform(batch.images, origin)
+    spectrum = plane.particle_components(batch.images, views, size)
     return spectrum * weight, power
 
 

@@ -30,7 +30,7 @@ class TestStar(FormatLaws):
         return path
 
     def write_unmodelled(self, particles: Sample, folder: Path) -> tuple[Path, str]:
-        return self.write(particles, folder, "rlnBeamTiltX 0.3"), "rlnBeamTiltX"
+        return self.write(particles, folder, "rlnOddZernike None"), "rlnOddZernike"
 
 
 class TestCryosparc(FormatLaws):

@@ -5,6 +5,7 @@ import torch
 
 from instamap.fourier.gridding import Grid
 from instamap.geometry import rotations
+from instamap.scene import Views
 from instamap.statistics.accumulator import spread, weighted_slices
 from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.statistics import Statistics
@@ -18,16 +19,16 @@ def accumulated(device: torch.device, plane: FourierPlane, ctf: bool) -> Statist
     """The steps of an accumulator between its checks, which depend on values."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(COUNT, BOX, BOX, generator=generator).to(device)
-    frames = rotations.random(COUNT, generator=generator)[:, :2].float().to(device)
-    origin = torch.randn(COUNT, 2, generator=generator).to(device)
+    rotation = rotations.random(COUNT, generator=generator).float().to(device)
+    views = Views.of(rotation, torch.randn(COUNT, 2, generator=generator).to(device))
     variance = torch.ones(COUNT, BOX // 2 + 1).to(device)
     transfer = torch.ones(COUNT, BOX, BOX // 2 + 1).to(device) if ctf else None
     weights = torch.ones(COUNT).to(device)
     slices = weighted_slices(
-        plane, images, origin, variance, transfer, weights, pixel_size=2.0, copies=2
+        plane, images, views, variance, transfer, weights, pixel_size=2.0, copies=2
     )
     grid = Grid(BOX, device=device)
-    spread(grid, frames, plane.points, slices.data, slices.power)
+    spread(grid, views.frames, plane.points, slices.data, slices.power)
     return Statistics.from_grid(grid, 2.0, COUNT, 1.0, 1.0)
 
 

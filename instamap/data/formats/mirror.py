@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from instamap.fourier import aberrations
 from instamap.scene import Views
 
 # What is seen along z does not change where z changes sign. So a particle that is turned by A is
@@ -23,6 +24,5 @@ def mirrored(views: Views, which: Tensor) -> Views:
     origin[which, 0] *= -1
     optics = views.optics
     if optics is not None:
-        angle = optics.defocus_angle
-        optics = replace(optics, defocus_angle=torch.where(which, -angle, angle))
+        optics = aberrations.mirrored(optics, which)
     return replace(views, rotation=rotation, origin=origin, optics=optics)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instamap.data.formats import mirror
+from instamap.data.formats import mirror, star_optics
 from instamap.data.formats.base import InputFormat
 from instamap.data.formats.star_columns import StarColumns
 from instamap.data.formats.star_source import StarSource
@@ -25,17 +25,6 @@ TERMS = {
     "premultiplied": "rlnCtfDataAreCtfPremultiplied",
     "phase-flipped": "rlnCtfDataArePhaseFlipped",
     "mirrored": "rlnIsFlip",
-}
-# columns that the image model leaves out, and the values with which they say nothing
-_UNMODELLED = {
-    "rlnMagMat00": 1.0,
-    "rlnMagMat01": 0.0,
-    "rlnMagMat10": 0.0,
-    "rlnMagMat11": 1.0,
-    "rlnBeamTiltX": 0.0,
-    "rlnBeamTiltY": 0.0,
-    "rlnOddZernike": 0.0,
-    "rlnEvenZernike": 0.0,
 }
 _REFINED = "take the STAR file that a 3-D refinement wrote (run_data.star)"
 _CTF = "estimate the CTF first, or read the particles as images without contrast transfer"
@@ -104,7 +93,7 @@ class StarFormat(InputFormat):
             phase_flipped=_phase_flipped(columns, views.optics, premultiplied),
             sign=None,
             half=_half(columns),
-            ignored=tuple(unmodelled(columns)),
+            ignored=tuple(unmodelled(columns, ctf=ctf)),
             columns=columns,
             terms=TERMS,
             source=StarSource(columns, pixel_size, mirrored),
@@ -123,30 +112,11 @@ def euler_angles(columns: Columns) -> Tensor:
     return torch.deg2rad(torch.tensor(np.stack(degrees, -1)))
 
 
-def vector(text: object) -> list[float]:
-    """Numbers of a bracketed, perhaps quoted, vector such as [0.1,0,-2]; a plain number is a vector
-    of one. Raises ValueError.
+def unmodelled(columns: Columns, *, ctf: bool = True) -> list[str]:
+    """Names of columns that say something which the image model leaves out: Zernike terms that
+    cannot be read, and, where nothing is read of the optics, a magnification matrix.
     """
-    bare = str(text).strip("\"'[] ")
-    return [float(part) for part in bare.replace(",", " ").split()]
-
-
-def unmodelled(columns: Columns) -> list[str]:
-    """Names of columns that say something which the image model leaves out: magnification matrix,
-    beam tilt, Zernike terms.
-    """
-    present = {name: neutral for name, neutral in _UNMODELLED.items() if name in columns}
-    return [name for name, neutral in present.items() if not _all_equal(columns, name, neutral)]
-
-
-def _all_equal(columns: Columns, name: str, value: float) -> bool:
-    try:
-        for text in dict.fromkeys(columns.texts(name)):
-            if any(number != value for number in vector(text)):
-                return False
-    except ValueError:  # something is written there that can't be read: it is not nothing
-        return False
-    return True
+    return star_optics.unreadable(columns) if ctf else star_optics.distortions(columns)
 
 
 def _positive(values: Numbers) -> Mask:
@@ -268,6 +238,10 @@ def _optics(columns: StarColumns) -> Optics:
         phase_shift=torch.tensor(phase_shift),
         b_factor=torch.tensor(b_factor),
         scale=torch.tensor(scale),
+        beam_tilt=star_optics.beam_tilt(columns),
+        odd=star_optics.odd_zernike(columns),
+        even=star_optics.even_zernike(columns),
+        magnification=star_optics.magnification(columns),
     )
 
 
