@@ -71,6 +71,7 @@ def read(path: Path, b_factor: float | None = None) -> Atoms:
         raise DataError(
             f"model '{path}' holds no atoms besides water; give a PDB or mmCIF file of a molecule"
         )
+    _check_places(path, occupied)
     atoms = [atom for _, atom in occupied]
     displaced = any(atom.element.name == "X" for atom in atoms)
     names = [_element(path, residue, atom, displaced) for residue, atom in occupied]
@@ -121,7 +122,24 @@ def _occupied_atoms(structure: "gemmi.Structure") -> "list[AtomInResidue]":
     if not len(structure):
         return []
     residues = [residue for chain in structure[0] for residue in chain]
-    return [(residue, atom) for residue in residues for atom in residue if atom.occ > 0]
+    # an occupancy that is no number is kept, and refused
+    return [(residue, atom) for residue in residues for atom in residue if not atom.occ <= 0]
+
+
+def _check_places(path: Path, atoms: "list[AtomInResidue]") -> None:
+    for residue, atom in atoms:
+        place = atom.pos.tolist()
+        if not all(math.isfinite(coordinate) for coordinate in place):
+            words = ", ".join(f"{coordinate:g}" for coordinate in place)
+            raise DataError(
+                f"{_name(path, residue, atom)} has coordinates {words}, which are not all numbers;"
+                " give the atom a place or remove it"
+            )
+        if not math.isfinite(atom.occ):
+            raise DataError(
+                f"{_name(path, residue, atom)} has an occupancy of {atom.occ:g}; give it a number"
+                " from 0 to 1, or remove the atom"
+            )
 
 
 def _check_b_factors(
