@@ -33,6 +33,7 @@ _PIXEL = (
     " particles"
 )
 _DEGREE = math.pi / 180
+_ROWS_AT_ONCE = 1 << 16
 _HEAD = 1 << 16  # bytes in which a STAR file has its first table
 _TABLE = re.compile(rb"^\s*data_", re.MULTILINE)
 
@@ -72,7 +73,7 @@ class StarFormat(InputFormat):
             TERMS["image"], "take a STAR file of particles, not of micrographs or models"
         )
         _check_origins(columns)
-        rotation = rotations.from_euler(*euler_angles(columns).unbind(-1))
+        rotation = _rotations(euler_angles(columns))
         pixel_size = _pixel_size(columns)
         views = Views.of(rotation, _origins(columns, pixel_size), _optics(columns) if ctf else None)
         mirrored = _mirrored(columns)
@@ -110,6 +111,12 @@ def euler_angles(columns: Columns) -> Tensor:
     names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
     degrees = [columns.numbers(name, remedy=_REFINED) for name in names]
     return torch.deg2rad(torch.tensor(np.stack(degrees, -1)))
+
+
+def _rotations(angles: Tensor) -> Tensor:
+    """Rotations "n 3 3" of angles "n 3" in radians, some at a time: factors take memory."""
+    chunks = angles.split(_ROWS_AT_ONCE)
+    return torch.cat([rotations.from_euler(*chunk.unbind(-1)) for chunk in chunks])
 
 
 def unmodelled(columns: Columns, *, ctf: bool = True) -> list[str]:

@@ -72,7 +72,10 @@ class Column:
 
     def texts(self) -> list[str]:
         """Every value without its quotes; bytes that are not UTF-8 survive as file names do."""
-        return [unquoted(word) for word in self.written()]
+        texts: list[str] = []
+        for piece in self._pieces:
+            texts.extend(unquoted(word) for word in piece.tolist())
+        return texts
 
     def numbers(self) -> Numbers:
         """Every value as a number; not a number where it is none."""
@@ -230,11 +233,13 @@ def _packed(words: list[bytes]) -> Texts:
 
 def _numbers(piece: Texts) -> Numbers:
     """Each value of a piece as float(text) has it, or not a number."""
+    if piece.dtype.kind == "O":
+        return np.array([_number(word) for word in piece.tolist()])
     try:
         values = piece.astype(np.float64)
     except ValueError:
         return np.array([_number(word) for word in piece.tolist()])
-    if any(b"_" in word for word in piece[values >= 10].tolist()):
+    if b"_" in piece.tobytes():
         return np.array([_number(word) for word in piece.tolist()])
     return values
 
