@@ -8,7 +8,7 @@ answer at once.
 import contextlib
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -31,13 +31,10 @@ from instamap.cli import (
     simulate,
     states,
 )
-from instamap.cli.terminal import say, surviving_streams, tell
+from instamap.cli.terminal import show, surviving_streams, tell
 from instamap.errors import InstamapError, PartError
 from instamap.plugin.registry import Registry, default
 from instamap.version import __version__
-
-if TYPE_CHECKING:
-    from click import Context, HelpFormatter
 
 # In the order of `instamap --help`, each with the line that it has there.
 COMMANDS = (
@@ -71,7 +68,7 @@ class Terminated(BaseException):
 class Commands(TyperGroup):
     """The built-in commands, to which those of plugins are added."""
 
-    def invoke(self, ctx: "Context") -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -84,7 +81,7 @@ class Command(TyperCommand):
     Importing rich takes longer than all the rest.
     """
 
-    def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str] | None]] = {}
         for param in self.get_params(ctx):
             usual = "Arguments" if param.param_type_name == "argument" else "Options"
@@ -166,11 +163,11 @@ def application(registry: Registry) -> TyperGroup:
     return group
 
 
-def _commands_of(provider: str, registry: Registry) -> dict:
+def _commands_of(provider: str, registry: Registry) -> dict[str, Any]:
     app = typer.Typer(rich_markup_mode=None)
     try:
         registry.call(provider, "instamap_commands", app=app)
-        return get_group(app).commands
+        return dict(get_group(app).commands)
     except (Exception, SystemExit) as error:  # a third party's hook may fail in any way
         registry.drop(provider, error)
         return {}
@@ -178,7 +175,7 @@ def _commands_of(provider: str, registry: Registry) -> dict:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"instamap {__version__}")
+        show(f"instamap {__version__}")
         raise typer.Exit()
 
 

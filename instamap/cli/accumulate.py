@@ -7,7 +7,7 @@ import typer
 
 from instamap.cli import run
 from instamap.cli.flags import with_settings
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.workflows.read_settings import Given
 
 
@@ -50,4 +50,4 @@ def accumulate(
     settings = read_settings({}, run.with_plain(typed, particles=particles))
     with ProgressBars() as progress:
         shards.accumulate(settings, out, shard=Shard.parse(shard), force=force, progress=progress)
-    say(f"statistics in {out}/")
+    show(f"statistics in {out}/")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def audit(
         audit_plot.plot(folder / PICTURE, outcome)
         record = {"instamap": __version__, "files": output.names_in(folder), **outcome.record()}
         write_json(folder / RECORD, record)
-    say(columns(_rows(outcome)))
+    show(columns(_rows(outcome)))
     for line in _conclusion(outcome):
-        say(line)
-    say(f"everything in {out}/: look at {PICTURE}")
+        show(line)
+    show(f"everything in {out}/: look at {PICTURE}")
 
 
 def _rows(outcome: "Audit") -> list[list[str]]:

@@ -7,7 +7,7 @@ import typer
 
 from instamap.cli import run
 from instamap.cli.simulate import check_seed
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 
 RECORD = "demo.toml"
 
@@ -37,6 +37,6 @@ def demo(
     with output.reserve(out, kind, force) as place, place.filled() as folder:
         particle_set.demo(folder, seed=seed)
         write_toml(folder / RECORD, {"seed": seed, "files": list(FILES)})
-    say(f"simulated particles in {out}/: particles.star, particles.mrcs, truth.mrc")
-    run.run_settings(settings, out / "map", force, ["workflow", "objective"])
-    say(f"look at {out}/map/map.png and {out}/map/fsc.png; the molecule itself is {out}/truth.mrc")
+    show(f"simulated particles in {out}/: particles.star, particles.mrcs, truth.mrc")
+    run.run_settings(settings, run.Place(out / "map", force), ["workflow", "objective"])
+    show(f"look at {out}/map/map.png and {out}/map/fsc.png; the molecule itself is {out}/truth.mrc")

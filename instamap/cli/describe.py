@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
 from instamap.plugin.component import KINDS
@@ -49,7 +49,7 @@ def describe(
 def _part(kind: str, name: str) -> None:
     part = default().get(kind, name)
     specs = specs_of(part.load().Options)
-    say(f"{part.kind} {part.name}: {part.summary}\n")
+    show(f"{part.kind} {part.name}: {part.summary}\n")
     facts = [
         ["from", part.provider],
         ["class", part.target],
@@ -76,11 +76,11 @@ def _facts(field: "dataclasses.Field[Any]") -> SettingFacts:
 def _stage() -> None:
     from instamap.fitting.stage import Stage
 
-    say(
+    show(
         "stage: what learns in one stage of a fit, and how fast; it ends where evaluations stop"
         " improving\n"
     )
-    say(
+    show(
         '  use  --stage "OPTION=VALUE OPTION=VALUE", once for each stage; in run.toml a table'
         " [[stage]] each"
     )
@@ -88,11 +88,11 @@ def _stage() -> None:
 
 
 def _preprocess() -> None:
-    say(
+    show(
         "preprocess: what is done to each image when it is read, in this order; the file's"
         " origins stay true\n"
     )
-    say(
+    show(
         "  use  of reconstruct and accumulate, or once for all of instamap preprocess; in run.toml"
         " by the same names\n"
     )
@@ -106,12 +106,12 @@ def _with_default(field: "dataclasses.Field[Any]") -> str:
 
 
 def _auto() -> None:
-    say(
+    show(
         "auto: the workflow and the objective that go with the parts; says which, and run.toml"
         " keeps them\n"
     )
     _indented([["WORKFLOW", "TAKEN WHERE"], *[list(row) for row in RULE]])
-    say("\n  Options are those of what is taken: instamap describe workflow NAME")
+    show("\n  Options are those of what is taken: instamap describe workflow NAME")
 
 
 def _options(specs: list[OptionSpec]) -> None:
@@ -123,12 +123,12 @@ def _options(specs: list[OptionSpec]) -> None:
     if not any(spec.unit for spec in specs):
         heading.remove("UNIT")
         rows = [row[:3] + row[4:] for row in rows]
-    say("")
+    show("")
     _indented([heading, *rows])
 
 
 def _indented(rows: list[list[str]]) -> None:
-    say(columns([[INDENT + row[0], *row[1:]] for row in rows]))
+    show(columns([[INDENT + row[0], *row[1:]] for row in rows]))
 
 
 def _written(value: Any) -> str:

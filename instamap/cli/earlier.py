@@ -92,11 +92,14 @@ def translated(typed: Given, values: dict[str, Any]) -> Given:
         kind, name = _engine(engine)
         translation.add(f"--engine {engine}", f"--{kind} {name}")
         names[kind] = names.get(kind) or name
+    words: dict[str, list[str]] = {}
     for item in values.get("engine_options") or []:
         kind, word = _option(item)
         flag = "-O" if kind == "objective" else "-W"
         translation.add(f"-E {item}", f"{flag} {word}")
-        options[kind] = [word, *options.get(kind, [])]
+        words.setdefault(kind, []).append(word)
+    for kind, earlier_words in words.items():
+        options[kind] = [*earlier_words, *options.get(kind, [])]
     earlier_column = values.get("earlier_group_by")
     if earlier_column is not None:
         plain["group_by"] = _group_by(plain.get("group_by"), earlier_column, translation)

@@ -22,6 +22,10 @@ def fit(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a run that the folder holds.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
+    ] = False,
     *,
     typed: Given,
 ) -> None:
@@ -33,4 +37,4 @@ def fit(
     from instamap.workflows.statistics_folder import StatisticsFolder
 
     record = StatisticsFolder.open(statistics).settings.record()
-    run.run_record(record, typed, out, force)
+    run.run_record(record, typed, run.Place(out, force, resume))

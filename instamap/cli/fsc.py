@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def fsc(
         from instamap.report import fsc_plot
 
         fsc_plot.plot(plot, curves, compared.box, compared.pixel_size)
-    say(columns(_rows(compared)))
+    show(columns(_rows(compared)))
 
 
 def _rows(compared: MapComparison) -> list[list[str]]:

@@ -7,7 +7,7 @@ import typer
 
 from instamap.cli import earlier
 from instamap.cli.motion_inputs import hint_of_datadir
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,10 +78,10 @@ def infer(
         files = output.names_in(folder)
         record = {"motion": str(motion.absolute()), "particles": str(opened.path)}
         write_json(folder / RECORD, {"instamap": __version__, "files": files, **record})
-    say(_summary(latents, particle))
+    show(_summary(latents, particle))
     for line in hint_of_datadir(opened.table, out / STAR, datadir):
-        say(line)
-    say(f"coordinates in {out}/: {LATENTS}, {STAR}")
+        show(line)
+    show(f"coordinates in {out}/: {LATENTS}, {STAR}")
 
 
 def _summary(latents: "Tensor", particle: "Tensor") -> str:

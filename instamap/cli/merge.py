@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 
 
 def merge(
@@ -30,4 +30,4 @@ def merge(
     sets = ", ".join(f"{name} {count}" for name, count in folder.counts.items())
     missing = missing_share(folder.shards)
     rest = f"; shards of {float(missing):.1%} of the images are missing" if missing else ""
-    say(f"statistics of {sets} images in {out}/{rest}")
+    show(f"statistics of {sets} images in {out}/{rest}")

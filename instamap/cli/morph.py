@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.errors import OptionError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def morph(
     with ProgressBars() as bars:
         outcome = atoms.morph(moving, model, out, start, z, centred=centred, progress=bars)
     for line in _summary(outcome, out):
-        say(line)
+        show(line)
 
 
 def _summary(outcome: "Morph", out: Path) -> list[str]:

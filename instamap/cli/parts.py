@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 from instamap.plugin.component import KINDS
 from instamap.plugin.registry import default
@@ -16,7 +16,7 @@ def parts(
     """List the parts that can be chosen by name."""
     registry = default()
     rows = [[part.kind, part.name, part.provider, part.summary] for part in registry.parts(kind)]
-    say(columns([["KIND", "NAME", "FROM", "WHAT IT IS"], *rows]))
+    show(columns([["KIND", "NAME", "FROM", "WHAT IT IS"], *rows]))
     if registry.broken:
-        say("\nBroken plugins, whose parts are missing:")
-        say(columns([["  " + b.provider, b.reason] for b in registry.broken]))
+        show("\nBroken plugins, whose parts are missing:")
+        show(columns([["  " + b.provider, b.reason] for b in registry.broken]))

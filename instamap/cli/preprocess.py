@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from instamap.cli.flags import with_settings
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.errors import OptionError
 from instamap.workflows.read_settings import Given
 
@@ -56,8 +56,7 @@ def preprocess(
     steps = Preprocess(**values, normalise=normalise, invert=invert)
     if not steps:
         raise OptionError(
-            f"there is nothing to do to '{particles}'; give --crop, --box, --normalise or"
-            " --invert"
+            f"there is nothing to do to '{particles}'; give --crop, --box, --normalise or --invert"
         )
     opened = Particles.open(particles, datadir=datadir, preprocess=steps)
     kind = output.FolderKind("particles", RECORD, (STAR, STACK, RECORD))
@@ -73,7 +72,7 @@ def preprocess(
         )
         record = {"instamap": __version__, "particles": str(particles), "files": [STAR, STACK]}
         write_toml(folder / RECORD, {**record, **steps.record()})
-    say(
+    show(
         f"{opened.count} images of {opened.box} px at {opened.pixel_size:g} Å in {out}/: {STAR},"
         f" {STACK}"
     )

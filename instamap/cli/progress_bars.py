@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from instamap.files import escaped
@@ -36,7 +36,7 @@ class ProgressBars(Progress):
         self._introduction = list(introduction)
         self.console = Console(stderr=True)
         self._bars = Bars(*COLUMNS, console=self.console) if self.console.is_terminal else None
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         # by set: the fit under way, and its evaluations
         self._fits: dict[str, tuple[str, list[Evaluation]]] = {}
         self._start = time.monotonic()

@@ -31,6 +31,10 @@ def reconstruct(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a run that the folder holds.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
+    ] = False,
     *,
     typed: Given,
 ) -> None:
@@ -39,4 +43,5 @@ def reconstruct(
     Usually `instamap reconstruct particles.star -o out` is all. How far particles move is found
     with --deform bending-field, and their poses are corrected with --deform rigid.
     """
-    run.run(config, run.with_plain(typed, particles=particles), out, force)
+    place = run.Place(out, force, resume)
+    run.run(config, run.with_plain(typed, particles=particles), place)

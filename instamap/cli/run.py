@@ -1,11 +1,11 @@
 """One run for a person: settings from what was typed, the API, and the outcome in words."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show, tell
 from instamap.workflows.read_settings import Given
 
 if TYPE_CHECKING:
@@ -18,7 +18,16 @@ def with_plain(typed: Given, **values: Any) -> Given:
     return replace(typed, plain={**typed.plain, **values})
 
 
-def run(config: Path | None, typed: Given, out: Path, force: bool) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where a run is written: a folder, which may hold a run (force) or a stopped one (resume)."""
+
+    out: Path
+    force: bool = False
+    resume: bool = False
+
+
+def run(config: Path | None, typed: Given, place: Place) -> None:
     """Carries out what was typed over an earlier run's settings; says what was found."""
     typed.check_names()  # before anything that takes its time is imported
     from instamap.cli.earlier import translated_record
@@ -29,14 +38,14 @@ def run(config: Path | None, typed: Given, out: Path, force: bool) -> None:
     if config is not None:
         record = translated_record(read_toml(config), str(config))
         check_record(record, str(config))
-    run_record(record, typed, out, force)
+    run_record(record, typed, place)
 
 
-def run_record(record: Mapping[str, Any], typed: Given, out: Path, force: bool) -> None:
+def run_record(record: Mapping[str, Any], typed: Given, place: Place) -> None:
     """As `run`, with the earlier settings as a record."""
     from instamap.workflows.read_settings import read_settings
 
-    run_settings(read_settings(record, typed), out, force, _automatic(record, typed))
+    run_settings(read_settings(record, typed), place, _automatic(record, typed))
 
 
 def _automatic(record: Mapping[str, Any], typed: Given) -> list[str]:
@@ -46,21 +55,30 @@ def _automatic(record: Mapping[str, Any], typed: Given) -> list[str]:
     return [kind for kind, name in named.items() if name in (None, "auto")]
 
 
-def run_settings(
-    settings: "Settings", out: Path, force: bool, automatic: list[str] | None = None
-) -> None:
-    """Carries out resolved settings and says what was found, once all is written."""
+def run_settings(settings: "Settings", place: Place, automatic: list[str] | None = None) -> None:
+    """Carries out resolved settings and says what was found, once all is written.
+
+    What steps have done is kept meanwhile, so that a run that is stopped can be resumed.
+    """
     from instamap.cli.progress_bars import ProgressBars
-    from instamap.workflows import api, output
+    from instamap.workflows import api, output, resume
     from instamap.workflows.result import run_folder
 
+    out = place.out
     kind = run_folder(settings)
     bars = ProgressBars(introduction(settings, automatic or []))
-    with output.reserve(out, kind, force, settings.input_files()) as place, bars:
-        result = api.run(settings, bars)
-        result.write(place)
+    with output.reserve(out, kind, place.force, settings.input_files()) as folder, bars:
+        progress = resume.keep_in(out, settings, place.resume, bars)
+        try:
+            result = api.run(settings, progress)
+            result.write(folder)
+        except BaseException:
+            if resume.forget_unless_something_is_kept(out):
+                tell(f"what was done is kept in '{out}': the same command with --resume goes on")
+            raise
+        resume.forget(out)
     for line in conclusion(result, out):
-        say(line)
+        show(line)
 
 
 def introduction(settings: "Settings", automatic: list[str]) -> list[str]:

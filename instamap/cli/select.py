@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.errors import DataError, OptionError
 
 
@@ -72,6 +72,6 @@ def select(
             " `instamap states`"
         )
     write_latents(table, model.latents, output, rows)
-    say(f"{len(rows)} of {len(chosen)} particles in {output}")
+    show(f"{len(rows)} of {len(chosen)} particles in {output}")
     for line in hint_of_datadir(table, output, model.settings.get("datadir")):
-        say(line)
+        show(line)

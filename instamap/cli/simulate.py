@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instamap.cli.flags import seed_range
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.errors import OptionError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def simulate(
             **written.record(),
         }
         write_toml(folder / RECORD, record)
-    say(
+    show(
         f"{len(written.contrast)} images of {specimen.box} px at {specimen.pixel_size:g} Å in"
         f" {out}/: {', '.join((*FILES, RECORD))}"
     )
@@ -154,7 +154,7 @@ def check_seed(seed: int) -> None:
 
 
 def _specimen(
-    path: Path, box: int | None, pixel: float | None, of_models: dict[str, float]
+    path: Path, box: int | None, pixel: float | None, of_models: dict[str, Any]
 ) -> "tuple[Specimen, dict[str, Any]]":
     """The model or the map as something to be imaged, and what the record says of it.
 
@@ -165,7 +165,7 @@ def _specimen(
 
     if atomic_model.is_model(path):
         lattice = {"box": box, "pixel_size": pixel}
-        given = {name: value for name, value in lattice.items() if value is not None}
+        given: dict[str, Any] = {k: value for k, value in lattice.items() if value is not None}
         potential = particle_set.of_model(path, **given, **of_models)
         return potential, {**of_models, "centre": potential.centre.tolist()}
     for name, value in of_models.items():

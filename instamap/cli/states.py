@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
 
@@ -140,13 +140,13 @@ def states(
     ):
         written = _write(folder, model, table, selection, shown, bars)
     for line in selection.notes:
-        say(line)
-    say(columns(_rows(written.states)))
+        show(line)
+    show(columns(_rows(written.states)))
     for line in _conclusion(written):
-        say(line)
+        show(line)
     for line in hint_of_datadir(table, out / STAR, model.settings.get("datadir")):
-        say(line)
-    say(f"everything in {out}/: open state_*.mrc as a series, look at latents.png")
+        show(line)
+    show(f"everything in {out}/: open state_*.mrc as a series, look at latents.png")
 
 
 def _check_options(

@@ -91,7 +91,7 @@ def surviving_streams() -> Iterator[None]:
         sys.stderr = errors
 
 
-def say(text: str) -> None:
+def show(text: str) -> None:
     """Prints lines on standard output; what does not print in names of files is escaped."""
     typer.echo(_printable(text))
 

@@ -23,6 +23,7 @@ from instamap.errors import DataError, OutputError
 from instamap.toml_text import read_toml
 
 LOCK = ".instamap.lock"
+READY = ".instamap-ready"  # a folder of finished files that are on their way to their place
 TEMPORARY = ".instamap-new-"  # prefix of folders that are filled before their files move
 MAX_ATTEMPTS = 100  # to lock a folder that others remove
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -78,7 +79,9 @@ class OutputFolder:
                 raise  # it is about something else
             remedy = "make room, or choose another place"
             if finished:
-                remedy = f"what is finished stays in '{folder}': move it from there"
+                place = self.path / READY
+                stays = place if place.exists() else folder
+                remedy = f"what is finished stays in '{stays}': move it from there"
             raise OutputError(
                 f"output folder '{self.path}' cannot be written: {error.strerror or error};"
                 f" {remedy}"
@@ -94,14 +97,32 @@ class OutputFolder:
             raise _cannot_be_made(self.path, error) from None
 
     def _move(self, folder: Path) -> None:
-        """Moves all files to their place, from which an earlier run goes; the mark comes last."""
-        new = sorted(folder.iterdir(), key=lambda path: path.name == self.kind.mark)
-        names = {file.name for file in new}
-        for name in recorded_files(self.path, self.kind):
-            if name not in names:
-                (self.path / name).unlink(missing_ok=True)
-        for file in new:
-            os.replace(file, self.path / file.name)
+        """Moves all files to their place, from which an earlier run goes; the mark comes last.
+
+        The folder has another name meanwhile, by which a move that was cut short is known.
+        """
+        os.replace(folder, self.path / READY)
+        _finish_move(self.path, self.kind)
+
+
+def _finish_move(out: Path, kind: FolderKind) -> None:
+    """Moves what is left in the folder of finished files to its place, if there is one."""
+    ready = out / READY
+    if not ready.is_dir() or ready.is_symlink():
+        return
+    new = sorted(ready.iterdir(), key=lambda path: path.name == kind.mark)
+    if (ready / kind.mark).exists():  # as it moves last, the earlier record is still there
+        _remove_earlier(out, kind, keep=_listed_files(ready / kind.mark))
+    for file in new:
+        os.replace(file, out / file.name)
+    ready.rmdir()
+
+
+def _remove_earlier(out: Path, kind: FolderKind, keep: Sequence[str]) -> None:
+    """Removes the files of an earlier run, but for those that new ones replace."""
+    for name in recorded_files(out, kind):
+        if name not in keep:
+            (out / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -116,8 +137,9 @@ def reserve(
     """
     _check_folder(out)
     with _locked(out):
-        check(out, kind, force, inputs)  # now that nobody else changes what is there
+        _finish_move(out, kind)
         _sweep(out)
+        check(out, kind, force, inputs)  # now that nobody else changes what is there
         yield OutputFolder(out, kind)
 
 
@@ -273,18 +295,22 @@ def _cannot_be_made(out: Path, error: OSError) -> OutputError:
 
 def recorded_files(out: Path, kind: FolderKind) -> list[str]:
     """The names of the files that a run of this kind wrote, as its record in `out` lists them."""
-    mark = out / kind.mark
+    return _listed_files(out / kind.mark)
+
+
+def _listed_files(mark: Path) -> list[str]:
+    """The names of the files that a record lists, its own among them; none without a record."""
     if not mark.exists():
         return []
     try:
         record: Any = read_toml(mark) if mark.suffix == ".toml" else _read_json(mark)
         listed = record.get("files", [])
     except (DataError, AttributeError):
-        return [kind.mark]  # a damaged record lists nothing
+        return [mark.name]  # a damaged record lists nothing
     if not isinstance(listed, list):
-        return [kind.mark]
+        return [mark.name]
     names = [name for name in listed if isinstance(name, str) and Path(name).name == name]
-    return [kind.mark, *names]
+    return [mark.name, *names]
 
 
 def _read_json(path: Path) -> Any:

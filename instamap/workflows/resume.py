@@ -99,7 +99,10 @@ def forget(out: Path) -> None:
     shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
-def something_kept(out: Path) -> bool:
-    """Whether a run that was stopped has kept more than its settings."""
+def forget_unless_something_is_kept(out: Path) -> bool:
+    """Removes what a run has kept if that is nothing but its settings; says if there is more."""
     folder = out / FOLDER
-    return folder.exists() and any(path.name != RECORD for path in folder.iterdir())
+    if folder.exists() and any(path.name != RECORD for path in folder.iterdir()):
+        return True
+    forget(out)
+    return False

@@ -2,6 +2,7 @@
 is never thrown away, and what is foreign never touched.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -86,7 +87,8 @@ def test_the_record_is_moved_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "replace", watch)
     fill(tmp_path / "out", "zzz", "map.mrc")
     assert moved[-1] == "run.toml"
-    assert sorted(moved[:-1]) == ["map.mrc", "zzz"]
+    assert moved[0] == output.READY
+    assert sorted(moved[1:-1]) == ["map.mrc", "zzz"]
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -445,3 +447,30 @@ def test_two_processes_that_race_never_mix(tmp_path: Path) -> None:
     assert len(set(files(out).values())) == 1
     assert len(files(out)) == 5
     assert not hidden(out)
+
+
+@pytest.mark.parametrize("moves", range(5))
+def test_a_move_that_was_cut_short_is_ended_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    """Whenever the process is killed, the folder ends with all of one run, old or new."""
+    out = tmp_path / "out"
+    fill(out, "old", "map.mrc")
+    left = moves
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        fill(out, "new", "map.mrc", force=True)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OutputError, match="already holds"), output.reserve(out, KIND):
+        pass
+    names = sorted(path.name for path in out.iterdir())
+    assert names == (["map.mrc", "new", "run.toml"] if moves else ["map.mrc", "old", "run.toml"])
