@@ -2,6 +2,7 @@
 smeared out.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
