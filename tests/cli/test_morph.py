@@ -175,8 +175,11 @@ def test_refusals_leave_nothing_behind(run, tmp_path):
     assert "chosen in two ways" in call(
         run, "--model", model, "-o", tmp_path / "m.pdb", "--states", 3, "--at", tmp_path / "z.csv"
     )
-    assert "already exists" in call(run, "--model", model, "-o", model)
-    assert "already exists" in call(run, "--model", model, "-o", model, "--force")
+    for words in ((), ("--force",)):
+        refusal = call(run, "--model", model, "-o", model, *words)
+        assert "is one of the files that are read" in refusal
+    refusal = call(run, "--model", model, "-o", tmp_path / "empty.pdb")
+    assert "empty.pdb' is already there; choose another name or add --force" in refusal
     assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 

@@ -22,6 +22,23 @@ from instamap.plugin.registry import Registry
 
 COMMAND = Path(sys.executable).with_name("instamap")
 WATCHED = (sys.executable, "-X", "importtime")
+COMMANDS = (
+    "reconstruct",
+    "preprocess",
+    "accumulate",
+    "merge",
+    "fit",
+    "states",
+    "infer",
+    "select",
+    "audit",
+    "morph",
+    "simulate",
+    "demo",
+    "fsc",
+    "parts",
+    "describe",
+)
 HEAVY = ("torch", "numpy", "matplotlib", "pandas", "mrcfile", "rich")
 
 GOOD = '''
@@ -137,17 +154,16 @@ def refusal(outcome: subprocess.CompletedProcess) -> str:
         (["--version"], 0),
         ([], 2),
         (["parts"], 0),
-        (["parts", "-h"], 0),
-        (["fsc", "-h"], 0),
-        (["reconstruct", "-h"], 0),
-        (["demo", "-h"], 0),
-        (["states", "-h"], 0),
-        (["select", "-h"], 0),
+        *[([command, "-h"], 0) for command in COMMANDS],
         (["describe", "preprocess"], 0),
         (["describe", "workflow", "auto"], 0),
-        (["describe", "-h"], 0),
         (["describe", "representation", "hash-gird"], 2),
         (["describe", "forward", "fog"], 0),
+        (["reconstruct", "x.star", "--representation", "hash-gird"], 2),
+        (["reconstruct", "x.star", "--workflow", "mpa"], 2),
+        (["reconstruct", "x.star", "--engine", "nromal"], 2),
+        (["accumulate", "x.star", "--likelihood", "gausian"], 2),
+        (["fit", "stats", "--objective", "imagse"], 2),
     ],
 )
 def test_names_are_answered_without_anything_slow(install, run, words, code):
@@ -171,8 +187,9 @@ def test_help_and_version(run):
     assert run("--version").stdout == f"instamap {__version__}\n"
     shown = run("-h").stdout
     assert shown == run("--help").stdout
+    assert re.findall(r"\n  ([a-z]+) +[A-Z]", shown) == list(COMMANDS)
+    assert shown.count("...") == 1, "the usage's own: each command's line is whole"
     for command in ("reconstruct", "demo", "fsc", "parts", "describe"):
-        assert f"\n  {command} " in shown
         outcome = run(command, "-h")
         assert (
             outcome.returncode == 0
@@ -188,9 +205,19 @@ def test_panels_of_options_have_headings_of_their_own(run):
     assert (
         shown.index("Options:")
         < shown.index("--out")
-        < shown.index("PARTS")
+        < shown.index("PARTICLES:")
+        < shown.index("--datadir")
+        < shown.index("IMAGES (")
+        < shown.index("--crop")
+        < shown.index("PARTS (")
         < shown.index("--representation")
     )
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "accumulate", "fit", "infer"])
+def test_earlier_spellings_are_not_shown(run, command):
+    shown = run(command, "-h").stdout
+    assert not re.search(r"--engine|-E |--together", shown)
 
 
 def test_parts_are_listed_in_columns(install, run):
@@ -381,6 +408,24 @@ def test_fsc_of_two_maps(run, halves):
         and float(table[0]["masked"]) > 0.9
     )
     assert (halves / "fsc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fsc_replaces_no_input_and_nothing_unasked(run, halves):
+    """Not under another name either."""
+    before = (halves / "a.mrc").read_bytes()
+    (halves / "link.csv").symlink_to("a.mrc")
+    (halves / "mine.csv").write_text("mine")
+    for target in ("a.mrc", "link.csv", "mask.mrc"):
+        words = ("fsc", "a.mrc", "b.mrc", "--mask", "mask.mrc", "--force")
+        for flag in ("-o", "--plot"):
+            line = refusal(run(*words, flag, target))
+            assert f"output '{target}' is one of the files that are read" in line
+    line = refusal(run("fsc", "a.mrc", "b.mrc", "-o", "mine.csv"))
+    assert "output 'mine.csv' is already there; choose another name or add --force" in line
+    assert (halves / "mine.csv").read_text() == "mine"
+    assert (halves / "a.mrc").read_bytes() == before
+    assert run("fsc", "a.mrc", "b.mrc", "-o", "mine.csv", "--force").returncode == 0
+    assert (halves / "mine.csv").read_text().startswith("shell")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
-"""Progress: bars that fit into 80 columns on a terminal, one plain line a stage elsewhere."""
+"""Progress: bars that fit into 80 columns on a terminal, one plain line a thing elsewhere."""
 
 import contextlib
 import io
 import re
 
 import pytest
-from instamap.cli.progress import Stages
 
-from instamap.fit.loop import Look
+from instamap.cli.progress_bars import ProgressBars
+from instamap.progress import Evaluation
 
 
 def work() -> str:
@@ -18,17 +18,20 @@ def work() -> str:
     with (
         contextlib.redirect_stderr(err),
         contextlib.suppress(KeyboardInterrupt),
-        Stages() as stages,
+        ProgressBars() as bars,
     ):
-        stages.read(70000, 131899)
-        stages.read(131899, 131899)
-        stages.say("likelihood      [gaussian] " + 30 * "word ")
+        bars.images_read(70000, 131899)
+        bars.images_read(131899, 131899)
+        bars.message("likelihood      [gaussian] " + 30 * "word ")
+        for number in (1, 2, 3):
+            bars.counted("maps", number, 3)
         for step, held_out in ((5, -0.5), (10, 123.4), (15, 99.5)):
-            stages.look("half1", Look(step, -1.0, held_out, held_out > 100, 0.1 * step), 2000)
-            stages.look(
-                "half2", Look(step, -1.0, 123456.789, True, 0.1 * step), 2000
-            )  # at the same time
-        stages.look("half1 again", Look(5, -1.0, 7.0, True, 0.5), 2000)
+            seconds = 0.1 * step
+            first = Evaluation(step, -1.0, held_out, held_out > 100, seconds)
+            second = Evaluation(step, -1.0, 123456.789, True, seconds)
+            bars.evaluated("half1", first, 2000)
+            bars.evaluated("half2", second, 2000)  # at the same time
+        bars.evaluated("half1 again", Evaluation(5, -1.0, 7.0, True, 0.5), 2000)
         raise KeyboardInterrupt
     return err.getvalue()
 
@@ -41,10 +44,11 @@ def plain(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def test_without_a_terminal_each_stage_is_one_line():
-    read, said, fitted = work().splitlines()
+def test_without_a_terminal_each_thing_is_one_line():
+    read, message, maps, fitted = work().splitlines()
     assert re.fullmatch(r"read 131899 images in \d+\.\d s", read)
-    assert said == "likelihood      [gaussian] " + 30 * "word "
+    assert message == ("likelihood      [gaussian] " + 30 * "word ")
+    assert re.fullmatch(r"3 maps in \d+\.\d s", maps)
     assert fitted == "half1: 15 steps in 1.5 s, best at step 10"
 
 
@@ -52,14 +56,18 @@ def test_bars_fit_into_a_terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", work()).replace("\r", "\n").splitlines()
-    bars = [line for line in lines if re.match(r"(read|half\d) ", line)]
+    bars = [line for line in lines if re.match(r"(read|maps|half\d) ", line)]
     assert bars and max(map(len, bars)) <= 80 and not any("…" in line for line in lines)
     last = {line.split()[0]: line for line in bars if "again" not in line}
-    assert "131899/131899" in last["read"] and "15/15" in last["half1"], (
-        "a fit that stopped early is done"
-    )
-    assert (
-        "held-out +1.235e+05" in last["half2"]
-        and "15/2000" in last["half2"]
-        and "10.0 steps/s" in last["half2"]
-    )
+    assert "131899/131899" in last["read"] and "3/3" in last["maps"]
+    assert "15/15" in last["half1"], "a fit that stopped early is done"
+    assert "held-out +1.235e+05" in last["half2"]
+    assert "15/2000" in last["half2"] and "10.0 steps/s" in last["half2"]
+
+
+def test_control_characters_are_told_as_escapes():
+    """Names of files may hold commands to a terminal."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), ProgressBars() as bars:
+        bars.message("read \x1b]0;title\x07.mrcs")
+    assert err.getvalue() == "read \\x1b]0;title\\x07.mrcs\n"

@@ -28,6 +28,7 @@ ODD = {
     "fooLong": "0.12345678901234567",
     "fooText": "a/b-c",
     "rlnOriginXAngst": "-1.250000",
+    "rlnOriginYAngst": "0.5",
     "fooNothing": "nan",
     "instamapLatent7": "0.5",
 }
@@ -120,9 +121,11 @@ def test_a_file_of_one_table_without_a_loop(tmp_path, make_particle):
     writers.write_latents(
         reading.read(tmp_path / "one.star", ctf=False), LATENTS[:1], tmp_path / "new.star"
     )
-    [(head, [values])] = words(tmp_path / "new.star").values()
-    assert head == [f"_{name}" for name in row] + ["_instamapLatent1", "_instamapLatent2"]
-    assert values == [*map(str, row.values()), "-0.900000", "0.100000"]
+    lines = (tmp_path / "new.star").read_text().split("data_\n\n")[1].splitlines()
+    written = dict(line.split("\t") for line in lines if line)
+    expected = {f"_{name}": str(value) for name, value in row.items()}
+    latents = {"_instamapLatent1": "-0.900000", "_instamapLatent2": "0.100000"}
+    assert list(written.items()) == list({**expected, **latents}.items())
 
 
 @pytest.mark.skipif(shutil.which("relion_star_handler") is None, reason="RELION is not installed")
@@ -169,7 +172,7 @@ def test_where_images_are_is_said_when_they_would_not_be_found(project, tmp_path
     assert (
         done.code == 0
         and done.out.splitlines()[1]
-        == f"images are named as before: read it with --datadir {project}"
+        == f"images are named as before: read subset.star with --datadir {project}"
     )
     images = Particles.open(elsewhere / "subset.star", datadir=project).images(torch.arange(3))
     true = Particles.open(project / "Refine" / "particles.star").images(torch.tensor([1, 2, 4]))

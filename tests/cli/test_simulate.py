@@ -100,6 +100,7 @@ def test_the_record_says_what_was_asked_and_what_was_drawn(made, record, molecul
     lists = ("centre", "noise_spectrum", "contrast", "background", "gain")
     assert {name: value for name, value in record.items() if name not in lists} == {
         "source": str(molecule),
+        "files": ["particles.star", "particles.mrcs", "truth.mrc"],
         "seed": 7,
         "box": 24,
         "pixel_size": 4.0,
@@ -266,17 +267,23 @@ def test_nothing_is_replaced_unless_forced_and_no_source_ever(molecule, tmp_path
     small = ("--box", 24, "--pixel", 4)
     assert call(molecule, *small).code == 0
     assert (
-        "particles.star' is already there; choose another folder or add --force"
-        in call(molecule, *small).refusal
+        "already holds particles; choose another or add --force" in call(molecule, *small).refusal
     )
     assert call(molecule, *small, "--force").code == 0
     truth = tmp_path / "truth.mrc"
     star = tmp_path / "particles.star"
-    assert "truth.mrc' is one of the files that are read" in call(truth, "--force").refusal
-    assert (
-        "particles.star' is one of the files that are read"
-        in call(molecule, *small, "--poses", star, "--force").refusal
-    )
+    refusal = call(truth, "--force").refusal
+    assert f"'{truth}' is read and belongs to what '{tmp_path}' holds" in refusal
+    refusal = call(molecule, *small, "--poses", star, "--force").refusal
+    assert f"'{star}' is read and belongs to what '{tmp_path}' holds" in refusal
+
+
+def test_files_of_others_are_never_replaced(molecule, tmp_path):
+    """Not even with --force, which replaces what an earlier call wrote."""
+    (tmp_path / "truth.mrc").write_text("mine")
+    words = ("simulate", molecule, "-n", 2, "--box", 24, "--pixel", 4, "-o", tmp_path, "--force")
+    assert "has a file 'truth.mrc' that particles would replace" in instamap(*words).refusal
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(
