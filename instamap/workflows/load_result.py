@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from instamap.workflows.result import RECORD, Result
 from instamap.workflows.settings import Settings
 
 MAPS = ("map", "half1", "half2")
+COLUMNS_BESIDE = ("shell", "spatial_frequency", "resolution")  # of fsc.csv: those without a curve
 
 
 def load_result(folder: Path) -> Result:
@@ -33,20 +36,35 @@ def load_result(folder: Path) -> Result:
     settings = Settings.from_record(read_toml(folder / output.MARK))
     record = read_json(folder / RECORD)
     maps, pixel_size = _read_maps(folder)
+    with _reading(folder / RECORD):
+        fits = _read_fits(record, maps)
+        resolution = record["resolution"]
+        counts = record["counts"]
     result = Result(
         settings=settings,
         scene=_scene(folder, maps["map"], pixel_size, settings),
         maps=maps,
-        fits=_read_fits(folder / "log.jsonl", record, maps),
+        fits=fits,
         fsc=_read_curves(folder / "fsc.csv"),
-        resolution=record["resolution"],
-        counts=record["counts"],
+        resolution=resolution,
+        counts=counts,
         mask_was_found=(folder / "mask.mrc").exists(),
         log=_read_log(folder / "log.jsonl"),
     )
     if settings.workflow is None:
         return result
     return load_class("workflow", settings.workflow.name).reload(folder, result)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turns whatever is wrong with what a file says into a DataError that names it."""
+    try:
+        yield
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, csv.Error):
+        raise DataError(
+            f"'{file}' is damaged; copy the whole folder again, or repeat the run"
+        ) from None
 
 
 def _read_maps(folder: Path) -> tuple[dict[str, Tensor], float]:
@@ -73,7 +91,7 @@ def _scene(folder: Path, volume: Tensor, pixel_size: float, settings: Settings) 
     return Scene(box=len(volume), pixel_size=pixel_size, mask=mask)
 
 
-def _read_fits(log: Path, record: dict[str, Any], maps: dict[str, Tensor]) -> dict[str, FitResult]:
+def _read_fits(record: dict[str, Any], maps: dict[str, Tensor]) -> dict[str, FitResult]:
     """What was kept of each fit: its map, its evaluations and whether it found a signal."""
     fits = {}
     for name, rows in record["evaluations"].items():
@@ -87,13 +105,16 @@ def _read_curves(file: Path) -> dict[str, Tensor]:
     """The FSC curves of fsc.csv by name; none without the file."""
     if not file.exists():
         return {}
-    with file.open(newline="", encoding="utf-8") as text:
-        rows = list(csv.DictReader(text))
-    names = [name for name in rows[0] if name not in ("shell", "resolution", "frequency")]
-    return {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
+    with _reading(file):
+        with file.open(newline="", encoding="utf-8") as text:
+            rows = list(csv.DictReader(text))
+        names = [name for name in rows[0] if name not in COLUMNS_BESIDE]
+        return {name: torch.tensor([float(row[name]) for row in rows]) for name in names}
 
 
 def _read_log(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    with _reading(file):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
