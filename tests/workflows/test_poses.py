@@ -121,7 +121,7 @@ def test_a_run_brings_poses_back(tmp_path):
     said = json.loads((tmp_path / "set" / "out" / "poses.json").read_text())
     assert said["corrected"] and said["rounds"][1]["angle"] == pytest.approx(3.0, rel=0.3)
     assert said["rounds"][1]["shift"] == pytest.approx(4.0, rel=0.2)
-    assert "poses corrected by" in run.out
+    assert "poses: corrected by" in run.out
     assert "workflow        poses  rounds=2" in run.err
 
 
@@ -139,7 +139,7 @@ def test_right_poses_are_left_as_they_are(tmp_path):
     assert torch.allclose(refined.rotation, truth.rotation, atol=1e-6) and torch.allclose(
         refined.origin, truth.origin, atol=1e-5
     )
-    assert "poses left as they were given" in run.out
+    assert "poses: left as they were given" in run.out
 
 
 def test_bodies_are_read_from_files_and_fitted_by_images(tmp_path):
