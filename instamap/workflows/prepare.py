@@ -85,7 +85,8 @@ def open_dataset(settings: Settings, progress: Progress = SILENT) -> Dataset:
     particles = Particles.open(
         settings.particles, datadir=settings.datadir, preprocess=settings.preprocess
     )
-    settle(preflight.of_table(particles, settings), progress)
+    headers = particles.stacks.header_pixel_sizes
+    settle(preflight.of_table(particles.table, headers, settings), progress)
     window = None
     if settings.mask:
         window = mask.load(settings.mask, particles.box, particles.pixel_size)

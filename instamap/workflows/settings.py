@@ -36,7 +36,8 @@ PREPROCESS = "preprocess"
 EVERY_COMMAND = (RECONSTRUCT, ACCUMULATE, FIT)
 FROM_IMAGES = (RECONSTRUCT, ACCUMULATE)
 FITTING = (RECONSTRUCT, FIT)
-READING = (*FROM_IMAGES, PREPROCESS)
+DOCTOR = "doctor"
+READING = (*FROM_IMAGES, PREPROCESS, DOCTOR)
 
 SETTING = "setting"  # key of a field's metadata
 CHOICE_KINDS = (*PART_KINDS, "objective", "workflow")
@@ -167,7 +168,7 @@ class Settings:
     symmetry: str = setting(
         "C1",
         "Point group, as RELION orients it: Cn, Dn, T, O, I, I1 to I4.",
-        commands=FROM_IMAGES,
+        commands=(*FROM_IMAGES, DOCTOR),
         role="data",
     )
     weights: str | None = setting(
