@@ -2,6 +2,9 @@
 doubtful is told in a line with its remedy.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from instamap.data.checks import (
 )
 from instamap.data.checks.finding import Finding, named
 from instamap.data.checks.image_values import Inspector
+from instamap.data.particle_table import ParticleTable
 from instamap.data.particles import Particles
 from instamap.errors import DataError
 from instamap.model import make_part
@@ -33,13 +37,14 @@ CONTRAST_BOX = 32  # its voxels along an edge
 MIN_CONTRAST_IMAGES = 8
 
 
-def of_table(particles: Particles, settings: Settings) -> list[Finding]:
-    """Findings for which no image is read, but for a line of each by which copies are found."""
-    table = particles.table
-    path = str(particles.path)
+def of_table(
+    table: ParticleTable, headers: Sequence[tuple[Path, float]], settings: Settings
+) -> list[Finding]:
+    """Findings for which no image is read. headers: each stack and its pixel size in Å."""
+    path = str(table.path)
     findings = column_values.check(table)
-    findings += pixel_sizes.check(table, particles.stacks.header_pixel_sizes)
-    findings += views.check(particles.views.rotation, path, settings.point_group)
+    findings += pixel_sizes.check(table, headers)
+    findings += views.check(table.rotation, path, settings.point_group)
     if table.half is not None and settings.halves:
         findings += half_sets.check(table.half, path, table.terms["half"])
     return findings
@@ -84,7 +89,12 @@ def of_contrast(particles: Particles, rows: Tensor) -> list[Finding]:
         measured = measure_contrast(particles, rows)
     except DataError:
         return []
-    if measured is None or not measured.is_dark:
+    return [] if measured is None else finding_of_contrast(particles, measured)
+
+
+def finding_of_contrast(particles: Particles, measured: Contrast) -> list[Finding]:
+    """The finding of dark protein, if that was measured."""
+    if not measured.is_dark:
         return []
     value = (
         f"protein is dark in the images of '{particles.path}': the dark side of a first map"
