@@ -19,6 +19,7 @@ from instamap.cli import (
     audit,
     demo,
     describe,
+    doctor,
     fit,
     fsc,
     infer,
@@ -39,6 +40,7 @@ from instamap.version import __version__
 # In the order of `instamap --help`, each with the line that it has there.
 COMMANDS = (
     (reconstruct.reconstruct, "Particles to half maps, a map and its resolution."),
+    (doctor.doctor, "What is wrong with particles, before a run."),
     (preprocess.preprocess, "Particles to cropped, smaller or normalised ones."),
     (accumulate.accumulate, "Particles, or a shard of them, to statistics."),
     (merge.merge, "Statistics of shards to those of all particles."),
