@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instamap.cli.flags import with_settings
-from instamap.cli.terminal import say
+from instamap.cli.terminal import show
 from instamap.workflows.read_settings import Given
 
 if TYPE_CHECKING:
@@ -54,16 +54,16 @@ def doctor(
 
 
 def _show(diagnosis: "Diagnosis") -> None:
-    say(f"{diagnosis.particles}: {diagnosis.count} images")
-    say(f"views: slices cover {diagnosis.covered:.0%} of the directions in Fourier space")
+    show(f"{diagnosis.particles}: {diagnosis.count} images")
+    show(f"views: slices cover {diagnosis.covered:.0%} of the directions in Fourier space")
     if diagnosis.needs is not None:
-        say(_needs(diagnosis.needs))
+        show(_needs(diagnosis.needs))
     for reason in diagnosis.unchecked:
-        say(f"not checked: {reason}")
+        show(f"not checked: {reason}")
     for finding in diagnosis.findings:
-        say(f"{finding.code}: {finding}")
+        show(f"{finding.code}: {finding}")
     if diagnosis.is_sound:
-        say("nothing was found to be wrong")
+        show("nothing was found to be wrong")
 
 
 def _needs(needs: "Requirements") -> str:
