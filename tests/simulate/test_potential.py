@@ -394,6 +394,7 @@ def test_a_star_file_brings_its_microscopes(
             rlnPhaseShift=30.0 * i,
             rlnCtfBfactor=5.0 * i,
             rlnOriginXAngst=i,
+            rlnOriginYAngst=0.0,
         )
         for i in range(4)
     ]
