@@ -19,14 +19,19 @@ FINDINGS = 1  # exit status
 @with_settings("doctor")
 def doctor(
     particles: Annotated[
-        Path, typer.Argument(help="STAR file with poses, or another known format.")
+        Path,
+        typer.Argument(
+            metavar="PARTICLES",
+            help="STAR file with poses, or another known format.",
+            show_default=False,
+        ),
     ],
     plot: Annotated[
         Path | None,
         typer.Option(metavar="VIEWS.png", help="Draw the directions of view."),
     ] = None,
     *,
-    given: Given,
+    typed: Given,
 ) -> None:
     """Find what is wrong with particles, each with its remedy, in about a minute.
 
@@ -40,8 +45,8 @@ def doctor(
     from instamap.workflows.doctor import examine
     from instamap.workflows.settings import Settings
 
-    typed = {name: value for name, value in given.plain.items() if value is not None}
-    settings = Settings(particles=particles, **typed)
+    plain = {name: value for name, value in typed.plain.items() if value is not None}
+    settings = Settings(particles=particles, **plain)
     with ProgressBars() as progress:
         diagnosis = examine(settings, progress)
     _show(diagnosis)
