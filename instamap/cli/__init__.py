@@ -28,6 +28,7 @@ from instamap.cli import (
     parts,
     preprocess,
     reconstruct,
+    relion_external,
     select,
     simulate,
     states,
@@ -53,9 +54,14 @@ COMMANDS = (
     (simulate.simulate, "Images of a model or a map with known poses."),
     (demo.demo, "A made-up molecule, from particles to maps in a minute."),
     (fsc.fsc, "How far two maps agree: resolution and curves."),
+    (relion_external.relion_external, "Particles to maps, as RELION's External job."),
+    (relion_external.relion_reconstruct, "A map for relion_refine --external_reconstruct."),
     (parts.parts, "The parts that can be chosen by name."),
     (describe.describe, "A part and its options, a stage, or the rule for auto."),
 )
+# Commands whose words another program makes up: they read the flags themselves.
+OPEN_COMMANDS = (relion_external.relion_external,)
+OPEN = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -152,7 +158,8 @@ def application(registry: Registry) -> TyperGroup:
     )
     app.callback()(_program)
     for command, line in COMMANDS:
-        app.command(cls=Command, short_help=line)(command)
+        settings = OPEN if command in OPEN_COMMANDS else None
+        app.command(cls=Command, short_help=line, context_settings=settings)(command)
     group = get_group(app)
     for provider in registry.providers():
         for name, added in _commands_of(provider, registry).items():
