@@ -20,6 +20,7 @@ from instamap.simulate import particle_set
 BOX = 16
 PIXEL = 6.0
 COUNT = 60
+KEPT = ".instamap-kept"  # in the output folder, of a run that was stopped
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def poison(stack: Path, image: int) -> None:
         file.write(np.float32("nan").tobytes())
 
 
-def test_a_failure_in_the_middle_leaves_nothing(changed, tmp_path):
+def test_a_failure_in_the_middle_leaves_nothing_but_what_can_be_gone_on_from(changed, tmp_path):
     """All images turn bad when the second half map is begun: the first one is done, and the folder
     is held.
     """
@@ -145,16 +146,18 @@ def test_a_failure_in_the_middle_leaves_nothing(changed, tmp_path):
     quick = ("--objective", "images", "-O", "steps=4", "-O", "evaluate_every=2", "-O", "batch=4")
     with plugin(Plugin()):
         outcome = instamap("reconstruct", star, "-o", tmp_path / "out", *quick)
-    assert before[-1] == [".instamap.lock"], "the folder was not held, so nothing was shown"
+    assert before[-1] == [KEPT, ".instamap.lock"], "the folder was not held: nothing was shown"
     assert fits == ["half1", "half1", "half2"], "one after the other, as tests have one thread"
     assert outcome.code == 2 and "Traceback" not in outcome.err and not outcome.out
     last = outcome.err.splitlines()[-1]
     assert last.startswith("error: stack '") and "changed while it was in use" in last
     assert outcome.err.count("error") == 1
-    assert sorted(tmp_path.iterdir()) == files
+    assert sorted(tmp_path.iterdir()) == sorted([*files, tmp_path / "out"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [KEPT]
+    assert "--resume goes on" in outcome.err
 
 
-def test_ctrl_c_leaves_nothing(good, tmp_path):
+def test_ctrl_c_leaves_nothing_but_what_can_be_gone_on_from(good, tmp_path):
     class Plugin:
         @hookimpl
         def instamap_step_finished(self, name, step):
@@ -168,7 +171,8 @@ def test_ctrl_c_leaves_nothing(good, tmp_path):
         and outcome.err.splitlines()[-1] == "interrupted"
         and "Traceback" not in outcome.err
     )
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [KEPT]
+    assert "--resume goes on" in outcome.err
 
 
 @pytest.mark.parametrize(
