@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.command import OBJECTIVES, Outcome, instamap, plugin
 
+from instamap.fitting import checkpoint
 from instamap.plugin.hooks import hookimpl
 from instamap.simulate import particle_set
 
@@ -17,6 +18,12 @@ SAME_FILES = ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "run.t
 def star(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     return particle_set.demo(folder, count=120, box=16, pixel_size=6.0, snr=1.0)
+
+
+@pytest.fixture(autouse=True)
+def every_evaluation(monkeypatch):
+    """A checkpoint is written at every evaluation, as these fits are over in a second."""
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
 
 def stopped(fit: str, step: int, *words) -> Outcome:
