@@ -3,7 +3,7 @@ of some particles), Batch.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -101,6 +101,19 @@ class Views(_Rows):
         rows = self.rotation[:, :2]
         magnification = self.magnification
         return rows if magnification is None else magnification.mT @ rows
+
+    def by_magnification(self) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Each magnification "2 2" that occurs (None where nothing is distorted), and the rows that
+        have it.
+        """
+        magnification = self.magnification
+        if magnification is None:
+            yield None, torch.arange(len(self))
+            return
+        matrices, number = magnification.unique(dim=0, return_inverse=True)
+        for place, matrix in enumerate(matrices):
+            (rows,) = (number == place).nonzero(as_tuple=True)
+            yield matrix, rows
 
     @property
     def undistorted(self) -> Tensor | None:

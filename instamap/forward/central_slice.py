@@ -69,7 +69,7 @@ class Slice(SharedDensityOperator):
         values = density(x[None])[0]
         empty = values.new_zeros(self.inside.shape)
         volume = empty.masked_scatter(self.inside, values)
-        return self.projector(volume, views.frames, views.origin)
+        return self.projector(volume, views)
 
     def _jittered(
         self,

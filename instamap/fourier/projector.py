@@ -5,8 +5,9 @@ transformed back.
 import torch
 from torch import Tensor, nn
 
-from instamap.fourier.central_slices import central_slices
+from instamap.fourier.central_slices import Spectrum
 from instamap.geometry import grids
+from instamap.scene import Views
 
 # Edge of the frame in boxes: what a shift moves over an edge by up to an eighth of the box leaves,
 # and does not come back opposite.
@@ -46,25 +47,45 @@ class Projector(nn.Module):
     def forward(
         self,
         volume: Tensor,
-        frames: Tensor,
-        origin: Tensor,
+        views: Views,
     ) -> Tensor:
-        """Images "B D D" [y, x] of `volume` "D D D" [z, y, x] at poses: frames "B 2 3" (see
-        `Views.frames`), or rotations, of which the first two rows count; origin "B 2" in Å.
+        """Images "B D D" [y, x] of `volume` "D D D" [z, y, x] at the poses of `views`, distorted as
+        these are, without contrast transfer.
 
         Differentiable in the volume alone.
         """
         plane = self.plane.to(volume)
         in_box = plane * (self.box / self.frame)
-        slices = central_slices(volume, frames[:, :2], in_box)
+        slices = self._slices(volume, views, in_box)
         projected = slices * self.pixel_size
-        moved = projected * self._shift(plane, origin)
-        shape = (len(frames), *self.inside.shape)
+        moved = projected * self._shift(plane, views.origin)
+        shape = (len(views), *self.inside.shape)
         spectrum = moved.new_zeros(shape)
         spectrum[:, self.inside] = moved
         size = (self.frame, self.frame)
         images = torch.fft.irfft2(spectrum, s=size)
         return grids.crop(images, self.box)
+
+    def _slices(self, volume: Tensor, views: Views, plane: Tensor) -> Tensor:
+        """Slices "B P" at the components "P 2" in cycles per box; of distorted images, without
+        those that lie beyond the map's.
+        """
+        transform = Spectrum(volume)
+        if views.magnification is None:
+            return transform.slices(views.frames, plane)
+        parts = []
+        order = []
+        for matrix, rows in views.by_magnification():
+            assert matrix is not None
+            radius = (plane @ matrix.mT.to(plane)).norm(dim=1)
+            reached = radius < self.box / 2 - ROUNDING
+            values = transform.slices(views[rows].frames, plane[reached])
+            whole = values.new_zeros(len(rows), len(plane))
+            whole[:, reached] = values
+            parts.append(whole)
+            order.append(rows)
+        place = torch.argsort(torch.cat(order))
+        return torch.cat(parts)[place]
 
     def _shift(self, plane: Tensor, origin: Tensor) -> Tensor:
         """Phase factors "B P" that bring the particle's centre from pixel 0 to its place."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from instamap.data.preprocess import fourier_crop
 from instamap.errors import OptionError
 from instamap.fourier.projector import Projector
+from instamap.scene import Views
 
 
 class DensityMap:
@@ -42,7 +43,8 @@ class DensityMap:
     def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
         """Projections "B D D" [y, x] (float32) at poses: rotation "B 3 3", origin "B 2" in Å."""
         with torch.no_grad():
-            return self._projector(self._volume, rotation.float(), origin.float())
+            views = Views.of(rotation.float(), origin.float())
+            return self._projector(self._volume, views)
 
     def density(self) -> Tensor:
         """The map "D D D" [z, y, x] (float32)."""

@@ -3,7 +3,6 @@ not depend on their number.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -145,8 +144,10 @@ class Accumulator:
         variance = noise_variance.expand(count, self.box // 2 + 1)
         if weights is None:
             weights = torch.ones(count)
-        for plane, chosen in self._planes_of(views):
-            for rows in chosen.split(self._batch):
+        for magnification, chosen in views.by_magnification():
+            plane = self._plane_for(magnification)
+            for start in range(0, len(chosen), self._batch):
+                rows = chosen[start : start + self._batch]
                 self._add(
                     plane,
                     self._moved(images[rows]),
@@ -161,23 +162,15 @@ class Accumulator:
         self._flush()
         return self._flushed
 
-    def _planes_of(self, views: Views) -> Iterator[tuple[FourierPlane, Tensor]]:
-        """The components that are taken of some views, and their rows: all of them, unless images
-        are distorted by different magnifications.
-        """
-        magnification = views.magnification
+    def _plane_for(self, magnification: Tensor | None) -> FourierPlane:
+        """The components that are taken of images with this magnification "2 2"."""
         if magnification is None:
-            yield self._plane, torch.arange(len(views))
-            return
-        flat = magnification.flatten(1).cpu()
-        matrices, number = flat.unique(dim=0, return_inverse=True)
-        for place, matrix in enumerate(matrices):
-            key = tuple(matrix.tolist())
-            if key not in self._planes:
-                plane = FourierPlane(self.box, self.dtype, magnification=matrix.view(2, 2))
-                self._planes[key] = plane.to(self.device)
-            (rows,) = (number == place).nonzero(as_tuple=True)
-            yield self._planes[key], rows
+            return self._plane
+        key = tuple(magnification.flatten().tolist())
+        if key not in self._planes:
+            plane = FourierPlane(self.box, self.dtype, magnification=magnification.cpu())
+            self._planes[key] = plane.to(self.device)
+        return self._planes[key]
 
     def _check_shape(self, images: Tensor, views: Views) -> None:
         count = len(images)

@@ -108,7 +108,7 @@ def _spectra(
 def _residuals(projector: Projector, volume: Tensor, batch: Batch, scene: Scene) -> Tensor:
     """Images less the map's projections, after as much contrast transfer as they have seen."""
     views = batch.views
-    predicted = projector(volume, views.frames, views.origin)
+    predicted = projector(volume, views)
     if views.optics is None:
         return batch.images - predicted
     predicted = ctf.apply(predicted, views.optics, scene.pixel_size)

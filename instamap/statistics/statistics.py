@@ -17,7 +17,6 @@ which leaves out that circle itself and so the row and the column -D/2 of an eve
 infinite variance does not count.
 """
 
-import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,10 @@ import torch
 from torch import Tensor
 
 from instamap.errors import DataError
-from instamap.files import replacing
 from instamap.fourier.gridding import Grid
+from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
-VERSION = 1  # of the files
+VERSION = 2  # of the files
 SAME_PIXEL_SIZE = 1e-4  # relative difference that is mere rounding
 
 
@@ -150,34 +149,33 @@ class Statistics:
         return loss
 
     def save(self, path: str | Path) -> None:
-        """Write to a .npz file, whole or not at all. Raises OutputError where the file system
-        refuses.
+        """Write to a .npz file with a checksum, whole or not at all. Raises OutputError where the
+        file system refuses.
         """
-        arrays: dict[str, Any] = {"version": np.array(VERSION)}
+        arrays = {"version": np.array(VERSION)}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 arrays[name] = value.cpu().numpy()
             else:
                 arrays[name] = np.array(value)
-        # A file object: numpy would add .npz to the name of the temporary sibling.
-        with replacing(path) as sibling, sibling.open("wb") as file:
-            np.savez(file, **arrays)
+        write_npz(path, arrays)
 
     @staticmethod
     def load(path: str | Path) -> "Statistics":
-        """Read what `save` wrote. Raises DataError for a file that is missing, not of this kind or
-        of another version.
+        """Read what `save` wrote. Raises DataError for a file that is missing, damaged, not of this
+        kind or of another version.
         """
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                found = dict(file)
+            found = read_npz(path)
         except FileNotFoundError:
             raise DataError(f"statistics '{path}' do not exist; check the path") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError):
-            raise DataError(f"'{path}' is not a whole file of statistics; write it again") from None
+        except (OSError, DamagedFile) as error:
+            raise DataError(
+                f"'{path}' is not a whole file of statistics: {reason_of(error)}; write it again"
+            ) from None
         names = {field.name for field in fields(Statistics)}
         version = found.pop("version", None)
-        if set(found) != names or version is None or int(version) != VERSION:
+        if set(found) != names or version is None or not np.array_equal(version, VERSION):
             raise DataError(
                 f"'{path}' does not hold statistics of version {VERSION}; write it again with this"
                 " version of instamap"
@@ -188,7 +186,20 @@ class Statistics:
                 values[name] = torch.from_numpy(array)
             else:
                 values[name] = array.item()
-        return Statistics(**values)
+        statistics = Statistics(**values)
+        _check_shapes(statistics, path)
+        return statistics
+
+
+def _check_shapes(statistics: Statistics, path: str | Path) -> None:
+    """Raises DataError where b and the kernel are not of the box."""
+    box = statistics.box
+    shapes = (tuple(statistics.b.shape), tuple(statistics.kernel.shape))
+    if shapes != ((box, box, box), (2 * box, 2 * box, box + 1)):
+        raise DataError(
+            f"'{path}' has statistics of shapes {shapes[0]} and {shapes[1]}, which are not of"
+            f" {box} voxels an edge; write it again"
+        )
 
 
 class _Loss(torch.autograd.Function):

@@ -13,6 +13,7 @@ import starfile
 import torch
 
 from instamap.data.particles import Particles
+from instamap.forward.central_slice import Slice
 from instamap.forward.ray import Ray
 from instamap.fourier import ctf
 from instamap.geometry import grids
@@ -56,9 +57,9 @@ def case(request, tmp_path):
     return tmp_path, box, density
 
 
-def _write_star(folder, box, generator):
-    angles = torch.rand(COUNT, 3, generator=generator) * torch.tensor([360.0, 180.0, 360.0])
-    origin = torch.randn(COUNT, 2, generator=generator) * 5
+def _write_star(folder, box, generator, count=COUNT, **aberrations):
+    angles = torch.rand(count, 3, generator=generator) * torch.tensor([360.0, 180.0, 360.0])
+    origin = torch.randn(count, 2, generator=generator) * 5
     optics = pd.DataFrame(
         {
             "rlnOpticsGroupName": ["a"],
@@ -69,9 +70,10 @@ def _write_star(folder, box, generator):
             "rlnImagePixelSize": [PIXEL],
             "rlnImageSize": [box],
             "rlnImageDimensionality": [2],
+            **{name: [value] for name, value in aberrations.items()},
         }
     )
-    number = range(COUNT)
+    number = range(count)
     particles = pd.DataFrame(
         {
             "rlnImageName": [f"{i + 1:06d}@projections.mrcs" for i in number],
@@ -81,11 +83,11 @@ def _write_star(folder, box, generator):
             "rlnAnglePsi": angles[:, 2],
             "rlnOriginXAngst": origin[:, 0],
             "rlnOriginYAngst": origin[:, 1],
-            "rlnDefocusU": [15000.0 + 1000 * i for i in number],
+            "rlnDefocusU": [15000.0 + 1000 * (i % 6) for i in number],
             "rlnDefocusV": 13000.0,
-            "rlnDefocusAngle": [20.0 * i for i in number],
-            "rlnPhaseShift": [15.0 * i for i in number],
-            "rlnCtfBfactor": [30.0 * i for i in number],
+            "rlnDefocusAngle": [20.0 * (i % 9) for i in number],
+            "rlnPhaseShift": [15.0 * (i % 6) for i in number],
+            "rlnCtfBfactor": [30.0 * (i % 6) for i in number],
         }
     )
     starfile.write({"optics": optics, "particles": particles}, folder / "particles.star")
@@ -123,3 +125,73 @@ def test_ray_agrees_with_relion_project(case, contrast_transfer):
         assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > AGREEMENT
     # RELION sums voxels where we integrate over Å; interpolation loses it up to 6 per mille.
     assert float((ours * theirs).sum() / (theirs * theirs).sum()) == pytest.approx(PIXEL, rel=1e-2)
+
+
+# Large ones, as pixels are: at 6 Å they turn phases by up to several radians.
+TILT = {"rlnBeamTiltX": 20.0, "rlnBeamTiltY": -12.0}
+ODD = {"rlnOddZernike": "[5,-8,400,300,-500,200]"}
+# RELION takes a beam tilt in place of the terms (3, ±1): together they would be two names of one
+TREFOIL = {"rlnOddZernike": "[5,-8,400,0,0,200]"}
+EVEN = {"rlnEvenZernike": "[0.3,30,-7,40,2000,-800,-1800,700,900]"}
+DISTORTED = {
+    "rlnMagMat00": 1.04,
+    "rlnMagMat01": 0.03,
+    "rlnMagMat10": -0.02,
+    "rlnMagMat11": 0.97,
+}
+ALL_ABERRATIONS = TILT | TREFOIL | EVEN | DISTORTED
+IMAGES = 300
+
+
+@pytest.mark.parametrize(
+    "aberrations",
+    [TILT, ODD, EVEN, DISTORTED, ALL_ABERRATIONS],
+    ids=["tilt", "odd", "even", "distorted", "all"],
+)
+def test_relion_reconstruct_undoes_our_aberrations(tmp_path, aberrations):
+    """Signs, units, order of terms, and where in the plane they are: RELION finds the map in images
+    that we made, and does not where it is not told of their aberrations.
+    """
+    box = 48
+    generator = torch.Generator().manual_seed(box)
+    centres = torch.randn(12, 3, generator=generator, dtype=torch.float64) * 14
+
+    def density(x):
+        square = (x[..., None, :] - centres).square().sum(-1)
+        return torch.exp(-square / (2 * 4.0**2)).sum(-1)
+
+    truth = density(grids.voxel_centres(box, PIXEL, dtype=torch.float64))
+    state = generator.get_state()
+    _write_star(tmp_path, box, generator, IMAGES, **aberrations)
+    blank = torch.zeros(IMAGES, box, box)
+    mrcfile.write(tmp_path / "projections.mrcs", blank.numpy())
+    views = Particles.open(tmp_path / "particles.star").views
+    slices = Slice(Slice.Options(), Scene(box=box, pixel_size=PIXEL)).double().eval()
+    images = ctf.apply(slices(density, views), views.optics, PIXEL)
+    with mrcfile.new(tmp_path / "projections.mrcs", overwrite=True) as file:
+        file.set_data(images.float().numpy())
+        file.voxel_size = PIXEL
+    found = _fsc(_reconstructed(tmp_path), truth)
+    generator.set_state(state)
+    _write_star(tmp_path, box, generator, IMAGES)
+    unaware = _fsc(_reconstructed(tmp_path), truth)
+    assert found[2:18].min() > 0.99
+    assert unaware[2:18].min() < 0.99
+
+
+def _reconstructed(folder):
+    """RELION's map of particles.star."""
+    command = ["relion_reconstruct", "--i", "particles.star", "--o", "relion.mrc", "--ctf"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return torch.tensor(mrcfile.read(folder / "relion.mrc")).double()
+
+
+def _fsc(one, other):
+    shell = grids.shells(len(one), 3).flatten()
+    a, b = (torch.fft.fftn(volume).flatten() for volume in (one, other))
+    sums = [
+        torch.zeros(int(shell.max()) + 1, dtype=torch.float64).index_add_(0, shell, values)
+        for values in ((a * b.conj()).real, a.abs() ** 2, b.abs() ** 2)
+    ]
+    return sums[0] / (sums[1] * sums[2]).sqrt()

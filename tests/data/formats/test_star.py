@@ -230,35 +230,70 @@ def test_vector(text, numbers):
     assert star_optics.vector(text) == numbers
 
 
+NEUTRAL = {
+    "rlnMagMat00": 1.0,
+    "rlnMagMat01": 0.0,
+    "rlnMagMat10": 0.0,
+    "rlnMagMat11": 1.0,
+    "rlnBeamTiltX": 0.0,
+    "rlnBeamTiltY": 0.0,
+    "rlnOddZernike": "[0,0,0]",
+    "rlnEvenZernike": "[]",
+}
+
+
 @pytest.mark.parametrize(
-    "extra, names",
+    "extra, name, values",
     [
-        ({}, []),
-        (
-            {
-                "rlnMagMat00": 1.0,
-                "rlnMagMat01": 0.0,
-                "rlnMagMat10": 0.0,
-                "rlnMagMat11": 1.0,
-                "rlnBeamTiltX": 0.0,
-                "rlnBeamTiltY": 0.0,
-            },
-            [],
-        ),
-        ({"rlnMagMat00": 1.01, "rlnMagMat11": 1.0}, ["rlnMagMat00"]),
-        ({"rlnMagMat01": -0.01}, ["rlnMagMat01"]),
-        ({"rlnBeamTiltX": 0.1, "rlnBeamTiltY": 0.0}, []),
-        ({"rlnOddZernike": "[0,0,0]", "rlnEvenZernike": "[0,0,1e-3]"}, []),
-        ({"rlnOddZernike": '"[0,0.5,0]"'}, []),
-        ({"rlnOddZernike": "None"}, []),
+        ({"rlnMagMat00": 1.01, "rlnMagMat11": 1.0}, "magnification", [[1.01, 0], [0, 1]]),
+        ({"rlnMagMat01": -0.01}, "magnification", [[1, -0.01], [0, 1]]),
+        ({"rlnBeamTiltX": 0.1, "rlnBeamTiltY": 0.0}, "beam_tilt", [0.1, 0]),
+        ({"rlnBeamTiltY": -0.1}, "beam_tilt", [0, -0.1]),
+        ({"rlnEvenZernike": "[0,0,1e-3]"}, "even", [0, 0, 1e-3]),
+        ({"rlnOddZernike": '"[0,0.5,0]"'}, "odd", [0, 0.5, 0]),
     ],
 )
-def test_unmodelled_columns_are_named(tmp_path, write_star, optics, particle, extra, names):
-    """A distortion where nothing is read of the optics; else terms that cannot be read."""
-    path = write_star(tmp_path / "a.star", {"optics": [optics | extra], "particles": [particle]})
-    assert list(star.read(path, ctf=False).ignored) == names
-    unreadable = ["rlnOddZernike"] if extra == {"rlnOddZernike": "None"} else []
-    assert list(star.read(path).ignored) == unreadable
+def test_aberrations_are_read(tmp_path, write_star, optics, particle, extra, name, values):
+    """What is there, and nothing else: what says nothing is None."""
+    tables = {"optics": [optics | NEUTRAL | extra], "particles": [particle]}
+    table = star.read(write_star(tmp_path / "a.star", tables))
+    for field in ("beam_tilt", "odd", "even", "magnification"):
+        found = getattr(table.optics, field)
+        if field == name:
+            assert found.tolist() == [values]
+        else:
+            assert found is None
+    assert table.ignored == ()
+
+
+def test_vectors_of_groups_are_padded(tmp_path, write_star, optics, particle):
+    groups = [
+        optics | {"rlnOpticsGroup": 1, "rlnOddZernike": "[1,2]"},
+        optics | {"rlnOpticsGroup": 2, "rlnOddZernike": "[3]"},
+    ]
+    rows = [particle | {"rlnOpticsGroup": 2}, particle | {"rlnOpticsGroup": 1}]
+    tables = {"optics": groups, "particles": rows}
+    table = star.read(write_star(tmp_path / "a.star", tables))
+    assert table.optics.odd.tolist() == [[3, 0], [1, 2]]
+
+
+def test_what_is_no_vector_is_named(tmp_path, write_star, optics, particle):
+    tables = {"optics": [optics | {"rlnOddZernike": "None"}], "particles": [particle]}
+    table = star.read(write_star(tmp_path / "a.star", tables))
+    assert table.ignored == ("rlnOddZernike",)
+    assert table.optics.odd is None
+
+
+def test_a_distortion_is_named_where_no_optics_are_read(tmp_path, write_star, optics, particle):
+    tables = {"optics": [optics | {"rlnMagMat01": 0.01}], "particles": [particle]}
+    table = star.read(write_star(tmp_path / "a.star", tables), ctf=False)
+    assert table.ignored == ("rlnMagMat01",)
+
+
+def test_a_matrix_that_is_no_distortion_is_refused(tmp_path, write_star, optics, particle):
+    tables = {"optics": [optics | {"rlnMagMat00": 0.0}], "particles": [particle]}
+    with pytest.raises(DataError, match="rlnMagMat00 to rlnMagMat11 of row 1.*0, 0, 0, 1"):
+        star.read(write_star(tmp_path / "a.star", tables))
 
 
 def test_without_contrast_transfer(tmp_path, write_star, optics, particle):
