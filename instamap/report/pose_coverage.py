@@ -30,7 +30,7 @@ def _draw(page: "Figure", rotation: Tensor, covered: float | None) -> None:
     page.suptitle(f"views of {len(rotation)} images{words}", fontsize=10)
     sphere, plane = page.subplots(1, 2, width_ratios=(2, 1))
     image = sphere.imshow(
-        views_per_bin(rotation),
+        views_per_bin(rotation).numpy(),
         origin="lower",
         aspect="auto",
         extent=(-180.0, 180.0, -1.0, 1.0),

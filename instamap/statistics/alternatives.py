@@ -23,6 +23,8 @@ IMAGES_AT_ONCE = 256
 SOLVER_STEPS = 6
 MIN_GAIN = 20.0  # nats by which an alternative must be likelier
 MIN_SHARE = 0.003  # likewise, of what the likelier one explains
+# likewise, once another was found: what it leaves may be mended by what is not broken
+MIN_FURTHER_SHARE = 0.1
 
 TransferKind = Literal["given", "absolute", "none"]
 
@@ -128,7 +130,8 @@ def likelier(
             tried.append((explained(one.change(reading)), one))
             progress.counted(f"alternatives ({len(found) + 1})", number, len(left))
         best, alternative = max(tried, key=lambda pair: sum(pair[0]))
-        if not _beyond_chance(best, given):
+        share = MIN_FURTHER_SHARE if found else MIN_SHARE
+        if not _beyond_chance(best, given, share):
             break
         found.append(Judgement(alternative, sum(best) - sum(given), len(reading.images)))
         reading = alternative.change(reading)
@@ -144,10 +147,10 @@ def taken_on(reading: Reading, judgements: list[Judgement]) -> Reading:
     return reading
 
 
-def _beyond_chance(other: tuple[float, float], given: tuple[float, float]) -> bool:
+def _beyond_chance(other: tuple[float, float], given: tuple[float, float], share: float) -> bool:
     """Both halves agree, and it matters."""
     gains = [a - b for a, b in zip(other, given, strict=True)]
-    return min(gains) > 0 and sum(gains) > MIN_GAIN + MIN_SHARE * sum(other)
+    return min(gains) > 0 and sum(gains) > MIN_GAIN + share * sum(other)
 
 
 def alternatives(reading: Reading) -> list[Alternative]:
@@ -167,9 +170,9 @@ def alternatives(reading: Reading) -> list[Alternative]:
     # of premultiplied images the CTF is part of the data, which then cannot judge it
     if reading.views.optics is not None and not reading.premultiplied:
         found += [_pixel_size(factor) for factor in (0.92, 0.96, 0.98, 1.02, 1.04, 1.08)]
-        found += [_defocus(factor) for factor in (0.5, 0.8, 1.25, 2.0)]
+        found += [_defocus(factor) for factor in (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)]
         found += [
-            Alternative("defocus-sign", "ctf", lambda r: _with_defocus(r, -1.0)),
+            Alternative("ctf-sign", "ctf", lambda r: _with_defocus(r, -1.0)),
             Alternative("astigmatism", "ctf", _other_axis),
         ]
         found += [

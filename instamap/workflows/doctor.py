@@ -38,6 +38,7 @@ MIN_VIEWS = 50
 SLICE_TOLERANCE = 0.05  # radians from a slice, within which a direction is covered
 DIRECTIONS = 500
 VIEWS_AT_ONCE = 4096
+OF_VIEWS = ("placeholders", "one-pose", "one-direction")  # findings that say all of the views
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def examine(settings: Settings, progress: Progress = SILENT) -> Diagnosis:
     headers = [] if particles is None else particles.stacks.header_pixel_sizes
     report.add(preflight.of_table(table, headers, settings))
     covered = coverage(table.rotation, settings.point_group)
-    if len(table) >= MIN_VIEWS and covered < MIN_COVERED:
+    has_views = not any(finding.code in OF_VIEWS for finding in report.findings)
+    if has_views and len(table) >= MIN_VIEWS and covered < MIN_COVERED:
         value = (
             f"views of '{table.path}' cover {covered:.0%} of the directions in Fourier space, so a"
             " map is smeared along the others"
@@ -127,7 +129,7 @@ def _examine_images(
         report.add(_halves_of_copies(particles))
         noise.estimate(particles, rows, limit=len(rows))
         report.add(preflight.of_images(particles))
-        needs = requirements.measure(particles, rows, progress)
+        needs = requirements.measure(particles, rows, settings)
     except DataError as error:
         report.add([Finding("images", str(error), "mend that first", is_wrong=True)])
         return None
@@ -318,7 +320,7 @@ def _defocus(factor: float, particles: Particles) -> tuple[str, str]:
     return value, "estimate the CTF again, at the pixel size of the micrographs"
 
 
-def _defocus_sign(_: float, particles: Particles) -> tuple[str, str]:
+def _ctf_sign(_: float, particles: Particles) -> tuple[str, str]:
     return "the CTF has the other sign convention", "multiply rlnDefocusU and rlnDefocusV by -1"
 
 
@@ -347,7 +349,7 @@ _WORDS: dict[str, Words] = {
     "centre": _centre,
     "pixel-size": _pixel_size,
     "defocus": _defocus,
-    "defocus-sign": _defocus_sign,
+    "ctf-sign": _ctf_sign,
     "astigmatism": _astigmatism,
     "phase-flipped": _phase_flipped,
     "no-ctf": _no_ctf,

@@ -8,18 +8,23 @@ import torch
 from torch import Tensor
 
 from instamap.data.particles import Particles
+from instamap.fitting.normal import NormalEquations
+from instamap.fitting.objective import StatisticsData
 from instamap.fourier import gridding, kaiser_bessel
 from instamap.fourier.ctf import ctf
-from instamap.progress import Progress
+from instamap.maps import mask
+from instamap.model import compose
+from instamap.scene import Scene
 from instamap.statistics.accumulator import Accumulator
 from instamap.statistics.statistics import Statistics
+from instamap.workflows.settings import Settings
 
 FLOAT = 4  # bytes
 SETS = 3  # both halves and the held-out images
 FITS = 2  # side by side
 SPECTRA = 4  # that a step of a fit holds at once
 STEPS = 100  # that most fits take
-APPLIES = 2.5  # products with the kernel a step
+MASK_RADIUS = 0.3  # of the edge: what most particles fill
 TIMED_IMAGES = 64
 TIMED_BOX = 48
 BASE_BYTES = 400e6  # of the libraries
@@ -34,10 +39,10 @@ class Requirements:
     available: float | None
 
 
-def measure(particles: Particles, rows: Tensor, progress: Progress) -> Requirements:
+def measure(particles: Particles, rows: Tensor, settings: Settings) -> Requirements:
     """Times a few images and a step, and scales them to all images and the whole box."""
     reading = _seconds_an_image(particles, rows[:TIMED_IMAGES]) * particles.count
-    fitting = _seconds_a_step(particles.box) * STEPS * FITS
+    fitting = _seconds_a_step(settings, particles.box) * STEPS * FITS
     return Requirements(_memory(particles.box), reading + fitting, _available())
 
 
@@ -54,15 +59,21 @@ def _seconds_an_image(particles: Particles, rows: Tensor) -> float:
     return (time.monotonic() - start) / len(rows)
 
 
-def _seconds_a_step(box: int) -> float:
-    """Scaled by the number of voxels from a smaller box."""
+def _seconds_a_step(settings: Settings, box: int) -> float:
+    """Of a fit of the usual objective, scaled by the number of voxels from a smaller box."""
     timed = min(box, TIMED_BOX)
+    window = mask.sphere(timed, 1.0, MASK_RADIUS * timed, 0.0)
+    scene = Scene(timed, 1.0, mask=window, noise_variance=torch.ones(1, timed // 2 + 1))
+    model = compose(settings.parts, scene, seed=0)
     statistics = Statistics.empty(timed, 1.0)
-    volume = torch.zeros(timed, timed, timed)
-    statistics.apply(volume)
-    start = time.monotonic()
-    statistics.apply(volume)
-    return APPLIES * (time.monotonic() - start) * (box / timed) ** 3
+    data = StatisticsData(statistics, statistics)
+    objective = NormalEquations(NormalEquations.Options(), model, data)
+    start = 0.0
+    for number in range(2):  # the first one compiles
+        start = time.monotonic()
+        generator = torch.Generator().manual_seed(number)
+        objective(model, generator).backward()
+    return (time.monotonic() - start) * (box / timed) ** 3
 
 
 def _memory(box: int) -> float:
