@@ -23,7 +23,7 @@ from instamap.maps import mrc
 from instamap.plugin.options import OptionSpec
 from instamap.progress import SILENT, Evaluation, Progress
 from instamap.workflows import api, output, resume
-from instamap.workflows.read_settings import Given, read_settings
+from instamap.workflows.read_settings import Typed, automatic_kinds, read_settings
 from instamap.workflows.result import Artefact, Result, run_folder
 from instamap.workflows.settings import (
     RECONSTRUCT,
@@ -142,19 +142,19 @@ def _prefix(given: Sequence[Parameter]) -> str:
 def read(words: Sequence[str]) -> ExternalJob:
     """The job that RELION's command line describes. Raises InstamapError."""
     given = parameters(words)
-    typed = Typed()
+    job_settings = JobSettings()
     threads = None
     for one in given:
         if one.name == "j":
             threads = _threads(one.text)
         elif one.name != "o":
-            typed.add(one)
-    if "particles" not in typed.plain:
+            job_settings.add(one)
+    if "particles" not in job_settings.plain:
         raise OptionError("--in_parts is missing; give the job input particles (a STAR file)")
-    asked = typed.given()
+    asked = job_settings.typed()
     settings = read_settings({}, asked)
-    automatic = [k for k in ("workflow", "objective") if asked.names.get(k) in (None, "auto")]
-    return ExternalJob(_prefix(given), settings, threads, automatic, typed.notes)
+    automatic = automatic_kinds({}, asked)
+    return ExternalJob(_prefix(given), settings, threads, automatic, job_settings.notes)
 
 
 def _threads(text: str) -> int:
@@ -163,7 +163,7 @@ def _threads(text: str) -> int:
     return int(text)
 
 
-class Typed:
+class JobSettings:
     """Parameters as settings: those of `instamap reconstruct`, hyphens or underscores alike."""
 
     def __init__(self) -> None:
@@ -175,9 +175,9 @@ class Typed:
         self._specs = _plain_specs()
         self._kinds = _parameters_of_parts()
 
-    def given(self) -> Given:
+    def typed(self) -> Typed:
         """What was typed, as the command line has it."""
-        return Given(self.plain, self._names, self._options, self._stages)
+        return Typed(self.plain, self._names, self._options, self._stages)
 
     def add(self, one: Parameter) -> None:
         """Takes a parameter. Raises OptionError for one that is unknown or cannot be read."""
@@ -209,7 +209,7 @@ class Typed:
     def _add_part(self, target: tuple[str, bool], one: Parameter) -> None:
         kind, is_option = target
         if is_option:
-            self._options.setdefault(kind, []).extend(one.values)
+            self._options.setdefault(kind, []).extend(one.text.split())
         elif kind in self._names or not one.text:
             raise OptionError(f"{one.label} is given twice or without a name; name one part, once")
         else:
@@ -240,8 +240,7 @@ def _parameters_of_parts() -> dict[str, tuple[str, bool]]:
             continue
         for name in (field.name, facts.flag):
             found[_as_name(name)] = (facts.kind, False)
-        for name in (f"{field.name}_options", facts.options_flag):
-            found[_as_name(name)] = (facts.kind, True)
+        found[_as_name(facts.options_flag)] = (facts.kind, True)
     return found
 
 
