@@ -82,12 +82,14 @@ class Rescaling:
     """How images that are written anew differ from those that were read.
 
     box_before, box: pixels along an edge. edge: of those before, the pixels that were kept by
-    cropping; edge pixels became box pixels. Pixels grew by edge/box.
+    cropping; edge pixels became box pixels. Pixels grew by edge/box. pixel_size: Å of all images as
+    they are now, where those that were read had several; None where they had one.
     """
 
     box_before: int
     edge: int
     box: int
+    pixel_size: float | None = None
 
 
 class Source(ABC):

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.data import formats, phase_flip, splits
+from instamap.data import formats, lattices, phase_flip, splits
 from instamap.data.checks import repeated_images
 from instamap.data.checks.image_values import Inspector
+from instamap.data.lattices import Lattice, Resampler
 from instamap.data.particle_table import ParticleTable
 from instamap.data.preprocess import NOTHING, Preprocess, Preprocessor
 from instamap.data.stacks import Stacks
@@ -28,7 +29,9 @@ class Particles:
     preprocessed. premultiplied: the images were multiplied by their CTF. views: pose and optics of
     all rows (float64; index counts them from 0). half "n": the half set, 0 or 1, that the file
     gives, or None. ignored: columns that say something which is not modelled. table: what the file
-    says. preprocessor: what is done to each image. inspector: what measures each that is read.
+    says. lattices: boxes and pixel sizes of the images on disk; lattice: the one that they are
+    brought to, if there are several. preprocessor: what is done to each image then. inspector: what
+    measures each that is read.
     """
 
     def __init__(
@@ -38,8 +41,12 @@ class Particles:
         self.stacks = stacks
         self.path = table.path
         self.count = len(table)
-        _check_box(table, stacks.box)
-        self.preprocessor = Preprocessor(preprocess, stacks.box, _pixel_size(table))
+        boxes = torch.from_numpy(stacks.boxes)
+        _check_boxes(table, boxes)
+        self.lattices, self._lattice = _lattices(table, boxes)
+        self.lattice = lattices.common(self.lattices)
+        self._resamplers = [Resampler(before, self.lattice) for before in self.lattices]
+        self.preprocessor = Preprocessor(preprocess, self.lattice.box, self.lattice.pixel_size)
         self.box = self.preprocessor.box
         self.pixel_size = self.preprocessor.pixel_size
         self.premultiplied = table.premultiplied
@@ -101,23 +108,44 @@ class Particles:
         return images
 
     def _read(self, rows: Tensor) -> Tensor:
-        """Images as they are on disk, but with protein white and no phase flipped."""
+        """Images as they are on disk, but on one lattice, with protein white and no phase
+        flipped.
+        """
+        if len(self.lattices) == 1:
+            return self._read_one_lattice(rows, 0)
+        number = self._lattice[rows]
+        images = torch.empty(len(rows), self.lattice.box, self.lattice.box)
+        for place in number.unique().tolist():
+            chosen = number == place
+            read = self._read_one_lattice(rows[chosen], place)
+            images[chosen] = self._resamplers[place](read)
+        return images
+
+    def _read_one_lattice(self, rows: Tensor, lattice: int) -> Tensor:
+        """Images of one lattice as they are on disk, but protein is white and no phase flipped."""
         images = torch.from_numpy(self.stacks.read(rows.numpy()))
         if self.table.sign is not None:
             images = images * self.table.sign[rows, None, None].to(images)
-        return self._without_phase_flips(images, rows)
+        return self._without_phase_flips(images, rows, self.lattices[lattice].pixel_size)
 
-    def _without_phase_flips(self, images: Tensor, rows: Tensor) -> Tensor:
+    def _without_phase_flips(self, images: Tensor, rows: Tensor, pixel_size: float) -> Tensor:
         """Images as they were before some of them were phase-flipped."""
         optics = self.views.optics
         if self.table.phase_flipped is None or optics is None:
             return images
         flipped = self.table.phase_flipped[rows]
-        pixel_size = float(self.table.pixel_size[0])
         before = phase_flip.undo(images[flipped], optics[rows[flipped]], pixel_size)
         images = images.clone()
         images[flipped] = before
         return images
+
+    @property
+    def lattice_change(self) -> str | None:
+        """How images of several lattices are brought to one, in words; None if they have one."""
+        if len(self.lattices) == 1:
+            return None
+        each = " and ".join(str(lattice) for lattice in self.lattices)
+        return f"optics groups of {each} are brought to {self.lattice}"
 
     def _check_normalised(self, images: Tensor, rows: Tensor) -> None:
         finite = images.isfinite().flatten(1).all(1)
@@ -233,26 +261,56 @@ class Particles:
             )
 
 
-def _check_box(table: ParticleTable, box: int) -> None:
+def _check_boxes(table: ParticleTable, boxes: Tensor) -> None:
+    """Refuse optics groups of images of several sizes, and images that are not of the size that the
+    file says.
+    """
+    if (boxes != boxes[0]).any():
+        _check_boxes_of_groups(table, boxes)
     if table.box is None:
         return
-    other = table.box != box
+    other = table.box != boxes
     if other.any():
         row = int(other.nonzero()[0, 0])
         raise DataError(
             f"{table.terms['box']} of '{table.path}' is {float(table.box[row]):g} for row"
-            f" {row + 1}, but the images of its stack are {box} pixels wide; use the stacks that"
-            " were written with this STAR file"
+            f" {row + 1}, but the images of its stack are {int(boxes[row])} pixels wide; use the"
+            " stacks that were written with this STAR file"
         )
 
 
-def _pixel_size(table: ParticleTable) -> float:
-    sizes = table.pixel_size
-    first = float(sizes[0])
-    other = (sizes - sizes[0]).abs() > _PIXEL_SIZE_ROUNDING * sizes[0]
-    if other.any():
-        raise DataError(
-            f"'{table.path}' has images of {first:g} and of {float(sizes[other][0]):g} Å per pixel;"
-            " rescale them to one pixel size, or select the optics groups that share one"
-        )
-    return first
+def _check_boxes_of_groups(table: ParticleTable, boxes: Tensor) -> None:
+    for group in table.group.unique().tolist():
+        rows = (table.group == group).nonzero()[:, 0]
+        box = int(boxes[rows[0]])
+        other = boxes[rows] != box
+        if other.any():
+            row = int(rows[other][0])
+            raise DataError(
+                f"images of '{_stack_name(table, int(rows[0]))}' are {box} pixels wide, those of"
+                f" '{_stack_name(table, row)}' {int(boxes[row])}; extract all with one box, or give"
+                " them optics groups of their own"
+            )
+
+
+def _stack_name(table: ParticleTable, row: int) -> str:
+    return table.image_names[row].rpartition("@")[2]
+
+
+def _lattices(table: ParticleTable, boxes: Tensor) -> tuple[list[Lattice], Tensor]:
+    """The boxes and pixel sizes of the images, that of most of them first, and the number "n" of
+    each image's.
+    """
+    sizes = table.pixel_size.clone()
+    distinct: list[float] = []
+    for size in dict.fromkeys(table.pixel_size.tolist()):
+        near = [other for other in distinct if abs(size - other) <= _PIXEL_SIZE_ROUNDING * other]
+        if near:
+            sizes[table.pixel_size == size] = near[0]
+        else:
+            distinct.append(size)
+    pairs = torch.stack([boxes.double(), sizes.double()], 1)
+    kinds, number, count = pairs.unique(dim=0, return_inverse=True, return_counts=True)
+    order = torch.argsort(count, descending=True, stable=True)
+    found = [Lattice(int(box), size) for box, size in kinds[order].tolist()]
+    return found, torch.argsort(order)[number]

@@ -42,7 +42,7 @@ class _Stack:
 
 
 class Stacks:
-    """The images that `names` ("N@path", N from 1) call for, all of one square box.
+    """The images that `names` ("N@path", N from 1) call for, which are square.
 
     star: the file that names them; a relative path starts at its folder, or at one of that folder's
     parents (RELION names files from the project's root); it must fit one file alone. With `datadir`
@@ -75,12 +75,30 @@ class Stacks:
                 self._stacks.append(_look_at(file))
             self._stack[row] = known[path]
             self._index[row] = self._check(row, number, self._stacks[known[path]])
-        _same_box(self._stacks)
 
     @property
     def box(self) -> int:
-        """Pixels along an edge of every image."""
-        return self._stacks[0].layout.shape[-1]
+        """Pixels along an edge of the largest image."""
+        return int(self.boxes.max())
+
+    @functools.cached_property
+    def boxes(self) -> np.ndarray:
+        """Pixels along an edge of each image "n"."""
+        of_stacks = np.array([stack.layout.shape[-1] for stack in self._stacks])
+        return of_stacks[self._stack]
+
+    def by_box(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Places in `rows` of the images of each box, in order."""
+        boxes = self.boxes[rows]
+        return [np.flatnonzero(boxes == box) for box in np.unique(boxes)]
+
+    def _box_of(self, rows: np.ndarray) -> int:
+        """Pixels along an edge of the images of `rows`, which are of one box."""
+        if not len(rows):
+            return self.box
+        first = int(self.boxes[rows[0]])
+        assert (self.boxes[rows] == first).all(), "images of several boxes are read box by box"
+        return first
 
     @property
     def files(self) -> list[Path]:
@@ -108,13 +126,14 @@ class Stacks:
         return len(self.names)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Images "B D D" of `rows` in that order, as float32; each stack is read once, from front
-        to back.
+        """Images "B D D" of `rows`, all of one box, in that order, as float32; each stack is read
+        once, from front to back.
 
         Raises DataError for a stack that changed since it was looked at, and for images that are
         not finite.
         """
-        images = np.empty((len(rows), self.box, self.box), np.float32)
+        box = self._box_of(rows)
+        images = np.empty((len(rows), box, box), np.float32)
         order = np.lexsort((self._index[rows], self._stack[rows]))
         stacks = self._stack[rows][order]
         for places in np.split(order, np.flatnonzero(np.diff(stacks)) + 1):
@@ -124,11 +143,12 @@ class Stacks:
         return images
 
     def middle_lines(self, rows: np.ndarray) -> np.ndarray:
-        """The middle line "B D" (float32) of the images of `rows`, without the rest of them.
+        """The middle line "B D" (float32) of the images of `rows`, all of one box, without the rest
+        of them.
 
         Raises DataError for a stack that changed since it was looked at.
         """
-        lines = np.empty((len(rows), self.box), np.float32)
+        lines = np.empty((len(rows), self._box_of(rows)), np.float32)
         order = np.lexsort((self._index[rows], self._stack[rows]))
         stacks = self._stack[rows][order]
         for places in np.split(order, np.flatnonzero(np.diff(stacks)) + 1):
@@ -198,7 +218,7 @@ class Stacks:
     def _check_finite(self, images: np.ndarray, rows: np.ndarray) -> None:
         """Name all rows whose images have pixels that are no numbers."""
         with np.errstate(over="ignore", invalid="ignore"):
-            sums = images.reshape(len(images), self.box**2).sum(1)
+            sums = images.reshape(len(images), images.shape[-1] ** 2).sum(1)
         if np.isfinite(sums).all():
             return
         finite = np.isfinite(images).all((1, 2))
@@ -503,18 +523,6 @@ def _check_layout(path: Path, layout: Layout) -> None:
     _, height, width = layout.shape
     if height != width:
         raise DataError(f"images of '{path}' are {width} x {height} pixels; extract square ones")
-
-
-def _same_box(stacks: list[_Stack]) -> None:
-    first = stacks[0]
-    box = first.layout.shape[-1]
-    for other in stacks:
-        other_box = other.layout.shape[-1]
-        if other_box != box:
-            raise DataError(
-                f"images of '{first.path}' are {box} pixels wide, those of '{other.path}'"
-                f" {other_box}; extract all with one box"
-            )
 
 
 def _check_unchanged(stack: _Stack) -> None:

@@ -102,6 +102,8 @@ def describe(settings: Settings, prepared: Prepared, progress: Progress) -> None
         f" {scene.pixel_size:g} Å, {kind}"
     )
     progress.message(f"sets            {sets}, held out {held_out}")
+    if prepared.particles is not None and prepared.particles.lattice_change:
+        progress.message(f"images          {prepared.particles.lattice_change}")
     if prepared.particles is not None and prepared.particles.ignored:
         progress.message(f"not modelled    {', '.join(prepared.particles.ignored)}")
     assert scene.mask is not None  # prepared scenes have one

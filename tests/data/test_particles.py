@@ -158,7 +158,8 @@ def test_pixel_sizes(tmp_path, make):
         return [{}, {"rlnOpticsGroup": 2, "rlnImagePixelSize": size}]
 
     rows = [{}, {"rlnOpticsGroup": 2}]
-    fails(make(tmp_path, rows, two(2.5)), "2 and of 2.5 Å", "one pixel size")
+    several = Particles.open(make(tmp_path, rows, two(2.5)))
+    assert several.lattice_change is not None and several.pixel_size == 2.5
     assert Particles.open(make(tmp_path, rows, two(2.00001))).pixel_size == 2.0  # rounding
     assert (
         Particles.open(make(tmp_path, [{}, {}], two(2.5))).pixel_size == 2.0
@@ -280,8 +281,8 @@ def test_groups_that_cannot_be(tmp_path, make):
 
 
 def test_six_optics_groups_of_two_pixel_sizes(shared_data, tmp_path, write_stack):
-    """The real file names 139 stacks, which are made here; its two pixel sizes refuse it, and one
-    group of it is fine.
+    """The real file names 139 stacks, which are made here; its two pixel sizes become one, all of
+    its aberrations are read, and one group of it is left as it is.
     """
     source = (
         (shared_data / "star-corpus" / "relion31.6opticsgroups.star")
@@ -303,7 +304,14 @@ def test_six_optics_groups_of_two_pixel_sizes(shared_data, tmp_path, write_stack
         )
     star = tmp_path / "all.star"
     star.write_text(source)
-    fails(star, "1.25 and of 1.24 Å")
+    both = Particles.open(star)
+    assert both.lattice_change == (
+        "optics groups of 8 px of 1.25 Å and 8 px of 1.24 Å are brought to 6 px of 1.25 Å"
+    )
+    assert both.ignored == []
+    assert both.views.magnification.unique(dim=0).shape == (6, 2, 2)
+    constant = torch.tensor([float(n) for n, _ in wanted])[:, None, None].expand(-1, 6, 6)
+    torch.testing.assert_close(both.images(torch.arange(both.count)), constant)
     sixth = tmp_path / "some.star"
     sixth.write_text(
         "\n".join(line for line in lines if "@" not in line or line.split()[10] == "6") + "\n"

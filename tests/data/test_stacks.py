@@ -219,17 +219,16 @@ def test_images_that_are_not_square(tmp_path, write_stack):
 
 
 def test_unequal_boxes(tmp_path, write_stack):
-    write_stack(tmp_path / "s.mrcs", numbered(1, 4))
+    """Images of one box at a time are read; what may have which is for `Particles` to say."""
+    write_stack(tmp_path / "s.mrcs", numbered(2, 4))
     write_stack(tmp_path / "t.mrcs", numbered(1, 6))
-    fails(
-        ["1@s.mrcs", "1@t.mrcs"],
-        tmp_path / "a.star",
-        str(tmp_path / "s.mrcs"),
-        "4 pixels",
-        str(tmp_path / "t.mrcs"),
-        "6",
-        "one box",
-    )
+    stacks = Stacks(["2@s.mrcs", "1@t.mrcs", "1@s.mrcs"], tmp_path / "a.star")
+    assert stacks.boxes.tolist() == [4, 6, 4]
+    assert stacks.box == 6
+    rows = np.array([1, 2, 0])
+    assert [places.tolist() for places in stacks.by_box(rows)] == [[1, 2], [0]]
+    assert stacks.read(np.array([2, 0])).shape == (2, 4, 4)
+    assert stacks.middle_lines(np.array([1])).shape == (1, 6)
 
 
 def test_files_that_are_no_stacks(tmp_path, write_stack):

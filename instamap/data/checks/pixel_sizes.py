@@ -18,18 +18,19 @@ def check(table: ParticleTable, headers: Sequence[tuple[Path, float]]) -> list[F
 
 
 def _against_headers(table: ParticleTable, headers: Sequence[tuple[Path, float]]) -> list[Finding]:
-    size = float(table.pixel_size[0])
-    others = [
-        (path, found)
-        for path, found in headers
-        if found not in UNSET and found > 0 and abs(found / size - 1) > DIFFERENCE
-    ]
+    sizes = table.pixel_size.unique().tolist()
+    others = []
+    for path, found in headers:
+        is_set = found not in UNSET and found > 0
+        if is_set and all(abs(found / size - 1) > DIFFERENCE for size in sizes):
+            others.append((path, found))
     if not others:
         return []
     path, found = others[0]
     name = table.terms["pixel size"]
     more = f" ({len(others)} of {len(headers)} stacks)" if len(headers) > 1 else ""
-    value = f"{name} of '{table.path}' is {size:g} Å, but the header of '{path}' says {found:g} Å"
+    listed = " or ".join(f"{size:g}" for size in sizes)
+    value = f"{name} of '{table.path}' is {listed} Å, but the header of '{path}' says {found:g} Å"
     return [Finding("pixel-size", value + more, "mend the one that is wrong")]
 
 

@@ -1,6 +1,7 @@
 """Images that hold the same pixels under several names: copies, whose noise is one."""
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -22,25 +23,29 @@ def same_pixels(stacks: Stacks) -> Numbers:
     """
     names = stacks.identity
     _, first = np.unique(names, return_index=True)  # a row of each name
-    lines = np.array(
-        [
-            _digest(line) if np.ptp(line) > 0 else b""
-            for start in range(0, len(first), IMAGES_AT_ONCE)
-            for line in stacks.middle_lines(first[start : start + IMAGES_AT_ONCE])
-        ],
-        dtype=object,
-    )
+    lines = np.full(len(first), b"", dtype=object)
+    for places in _batches(stacks, first):
+        for place, line in zip(places, stacks.middle_lines(first[places]), strict=True):
+            if np.ptp(line) > 0:
+                lines[place] = _digest(line)
     suspects = _shared(lines)
     if not len(suspects):
         return names
     number = np.arange(len(first))
     known: dict[bytes, int] = {}
-    for start in range(0, len(suspects), IMAGES_AT_ONCE):
-        chosen = suspects[start : start + IMAGES_AT_ONCE]
+    for places in _batches(stacks, first[suspects]):
+        chosen = suspects[places]
         images = stacks.read(first[chosen])
         for place, image in zip(chosen.tolist(), images, strict=True):
             number[place] = known.setdefault(_digest(image), place)
     return number[names]
+
+
+def _batches(stacks: Stacks, rows: Numbers) -> Iterator[Numbers]:
+    """Places in `rows`, of as many images of one box as are read at once."""
+    for places in stacks.by_box(rows):
+        for start in range(0, len(places), IMAGES_AT_ONCE):
+            yield places[start : start + IMAGES_AT_ONCE]
 
 
 def check(stacks: Stacks, same: Numbers, path: object) -> list[Finding]:

@@ -199,14 +199,16 @@ class CryosparcSource(Source):
     def with_images(self, stack: str, rescaling: Rescaling) -> "CryosparcSource":
         """Images in one stack, in the file's order, with protein white."""
         count = len(self._rows)
-        growth = rescaling.edge / rescaling.box
-        pixel_size = self._rows["blob/psize_A"]
+        before = self._rows["blob/psize_A"]
+        pixel_size = before * (rescaling.edge / rescaling.box)
+        if rescaling.pixel_size is not None:
+            pixel_size = np.full(count, rescaling.pixel_size)
         path = stack.encode("utf-8", "surrogateescape")
         fields = {
             "blob/path": np.full(count, path),
             "blob/idx": np.arange(count, dtype=np.uint32),
             "blob/shape": np.full((count, 2), rescaling.box, np.uint32),
-            "blob/psize_A": (pixel_size * growth).astype(pixel_size.dtype),
+            "blob/psize_A": pixel_size.astype(before.dtype),
             "blob/sign": np.ones(count, np.float32),
         }
         return self._with_fields(fields)

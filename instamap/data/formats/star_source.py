@@ -131,9 +131,13 @@ class StarSource(Source):
         if "rlnCtfDataArePhaseFlipped" in table.columns:
             undone = Column.of(["0"] * len(table))
             table = table.with_columns({"rlnCtfDataArePhaseFlipped": undone})
-        if rescaling.box != rescaling.box_before and self._says_box(table):
+        has_one_size = rescaling.pixel_size is None
+        is_resized = rescaling.box != rescaling.box_before or not has_one_size
+        if is_resized and self._says_box(table):
             size = Column.of([str(rescaling.box)] * len(table))
             table = table.with_columns({"rlnImageSize": size})
+        if rescaling.pixel_size is not None:
+            return self._with_pixel_size(table, rescaling.pixel_size)
         if rescaling.edge == rescaling.box:
             return table
         growing = _scaled(self._columns.path, table, _PIXEL_SIZES, rescaling.edge, rescaling.box)
@@ -141,6 +145,22 @@ class StarSource(Source):
         if self._magnification_is_of_images():
             shrinking = (*shrinking, "rlnMagnification")
         return _scaled(self._columns.path, growing, shrinking, rescaling.box, rescaling.edge)
+
+    def _with_pixel_size(self, table: Table, pixel_size: float) -> Table:
+        """A table that describes images of several pixel sizes, which now have one. Raises
+        DataError where lengths are in pixels.
+        """
+        in_pixels = [name for name in _ORIGINS_IN_PIXELS if name in table.columns]
+        if "rlnMagnification" in table.columns and self._magnification_is_of_images():
+            in_pixels.append("rlnMagnification")
+        if in_pixels:
+            raise DataError(
+                f"'{self._columns.path}' has {in_pixels[0]} for images of several pixel sizes,"
+                " which cannot be brought to one; convert it with relion_convert_star first"
+            )
+        named = [name for name in _PIXEL_SIZES if name in table.columns]
+        column = Column.of([repr(pixel_size)] * len(table))
+        return table.with_columns(dict.fromkeys(named, column))
 
     def _says_box(self, table: Table) -> bool:
         """Whether the size of images belongs in this table: where it is, or else in the optics."""
