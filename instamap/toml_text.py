@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from instamap.errors import DataError
-from instamap.files import replacing
+from instamap.files import refusal, replacing
 
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> None:
@@ -42,5 +42,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"settings file '{path}' does not exist; {remedy}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"settings file '{path}' cannot be read: {error}; {remedy}") from None
+    except OSError as error:
+        reason, _ = refusal(error)
+    except tomllib.TOMLDecodeError as error:
+        reason = str(error)
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start} is no UTF-8"
+    except (ValueError, RecursionError):  # numbers of thousands of digits, brackets likewise
+        reason = "it has numbers that are too long, or tables too deep"
+    raise DataError(f"settings file '{path}' cannot be read: {reason}; {remedy}")

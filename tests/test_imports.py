@@ -17,7 +17,8 @@ PLUGINS = Path(instamap.__file__).parents[1] / "plugins"
 ORDER = """
 version errors
 scene progress files
-toml_text mrc_format
+toml_text mrc_format checksums
+tensor_files
 plugin geometry
 fourier
 parts data
@@ -39,7 +40,7 @@ PART = {"errors", "scene", "plugin.options", "geometry", "fourier", "parts"}
 NARROWER = {
     "plugin": {"errors"},
     "parts": {"errors", "scene", "plugin.options", "geometry"},
-    "data": {*LIGHT_AND_FILES, "scene", "geometry", "fourier.ctf"},
+    "data": {*LIGHT_AND_FILES, "scene", "geometry", "fourier.ctf", "fourier.aberrations"},
     "representations": PART,
     "forward": PART,
     "deform": PART,

@@ -4,7 +4,6 @@ been stopped.
 
 import json
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from instamap.errors import DataError
-from instamap.files import replacing
 from instamap.progress import Evaluation
+from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
-VERSION = 1  # of the files
+VERSION = 2  # of the files
+AGAIN = "begin the fit anew (without --resume)"
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 
@@ -76,27 +76,34 @@ class Checkpoint:
             "best": vars(self.best),
         }
         text = json.dumps(_flatten(plain, arrays))
-        named: dict[str, Any] = {f"array{i}": array.cpu().numpy() for i, array in enumerate(arrays)}
-        # A file object: numpy would add .npz to the name of the temporary sibling.
-        with replacing(path) as sibling, sibling.open("wb") as file:
-            np.savez(file, version=np.array(VERSION), structure=np.array(text), **named)
+        named = {f"array{i}": array.cpu().numpy() for i, array in enumerate(arrays)}
+        named["version"] = np.array(VERSION)
+        named["structure"] = np.array(text)
+        write_npz(path, named)
 
     @staticmethod
     def load(path: str | Path) -> "Checkpoint":
-        """Read what `save` wrote, onto the CPU. Raises DataError for a file that is missing, not of
-        this kind or of another version.
+        """Read what `save` wrote, onto the CPU. Raises DataError for a file that is missing,
+        damaged, not of this kind or of another version.
         """
         arrays = _read(path)
-        if "structure" not in arrays or int(arrays.get("version", 0)) != VERSION:
-            raise DataError(
-                f"'{path}' does not hold a checkpoint of version {VERSION}; begin the fit anew"
-            )
-        tree = json.loads(str(arrays["structure"]))
-        plain = _restore(tree, arrays)
-        evaluations = [Evaluation(**values) for values in plain.pop("evaluations")]
-        position = Position(**plain.pop("position"))
-        best = Fitted(**plain.pop("best"))
-        return Checkpoint(position, evaluations, best=best, **plain)
+        version = arrays.get("version", np.array(0))
+        if "structure" not in arrays or not np.array_equal(version, VERSION):
+            raise DataError(f"'{path}' does not hold a checkpoint of version {VERSION}; {AGAIN}")
+        try:
+            return _checkpoint(arrays)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+            raise DataError(f"'{path}' does not hold a checkpoint; {AGAIN}") from None
+
+
+def _checkpoint(arrays: dict[str, np.ndarray]) -> Checkpoint:
+    """The checkpoint that a file's arrays are."""
+    tree = json.loads(str(arrays["structure"]))
+    plain = _restore(tree, arrays)
+    evaluations = [Evaluation(**values) for values in plain.pop("evaluations")]
+    position = Position(**plain.pop("position"))
+    best = Fitted(**plain.pop("best"))
+    return Checkpoint(position, evaluations, best=best, **plain)
 
 
 class Checkpoints(Protocol):
@@ -138,12 +145,13 @@ class KeptFit:
 
 def _read(path: str | Path) -> dict[str, np.ndarray]:
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return dict(file)
+        return read_npz(path)
     except FileNotFoundError:
         raise DataError(f"checkpoint '{path}' does not exist; check the path") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError):
-        raise DataError(f"'{path}' is not a whole checkpoint; begin the fit anew") from None
+    except (OSError, DamagedFile) as error:
+        raise DataError(
+            f"'{path}' is not a whole checkpoint: {reason_of(error)}; {AGAIN}"
+        ) from None
 
 
 def _flatten(value: Any, arrays: list[Tensor]) -> Any:

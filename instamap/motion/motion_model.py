@@ -2,7 +2,6 @@
 all particles; also on disk.
 """
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,29 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instamap import checksums
 from instamap.errors import DataError
+from instamap.files import refusal
 from instamap.model import Model, compose
 from instamap.motion.posterior import spacing
-from instamap.plugin.choice import PART_KINDS, Choices, from_record
+from instamap.plugin.choice import PART_KINDS, Choice, Choices, from_record
 from instamap.scene import Scene
+from instamap.tensor_files import DamagedFile, read_npy, read_safetensors, write_safetensors
 from instamap.toml_text import read_toml
 
 LATENTS = "latents.npy"
 SETTINGS = "run.toml"
 RELATIVE_WIDTH = 0.5  # σ of the weights of conformations, in their mean distance to each other
-LONGEST_REASON = 200  # characters of an error that are told
-# What reading half a file, or one of another kind, raises; NotImplementedError and the like are
-# RuntimeErrors.
-DAMAGED = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    pickle.UnpicklingError,
-)
+VERSION = 1  # of the files of models
+STATE = "state."  # begins names of the parameters of a model
+SCENE = "scene."  # begins names of the tensors of a scene
+COORDINATES = ("turn", "offset", "nodes", "coarse_maps")
+# What a whole file of another model raises; NotImplementedError and the like are RuntimeErrors.
+UNFITTING = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 T = TypeVar("T")
 
@@ -87,31 +82,36 @@ class HalfModel:
     def save(self, path: Path) -> None:
         """Writes it to a file."""
         scene = self.model.scene
-        kept = {
-            "scene": {one.name: getattr(scene, one.name) for one in fields(Scene)},
-            "state": self.model.state_dict(),
-            "turn": self.turn,
-            "offset": self.offset,
-            "nodes": self.nodes,
-            "maps": self.coarse_maps,
-            "fields": self.own_maps,
+        facts = {one.name: getattr(scene, one.name) for one in fields(Scene)}
+        state = self.model.state_dict()
+        tensors = {
+            **{f"{STATE}{name}": tensor for name, tensor in state.items()},
+            **{f"{SCENE}{name}": one for name, one in facts.items() if isinstance(one, Tensor)},
+            **{name: getattr(self, name) for name in COORDINATES},
         }
-        torch.save(kept, path)
+        if self.own_maps is not None:
+            tensors["own_maps"] = self.own_maps
+        plain = {name: one for name, one in facts.items() if not isinstance(one, Tensor)}
+        write_safetensors(path, tensors, {"version": VERSION, "scene": plain})
 
     @staticmethod
     def load(path: Path, parts: Choices) -> "HalfModel":
-        """Reads what `save` wrote of a model of these parts."""
-        kept = torch.load(path, weights_only=True)
-        model = compose(parts, Scene(**kept["scene"]))
-        model.load_state_dict(kept["state"])
-        return HalfModel(
-            model.eval(),
-            kept["turn"],
-            kept["offset"],
-            kept["nodes"],
-            kept["maps"],
-            kept["fields"],
-        )
+        """Reads what `save` wrote of a model of these parts. Raises DamagedFile."""
+        tensors, values = read_safetensors(path)
+        if values.get("version") != VERSION:
+            raise DamagedFile("another version of instamap wrote it")
+        facts: dict[str, Any] = {**values["scene"], **_within(tensors, SCENE)}
+        scene = Scene(**facts)
+        model = compose(parts, scene)
+        model.load_state_dict(_within(tensors, STATE))
+        own = {name: tensors[name] for name in COORDINATES}
+        return HalfModel(model.eval(), **own, own_maps=tensors.get("own_maps"))
+
+
+def _within(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by what follows."""
+    found = {name: one for name, one in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): one for name, one in found.items()}
 
 
 @dataclass(frozen=True)
@@ -153,25 +153,28 @@ class MotionModel:
 
     @staticmethod
     def open(folder: str | Path) -> "MotionModel":
-        """Reads what `save` wrote. Raises DataError for a folder that holds no motion."""
+        """Reads what `save` wrote. Raises DataError for a folder that holds no motion, or a damaged
+        one.
+        """
         folder = Path(folder)
-        paths = sorted(folder.glob("half*.pt"))
+        paths = sorted(folder.glob("half*.safetensors"))
+        if not paths and list(folder.glob("half*.pt")):
+            raise DataError(
+                f"'{folder}' holds a motion of an earlier version of instamap (half1.pt); repeat"
+                f" the run with this version: instamap reconstruct --config {folder / SETTINGS}"
+            )
         if not paths or not (folder / LATENTS).exists():
             raise DataError(
-                f"'{folder}' holds no motion: no {LATENTS} and half1.pt; give the folder of a run"
-                " with --deform bending-field"
+                f"'{folder}' holds no motion: no {LATENTS} and {_file_of_half(0)}; give the folder"
+                " of a run with --deform bending-field"
             )
         settings = read_toml(folder / SETTINGS)
+        checksums.check(folder, [SETTINGS, LATENTS, *(path.name for path in paths)])
         parts = {}
         for kind in PART_KINDS:
-            if "name" not in settings.get(kind, {}):
-                raise DataError(
-                    f"settings file '{folder / SETTINGS}' names no {kind}; give the folder as the"
-                    " run left it"
-                )
-            parts[kind] = from_record(kind, settings[kind])
+            parts[kind] = _part(folder / SETTINGS, settings, kind)
         halves = [_read(path, lambda path: HalfModel.load(path, parts)) for path in paths]
-        latents = _read(folder / LATENTS, _load_array)
+        latents = _read(folder / LATENTS, _load_latents)
         return MotionModel(halves, latents, settings)
 
     def check_bends(self, folder: str | Path) -> None:
@@ -199,23 +202,44 @@ def weights_between(nodes: Tensor, z: Tensor) -> Tensor:
     return torch.softmax(-0.5 * (distance / width) ** 2, 0)
 
 
+def _part(file: Path, settings: dict[str, Any], kind: str) -> Choice:
+    """The part of a kind that a run's settings name. Raises DataError where they name none."""
+    table = settings.get(kind)
+    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+        raise DataError(
+            f"settings file '{file}' names no {kind}; give the folder as the run left it"
+        )
+    return from_record(kind, table)
+
+
 def _file_of_half(number: int) -> str:
     """The name of the file of a fit, by its number from 0."""
-    return f"half{number + 1}.pt"
+    return f"half{number + 1}.safetensors"
 
 
-def _load_array(path: Path) -> Tensor:
-    return torch.from_numpy(np.load(path))
+def _load_latents(path: Path) -> Tensor:
+    array = read_npy(path)
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise DamagedFile("it holds no coordinates")
+    (rows,) = np.nonzero(~np.isfinite(array).all(axis=1))
+    if len(rows):
+        raise DamagedFile(
+            f"the coordinates of particle {rows[0] + 1} are {array[rows[0]].tolist()}"
+        )
+    return torch.from_numpy(array)
 
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:
     """What `read` makes of a file. Raises DataError where the file is damaged."""
     try:
         return read(path)
-    except DAMAGED as error:
-        words = " ".join(str(error).split())
-        reason = words[:LONGEST_REASON] or type(error).__name__
-        raise DataError(
-            f"'{path}' is damaged or does not belong to this run ({reason}); copy it again, or"
-            " repeat the run"
-        ) from None
+    except DamagedFile as error:
+        reason = str(error)
+    except OSError as error:
+        reason = refusal(error)[0]
+    except UNFITTING:
+        reason = "its numbers are not those of the parts in run.toml"
+    raise DataError(
+        f"'{path}' is damaged or does not belong to this run ({reason}); copy it again, or repeat"
+        " the run"
+    )

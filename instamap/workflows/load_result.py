@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instamap import checksums
 from instamap.errors import DataError
 from instamap.fitting.loop import FitResult
 from instamap.maps import mrc
@@ -23,6 +24,7 @@ from instamap.workflows.result import RECORD, Result
 from instamap.workflows.settings import Settings
 
 MAPS = ("map", "half1", "half2")
+PICTURES = (".png", ".gif", ".mp4")  # are not read
 COLUMNS_BESIDE = ("shell", "spatial_frequency", "resolution")  # of fsc.csv: those without a curve
 
 
@@ -33,7 +35,9 @@ def load_result(folder: Path) -> Result:
     """
     if not (folder / output.MARK).exists():
         raise DataError(f"'{folder}' holds no result: no {output.MARK}; give the folder of a run")
-    settings = Settings.from_record(read_toml(folder / output.MARK))
+    plain = read_toml(folder / output.MARK)
+    _check_whole(folder, plain)
+    settings = Settings.from_record(plain)
     record = read_json(folder / RECORD)
     maps, pixel_size = _read_maps(folder)
     with _reading(folder / RECORD):
@@ -54,6 +58,15 @@ def load_result(folder: Path) -> Result:
     if settings.workflow is None:
         return result
     return load_class("workflow", settings.workflow.name).reload(folder, result)
+
+
+def _check_whole(folder: Path, record: dict[str, Any]) -> None:
+    """Raises DataError where a file that is read is not as the run wrote it."""
+    names = list(checksums.read_list(folder))
+    listed = record.get("files")
+    if not names and isinstance(listed, list) and checksums.LIST in listed:
+        raise DataError(f"'{folder}' has no {checksums.LIST}; copy the whole folder again")
+    checksums.check(folder, [name for name in names if not name.endswith(PICTURES)])
 
 
 @contextmanager

@@ -11,7 +11,11 @@ from instamap.workflows.record import read_json, write_json
 from instamap.workflows.result import Artefact
 
 RECORD = "motion.json"
-PATTERNS = (LATENTS, "half*.pt", RECORD)  # of the names of all files that a motion may have
+PATTERNS = (
+    LATENTS,
+    "half*.safetensors",
+    RECORD,
+)  # of the names of all files that a motion may have
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from instamap import checksums
 from instamap.fitting.loop import FitResult
 from instamap.maps import fsc, mrc
 from instamap.plugin.choice import load_class
@@ -110,7 +111,7 @@ class Result:
             names += ["fsc.png"] * bool(self.fsc) + ["map.png"]
         for artefact in self.artefacts:
             names += artefact.files()
-        return [*names, output.MARK]
+        return [*names, checksums.LIST, output.MARK]
 
     def _volumes(self) -> dict[str, Tensor]:
         """The maps to be written; a mask that was given has a file already."""
@@ -155,6 +156,7 @@ class Result:
         write_log(folder / "log.jsonl", self.log)
         write_json(folder / RECORD, self.facts())
         write_toml(folder / output.MARK, self.record())
+        checksums.write_list(folder)
 
     def _draw(self, folder: Path) -> None:
         scene = self.scene

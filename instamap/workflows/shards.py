@@ -129,7 +129,8 @@ def _manifest(
 
 
 def merge(paths: list[Path], out: Path, *, force: bool = False) -> StatisticsFolder:
-    """Adds the statistics of disjoint shards and writes them to the folder `out`.
+    """Adds the statistics of disjoint shards and writes them to the folder `out`: to the last bit
+    the same in whatever order they are given.
 
     Raises DataError, naming both, if two folders share a shard or were not gathered alike; nothing
     is written then.
@@ -138,6 +139,7 @@ def merge(paths: list[Path], out: Path, *, force: bool = False) -> StatisticsFol
     for number, folder in enumerate(folders):
         for other in folders[:number]:
             _check_mergeable(other, folder)
+    folders.sort(key=_place_in_sum)
     counts = {name: sum(folder.counts[name] for folder in folders) for name in SETS}
     shards = [shard for folder in folders for shard in folder.shards]
     shards.sort(key=lambda shard: (shard.of, shard.number))
@@ -153,6 +155,11 @@ def merge(paths: list[Path], out: Path, *, force: bool = False) -> StatisticsFol
                 total.save(place.file(name))
             place.end()
     return target
+
+
+def _place_in_sum(folder: StatisticsFolder) -> list[tuple[int, int]]:
+    """By which folders are put in order: sums of rounded numbers depend on it."""
+    return sorted((shard.of, shard.number) for shard in folder.shards)
 
 
 def _sum(folders: list[StatisticsFolder], name: str) -> Statistics:

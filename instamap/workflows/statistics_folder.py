@@ -1,7 +1,6 @@
 """A folder of statistics on disk: what `fit` and `merge` need of the images, and their origin."""
 
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from instamap import checksums
 from instamap.errors import DataError, InstamapError, OptionError, OutputError
 from instamap.scene import Scene
 from instamap.statistics.statistics import Statistics
@@ -23,6 +23,7 @@ MARK = "accumulate.toml"
 UNFINISHED = "unfinished.toml"  # the same text: becomes the mark when all files are there
 NOISE_ROUNDING = 1e-5  # relative: the same estimate on another machine differs by rounding
 REPLACEMENT = ".replacement"  # folder in the folder, for statistics that replace complete ones
+SUM = "sha256"  # in the record: of what else it says
 AGAIN = "accumulate again"
 
 MANIFEST: dict[str, type] = {
@@ -62,8 +63,9 @@ class StatisticsFolder:
                 f"folder '{path}' holds no statistics ({MARK} is missing); give one that"
                 " accumulate or merge has written"
             )
-        folder = StatisticsFolder(path, read_toml(path / MARK))
-        _check_manifest(folder.manifest, path / MARK)
+        manifest, digest = _read_manifest(path / MARK)
+        folder = StatisticsFolder(path, manifest)
+        _check_manifest(manifest, path / MARK)
         try:
             noise = torch.tensor(folder.manifest["noise_variance"])
             whole = noise.ndim == 2 and len(folder.shards) > 0 and folder.scene is not None
@@ -71,6 +73,11 @@ class StatisticsFolder:
             whole = False
         if not whole:
             raise DataError(f"'{path / MARK}' is damaged; {AGAIN}")
+        if digest != checksums.of_values(manifest):
+            raise DataError(
+                f"'{path / MARK}' is not as it was written (its checksum differs): it is damaged;"
+                f" copy the whole folder again, or {AGAIN}"
+            )
         return folder
 
     @property
@@ -193,7 +200,7 @@ class StatisticsFolder:
                 continue
             self._check_same(mark)
             files = [self.file(name) for name in SETS]
-            if mark == MARK and all(zipfile.is_zipfile(file) for file in files):
+            if mark == MARK and all(_is_whole(file) for file in files):
                 return "done"
             self._reopen()
             return "resumed"
@@ -202,7 +209,8 @@ class StatisticsFolder:
 
     def _check_same(self, mark: str) -> None:
         """Raises OutputError where the statistics that are there were gathered otherwise."""
-        reason = self.difference(StatisticsFolder(self.path, read_toml(self.path / mark)))
+        there, _ = _read_manifest(self.path / mark)
+        reason = self.difference(StatisticsFolder(self.path, there))
         if reason:
             raise OutputError(
                 f"'{self.path}' holds other statistics ({reason}); choose another folder or"
@@ -217,13 +225,14 @@ class StatisticsFolder:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise self._unusable(error) from None
-        write_toml(self.path / UNFINISHED, self.manifest)
+        digest = checksums.of_values(self.manifest)
+        write_toml(self.path / UNFINISHED, {**self.manifest, SUM: digest})
 
     def _reopen(self) -> None:
-        """Lets files that are gone or cut off be written again."""
+        """Lets files that are gone or damaged be written again."""
         try:
             for file in map(self.file, SETS):
-                if file.exists() and not zipfile.is_zipfile(file):
+                if file.exists() and not _is_whole(file):
                     file.unlink()
             if (self.path / MARK).exists():
                 (self.path / MARK).replace(self.path / UNFINISHED)
@@ -238,6 +247,22 @@ class StatisticsFolder:
     def end(self) -> None:
         """Marks the folder as complete."""
         (self.path / UNFINISHED).replace(self.path / MARK)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of statistics is there and undamaged."""
+    try:
+        Statistics.load(file)
+    except DataError:
+        return False
+    return True
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
+    """What a record of statistics says, and the checksum that it has. Raises DataError."""
+    values = read_toml(path)
+    digest = values.pop(SUM, None)
+    return values, digest
 
 
 def _places() -> set[str]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from instamap import checksums
 from instamap.plugin.choice import Choice
 from instamap.plugin.options import Options
 from instamap.progress import SILENT, Progress
@@ -14,6 +15,7 @@ from instamap.workflows.settings import Settings
 
 MAP_FILES = (
     "run.toml",
+    checksums.LIST,
     "result.json",
     "log.jsonl",
     "map.mrc",

@@ -13,6 +13,7 @@ import torch
 from instamap.errors import DataError, OutputError
 from instamap.fitting.checkpoint import Checkpoint, Fitted, Position
 from instamap.progress import Evaluation
+from instamap.tensor_files import read_npz, write_npz
 
 
 def checkpoint(**objective) -> Checkpoint:
@@ -67,14 +68,17 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     whole = path.read_bytes()
     for bad in (b"", b"not a file of arrays", whole[: len(whole) // 2]):
         path.write_bytes(bad)
-        with pytest.raises(DataError, match="not a whole checkpoint; begin the fit anew"):
+        with pytest.raises(DataError, match="not a whole checkpoint: .* begin the fit anew"):
             Checkpoint.load(path)
     path.write_bytes(whole)
-    with np.load(path) as file:
-        arrays = dict(file)
-    np.savez(path, **(arrays | {"version": np.array(99)}))
-    with pytest.raises(DataError, match="does not hold a checkpoint of version 1"):
+    arrays = read_npz(path)
+    write_npz(path, arrays | {"version": np.array(99)})
+    with pytest.raises(DataError, match="does not hold a checkpoint of version 2"):
         Checkpoint.load(path)
+    for text in ("[" * 10000, "{}", '{"dict": [["position", {"array": 99}]]}', "1e999"):
+        write_npz(path, arrays | {"structure": np.array(text)})
+        with pytest.raises(DataError, match="does not hold a checkpoint; begin the fit anew"):
+            Checkpoint.load(path)
     with pytest.raises(OutputError, match="cannot be written"):
         checkpoint().save(tmp_path / "absent" / "x.npz")
 

@@ -22,6 +22,7 @@ from instamap.statistics import accumulator as accumulators
 from instamap.statistics.accumulator import Accumulator
 from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.statistics import Statistics
+from instamap.tensor_files import read_npz, write_npz
 
 NUMBA = compiled.usable()
 needs_numba = pytest.mark.skipif(
@@ -468,12 +469,20 @@ def test_files_that_are_no_statistics_are_refused(tmp_path):
         with pytest.raises(DataError, match="not a whole file"):
             Statistics.load(path)
     path.write_bytes(whole)
-    with np.load(path) as file:
-        arrays = dict(file)
+    arrays = read_npz(path)
     for change in ({"version": np.array(99)}, {"extra": np.array(1)}):
-        np.savez(path, **(arrays | change))
+        write_npz(path, arrays | change)
         with pytest.raises(DataError, match="does not hold statistics of version"):
             Statistics.load(path)
+    write_npz(path, arrays | {"b": np.zeros((4, 4, 2), np.float32)})
+    with pytest.raises(DataError, match=r"shapes \(4, 4, 2\) and .* not of 4 voxels an edge"):
+        Statistics.load(path)
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match="not a whole file of statistics: it has no checksum"):
+        Statistics.load(path)
+    np.savez(path, **(arrays | {"sha256": np.array("0" * 64)}))
+    with pytest.raises(DataError, match="not a whole file of statistics: its checksum differs"):
+        Statistics.load(path)
     with pytest.raises(OutputError, match="cannot be written"):
         Statistics.empty(4, 1.0).save(tmp_path / "absent" / "x.npz")
 

@@ -365,13 +365,12 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     if path.suffix == ".npz":
         with np.load(path) as file:
             arrays = {key: file[key] for key in sorted(file)}
-        return arrays, {"version": str(arrays.pop("version", None))}
+        return arrays, {name: str(arrays.pop(name, None)) for name in ("version", "sha256")}
     if path.suffix == ".safetensors":
-        from safetensors import safe_open
+        from instamap.tensor_files import read_safetensors
 
-        with safe_open(path, "np") as file:
-            said = {key: value for key, value in sorted((file.metadata() or {}).items())}
-            return {key: file.get_tensor(key) for key in sorted(file.keys())}, said
+        tensors, values = read_safetensors(path)
+        return {key: tensors[key].numpy() for key in sorted(tensors)}, {"": json.dumps(values)}
     flat = flattened(torch.load(path, map_location="cpu", weights_only=True))
     arrays = {key: v.numpy() for key, v in flat.items() if isinstance(v, torch.Tensor)}
     return arrays, {key: repr(v) for key, v in flat.items() if key not in arrays}

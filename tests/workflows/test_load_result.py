@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.command import instamap
 
+from instamap import checksums
 from instamap.errors import DataError, InstamapError
 from instamap.simulate import particle_set
 from instamap.workflows import api
@@ -148,6 +149,30 @@ def test_a_damaged_record_is_refused_in_a_line(damaged, text):
         load_result(damaged)
 
 
+@pytest.mark.parametrize("name", ["map.mrc", "half1.mrc", "mask.mrc", "result.json", "run.toml"])
+def test_one_bit_that_flipped_is_noticed(damaged, name):
+    text = bytearray((damaged / name).read_bytes())
+    text[-2] ^= 1
+    (damaged / name).write_bytes(text)
+    with pytest.raises(InstamapError, match=f"{name}' (is not as the run wrote it|cannot be read)"):
+        load_result(damaged)
+
+
+def test_a_folder_without_its_checksums_is_refused(damaged):
+    (damaged / "SHA256SUMS").write_text("half a li")
+    with pytest.raises(DataError, match="SHA256SUMS' is not as the run wrote it"):
+        load_result(damaged)
+    (damaged / "SHA256SUMS").unlink()
+    with pytest.raises(DataError, match="has no SHA256SUMS; copy the whole folder again"):
+        load_result(damaged)
+
+
+def test_pictures_may_go_or_change(damaged):
+    (damaged / "map.png").unlink()
+    (damaged / "fsc.png").write_bytes(b"another")
+    load_result(damaged)
+
+
 @pytest.mark.parametrize("name", ["log.jsonl", "fsc.csv", "run.toml"])
 def test_damaged_text_is_refused_in_a_line(damaged, name):
     (damaged / name).write_text("{\x00nonsense\n1,2,3\n")
@@ -159,6 +184,7 @@ def test_damaged_text_is_refused_in_a_line(damaged, name):
 def test_records_of_later_versions_may_say_more(damaged):
     record = json.loads((damaged / "result.json").read_text())
     (damaged / "result.json").write_text(json.dumps({**record, "novel": 1}))
+    checksums.write_list(damaged)
     assert load_result(damaged).counts == record["counts"]
 
 

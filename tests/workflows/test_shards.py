@@ -2,6 +2,7 @@
 images.
 """
 
+import itertools
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import starfile
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from support.command import QUICK, correlation, instamap, maps
 
+from instamap import checksums
 from instamap.data.particles import Particles
 from instamap.errors import DataError, OptionError, OutputError
 from instamap.geometry.symmetry import point_group
@@ -28,6 +31,7 @@ from instamap.progress import Progress
 from instamap.simulate import particle_set
 from instamap.statistics import accumulator as accumulating
 from instamap.statistics import streaming
+from instamap.toml_text import write_toml
 from instamap.workflows.choose import resolve
 from instamap.workflows.prepare import prepare
 from instamap.workflows.settings import Settings
@@ -384,6 +388,46 @@ def test_other_particles_are_not_merged(thirds, tmp_path):
     assert not (tmp_path / "stats").exists()
 
 
+def rewrite_record(folder: Path, text: str) -> None:
+    """Another accumulate.toml, with its checksum."""
+    values = tomllib.loads(text)
+    del values["sha256"]
+    write_toml(folder / "accumulate.toml", {**values, "sha256": checksums.of_values(values)})
+
+
+def test_a_record_that_was_changed_is_refused(thirds, tmp_path):
+    other = shutil.copytree(thirds[1], tmp_path / "other")
+    text = (other / "accumulate.toml").read_text()
+    (other / "accumulate.toml").write_text(text.replace("seed = 0", "seed = 1"))
+    line = instamap("merge", thirds[0], other, "-o", tmp_path / "stats").refusal
+    assert f"'{other / 'accumulate.toml'}' is not as it was written (its checksum differs)" in line
+
+
+def test_a_bit_that_flipped_in_statistics_is_noticed_and_they_can_be_gathered_again(
+    star, whole, tmp_path
+):
+    """Also where the archive's own checksums fit."""
+    stats = shutil.copytree(whole.path, tmp_path / "stats")
+    with np.load(stats / "half1.npz") as file:
+        arrays = dict(file)
+    arrays["b"][3, 4, 5] *= 2
+    np.savez(stats / "half1.npz", **arrays)
+    line = instamap("fit", stats, "-o", tmp_path / "out", *QUICK).refusal
+    assert "half1.npz' is not a whole file of statistics: its checksum differs" in line
+    found, read = resumed(Settings(star), stats)
+    assert read == whole.counts["half1"]
+    assert_alike(found, whole, tolerance=0)
+
+
+def test_shards_are_merged_to_the_same_bits_in_any_order(thirds, tmp_path):
+    outcomes = []
+    for number, order in enumerate(itertools.permutations(thirds)):
+        out = tmp_path / str(number)
+        assert instamap("merge", *order, "-o", out).code == 0
+        outcomes.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert all(one == outcomes[0] for one in outcomes)
+
+
 def test_other_noise_is_not_merged(thirds, tmp_path):
     other = shutil.copytree(thirds[1], tmp_path / "other")
     said = (other / "accumulate.toml").read_text()
@@ -392,7 +436,7 @@ def test_other_noise_is_not_merged(thirds, tmp_path):
         (1.001, False),
         (1 + 1e-7, True),
     ):  # another machine's rounding is let through
-        (other / "accumulate.toml").write_text(said.replace(repr(first), repr(first * factor), 1))
+        rewrite_record(other, said.replace(repr(first), repr(first * factor), 1))
         outcome = instamap("merge", thirds[0], other, "-o", tmp_path / "stats")
         assert outcome.code == 0 if alike else "their noise differs" in outcome.refusal
 
@@ -400,9 +444,7 @@ def test_other_noise_is_not_merged(thirds, tmp_path):
 def test_statistics_may_be_merged_from_another_place(thirds, tmp_path):
     moved = shutil.copytree(thirds[1], tmp_path / "moved")
     said = (moved / "accumulate.toml").read_text()
-    (moved / "accumulate.toml").write_text(
-        said.replace('particles = "/', 'particles = "/elsewhere/')
-    )
+    rewrite_record(moved, said.replace('particles = "/', 'particles = "/elsewhere/'))
     outcome = instamap("merge", thirds[0], moved, "-o", tmp_path / "stats")
     assert outcome.code == 0 and "shards of 33.3% of the images are missing" in outcome.out
 

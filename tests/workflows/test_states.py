@@ -24,6 +24,7 @@ from instamap.motion import conformation_maps, pose_dependence
 from instamap.motion.kmeans import kmeans, nearest
 from instamap.motion.motion_model import MotionModel
 from instamap.report import coordinates_plot, movie, render
+from instamap.tensor_files import write_safetensors
 
 COUNT = 60
 
@@ -405,7 +406,7 @@ def test_the_share_that_pose_explains():
     pose = x * z + 0.5 * z
     free = torch.randn(2000, generator=seeded(1), dtype=torch.float64)
     pose, free = (v / v.std() for v in (pose, free))
-    found = pose_dependence.leakage(
+    found = pose_dependence.explained_by_view(
         torch.stack([3 * pose, pose + free, free, 0 * free], -1), turned
     )
     assert (
@@ -414,7 +415,7 @@ def test_the_share_that_pose_explains():
         and found[2] < 0.01
         and found[3] is None
     )
-    assert pose_dependence.leakage(free[:9, None], turned[:9]) == [None]
+    assert pose_dependence.explained_by_view(free[:9, None], turned[:9]) == [None]
 
 
 def test_in_plane_turns_do_not_count():
@@ -422,8 +423,10 @@ def test_in_plane_turns_do_not_count():
     psi = 2 * math.pi * torch.rand(2000, generator=seeded(), dtype=torch.float64)
     tilt = torch.acos(2 * torch.rand(2000, generator=seeded(1), dtype=torch.float64) - 1)
     turned = rotations.from_euler(torch.zeros_like(psi), tilt, psi)
-    assert pose_dependence.leakage(torch.cos(psi)[:, None], turned)[0] < 0.01
-    assert pose_dependence.leakage(torch.cos(tilt)[:, None], turned)[0] == pytest.approx(1.0)
+    assert pose_dependence.explained_by_view(torch.cos(psi)[:, None], turned)[0] < 0.01
+    assert pose_dependence.explained_by_view(torch.cos(tilt)[:, None], turned)[0] == pytest.approx(
+        1.0
+    )
 
 
 def test_angles_in_pictures_are_those_of_the_file():
@@ -635,7 +638,7 @@ def test_states_with_maps_of_their_own_are_written(tmp_path, particles):
     torch.testing.assert_close(map, expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["half1.pt", "half2.pt", "latents.npy"])
+@pytest.mark.parametrize("name", ["half1.safetensors", "half2.safetensors", "latents.npy"])
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])
 def test_a_file_that_is_cut_off_is_named(tmp_path, particles, name, kept):
     """After some bytes or a share of them."""
@@ -657,7 +660,7 @@ def test_a_half_of_other_parts_and_settings_without_parts_are_named(tmp_path, pa
     text = toml.read_text()
     toml.write_text(text.replace("points = 5", "points = 6"))
     assert (
-        f"'{tmp_path / 'run' / 'half1.pt'}' is damaged or does not belong to this run ("
+        f"'{tmp_path / 'run' / 'half1.safetensors'}' is damaged or does not belong to this run ("
         in instamap("states", tmp_path / "run").refusal
     )
     toml.write_text(text.partition("[deformation]")[0])
@@ -665,6 +668,35 @@ def test_a_half_of_other_parts_and_settings_without_parts_are_named(tmp_path, pa
         f"settings file '{toml}' names no deformation"
         in instamap("states", tmp_path / "run").refusal
     )
-    torch.save({"scene": 3}, tmp_path / "run" / "half1.pt")
+    write_safetensors(tmp_path / "run" / "half1.safetensors", {}, {"scene": 3})
     toml.write_text(text)
-    assert "half1.pt' is damaged" in instamap("states", tmp_path / "run").refusal
+    line = instamap("states", tmp_path / "run").refusal
+    assert "half1.safetensors' is damaged" in line and "another version" in line
+
+
+def test_models_of_earlier_versions_are_refused_and_not_loaded(tmp_path, particles):
+    save(tmp_path / "run", particles, torch.zeros(COUNT, 1, dtype=torch.float64))
+    for name in ("half1", "half2"):
+        (tmp_path / "run" / f"{name}.safetensors").unlink()
+    (tmp_path / "run" / "half1.pt").write_bytes(b"a pickle")
+    line = instamap("states", tmp_path / "run", "-o", tmp_path / "out").refusal
+    assert "earlier version of instamap (half1.pt); repeat the run with this version" in line
+
+
+def test_one_bit_in_a_model_and_coordinates_that_are_no_numbers_are_noticed(tmp_path, particles):
+    run = tmp_path / "run"
+    save(run, particles, torch.zeros(COUNT, 1, dtype=torch.float64))
+    model = run / "half1.safetensors"
+    whole = model.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-5] ^= 0x40
+    model.write_bytes(flipped)
+    line = instamap("states", run, "-o", tmp_path / "out").refusal
+    assert f"'{model}' is damaged" in line and "(its checksum differs)" in line
+    model.write_bytes(whole)
+    z = np.zeros((COUNT, 1))
+    z[3] = np.nan
+    np.save(run / "latents.npy", z)
+    for words in (("states", run), ("select", run, "--within=-9,9")):
+        line = instamap(*words, "-o", tmp_path / "out").refusal
+        assert "latents.npy' is damaged" in line and "coordinates of particle 4 are [nan]" in line
