@@ -389,9 +389,9 @@ class Unpacked:
         return piece
 
 
-def stamp(found: os.stat_result) -> tuple[int, int, int]:
+def stamp(status: os.stat_result) -> tuple[int, int, int]:
     """What differs between a file and what took its place: size, time of change, number."""
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def unreadable(error: OSError | ValueError) -> MrcError:

@@ -8,7 +8,7 @@ import typer
 from instamap.cli import run
 from instamap.cli.flags import with_settings
 from instamap.cli.terminal import show
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 
 
 @with_settings("accumulate")
@@ -35,7 +35,7 @@ def accumulate(
         bool, typer.Option("--force", help="Start anew where the folder holds statistics.")
     ] = False,
     *,
-    typed: Given,
+    typed: Typed,
 ) -> None:
     """Gather statistics of images, once, for any number of fits.
 

@@ -7,7 +7,7 @@ import typer
 
 from instamap.cli.flags import with_settings
 from instamap.cli.terminal import show
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 
 if TYPE_CHECKING:
     from instamap.workflows.doctor import Diagnosis
@@ -31,7 +31,7 @@ def doctor(
         typer.Option(metavar="VIEWS.png", help="Draw the directions of view."),
     ] = None,
     *,
-    typed: Given,
+    typed: Typed,
 ) -> None:
     """Find what is wrong with particles, each with its remedy, in about a minute.
 

@@ -11,7 +11,7 @@ import typer
 
 from instamap.cli.terminal import tell
 from instamap.errors import OptionError
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 
 OBJECTIVES = ("normal", "images")
 WORKFLOWS = {"states": "motion", "poses": "poses"}
@@ -78,7 +78,7 @@ def _group_by(
     return earlier_column if column is None else column
 
 
-def translated(typed: Given, values: dict[str, Any]) -> Given:
+def translated(typed: Typed, values: dict[str, Any]) -> Typed:
     """What was typed, with earlier spellings in today's words; one line tells all of them.
 
     What was typed in today's words wins. values: of the hidden flags too, by name.

@@ -7,7 +7,7 @@ import typer
 
 from instamap.cli import run
 from instamap.cli.flags import with_settings
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 
 
 @with_settings("fit")
@@ -27,7 +27,7 @@ def fit(
         typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
     ] = False,
     *,
-    typed: Given,
+    typed: Typed,
 ) -> None:
     """Fit half maps to statistics: what reconstruct makes of the images, as often as you like.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from instamap.cli import earlier
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 from instamap.workflows.settings import (
     PREPROCESS,
     SETTING,
@@ -120,7 +120,7 @@ def _options_name(kind: str) -> str:
     return f"{kind}_options"
 
 
-def _typed(command: str, values: dict[str, Any]) -> Given:
+def _typed(command: str, values: dict[str, Any]) -> Typed:
     """What was typed of the settings."""
     plain = {}
     names = {}
@@ -137,7 +137,7 @@ def _typed(command: str, values: dict[str, Any]) -> Given:
         else:
             names[kind] = values[field.name]
             options[kind] = values[_options_name(field.name)] or []
-    return earlier.translated(Given(plain, names, options, stages), values)
+    return earlier.translated(Typed(plain, names, options, stages), values)
 
 
 def seed_range() -> tuple[float, float]:

@@ -9,7 +9,7 @@ import typer
 from instamap.cli.flags import with_settings
 from instamap.cli.terminal import show
 from instamap.errors import OptionError
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 
 STAR = "particles.star"
 STACK = "particles.mrcs"
@@ -33,7 +33,7 @@ def preprocess(
         bool, typer.Option("--force", help="Replace particles that the folder holds.")
     ] = False,
     *,
-    typed: Given,
+    typed: Typed,
 ) -> None:
     """Crop, scale down and normalise images, and write them with a STAR file that says so.
 
@@ -66,7 +66,9 @@ def preprocess(
         place.filled() as folder,
         ProgressBars() as progress,
     ):
-        progress.message(f"{opened.count} images of {opened.stacks.box} px: {steps}")
+        if opened.lattice_change:
+            progress.message(opened.lattice_change)
+        progress.message(f"{opened.count} images of {opened.lattice.box} px: {steps}")
         write_particles(
             opened, folder / STAR, folder / STACK, name=_stack_name(out), progress=progress
         )

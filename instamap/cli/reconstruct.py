@@ -7,7 +7,7 @@ import typer
 
 from instamap.cli import run
 from instamap.cli.flags import with_settings
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 
 
 @with_settings("reconstruct")
@@ -36,7 +36,7 @@ def reconstruct(
         typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
     ] = False,
     *,
-    typed: Given,
+    typed: Typed,
 ) -> None:
     """Reconstruct half maps, a map and its resolution from particles with known poses.
 

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instamap.cli.terminal import show, tell
-from instamap.workflows.read_settings import Given
+from instamap.plugin.choice import load_class
+from instamap.plugin.options import to_dict
+from instamap.workflows.read_settings import Typed
 
 if TYPE_CHECKING:
+    from instamap.fitting.stage import Stage
     from instamap.workflows.result import Result
     from instamap.workflows.settings import Settings
 
 
-def with_plain(typed: Given, **values: Any) -> Given:
+def with_plain(typed: Typed, **values: Any) -> Typed:
     """What was typed, with plain settings that are arguments of the command."""
     return replace(typed, plain={**typed.plain, **values})
 
@@ -27,7 +30,7 @@ class Place:
     resume: bool = False
 
 
-def run(config: Path | None, typed: Given, place: Place) -> None:
+def run(config: Path | None, typed: Typed, place: Place) -> None:
     """Carries out what was typed over an earlier run's settings; says what was found."""
     typed.check_names()  # before anything that takes its time is imported
     from instamap.cli.earlier import translated_record
@@ -41,18 +44,13 @@ def run(config: Path | None, typed: Given, place: Place) -> None:
     run_record(record, typed, place)
 
 
-def run_record(record: Mapping[str, Any], typed: Given, place: Place) -> None:
-    """As `run`, with the earlier settings as a record."""
-    from instamap.workflows.read_settings import read_settings
+def run_record(record: Mapping[str, Any], typed: Typed, place: Place) -> None:
+    """Carries out what was typed over a record of earlier settings; says what was found."""
+    from instamap.workflows.read_settings import automatic_kinds, read_settings
 
-    run_settings(read_settings(record, typed), place, _automatic(record, typed))
-
-
-def _automatic(record: Mapping[str, Any], typed: Given) -> list[str]:
-    """The kinds that nobody has chosen."""
-    kinds = ("workflow", "objective")
-    named = {kind: typed.names.get(kind) or record.get(kind, {}).get("name") for kind in kinds}
-    return [kind for kind, name in named.items() if name in (None, "auto")]
+    settings = read_settings(record, typed)
+    automatic = automatic_kinds(record, typed)
+    run_settings(settings, place, automatic)
 
 
 def run_settings(settings: "Settings", place: Place, automatic: list[str] | None = None) -> None:
@@ -82,40 +80,61 @@ def run_settings(settings: "Settings", place: Place, automatic: list[str] | None
 
 
 def introduction(settings: "Settings", automatic: list[str]) -> list[str]:
-    """What slows the run down, if anything, what was chosen, and the stages, in lines."""
-    from instamap.geometry import compiled
-    from instamap.plugin.options import to_dict
+    """What slows the run down, if anything, what was chosen, and the stages, in lines.
 
-    objective = settings.objective.name if settings.objective else ""
-    slices = _has_slices(settings)
+    automatic: kinds of parts that nobody has named.
+    """
+    from instamap.geometry import compiled
+
     note = compiled.note()
     lines = [note] if note else []
     for name, value in settings.special().items():
-        lines.append(f"{name:15} {value}")
-    for kind, choice in settings.choices().items():
-        options = " ".join(f"{k}={v}" for k, v in to_dict(choice.options).items())
-        if kind == "forward" and slices:
-            lines.append(
-                f"{kind:15} none: objective {objective} has exact Fourier slices; {choice.name} and"
-                " its options play no part"
-            )
-            continue
-        how = " (auto)" if kind in automatic else ""
-        lines.append(f"{kind:15} {choice.name}{how}  {options}".rstrip())
+        lines.append(_line(name, value))
+    lines += _lines_of_parts(settings, automatic)
     for number, stage in enumerate(settings.stages or (), 1):
-        usual = to_dict(type(stage)())
-        changed = [f"{k}={v}" for k, v in to_dict(stage).items() if v != usual[k]]
-        lines.append(f"{f'stage {number}':15} {' '.join(changed) or 'all parts learn'}")
+        lines.append(_line(f"stage {number}", _changed(stage)))
     return lines
 
 
-def _has_slices(settings: "Settings") -> bool:
-    """Whether the objective images the map by exact Fourier slices, without a forward operator."""
-    from instamap.plugin.choice import load_class
+def _lines_of_parts(settings: "Settings", automatic: list[str]) -> list[str]:
+    """A line for each part, with its options."""
+    lines = []
+    for kind, choice in settings.choices().items():
+        if kind == "forward" and _has_exact_slices(settings):
+            assert settings.objective is not None
+            lines.append(
+                _line(
+                    kind,
+                    f"none: objective {settings.objective.name} has exact Fourier slices;"
+                    f" {choice.name} and its options play no part",
+                )
+            )
+            continue
+        name = f"{choice.name} (auto)" if kind in automatic else choice.name
+        lines.append(_line(kind, f"{name}  {_words(to_dict(choice.options))}"))
+    return lines
 
+
+def _has_exact_slices(settings: "Settings") -> bool:
+    """Whether the objective images the map by Fourier slices, without a forward operator."""
     if settings.objective is None:
         return False
     return load_class("objective", settings.objective.name).needs != "images"
+
+
+def _changed(stage: "Stage") -> str:
+    """The options of a stage that are not the usual ones."""
+    usual = to_dict(type(stage)())
+    changed = {key: value for key, value in to_dict(stage).items() if value != usual[key]}
+    return _words(changed) or "all parts learn"
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in options.items())
+
+
+def _line(name: str, value: object) -> str:
+    return f"{name:15} {value}".rstrip()
 
 
 def conclusion(result: "Result", out: Path) -> list[str]:

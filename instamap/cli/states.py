@@ -215,7 +215,7 @@ def _write(
     words, level = _write_movie(folder, motion, selection, maps, shown, progress)
     coordinates_plot.plot(folder / "latents.png", latents, table.rotation, selection.z)
     write_latents(table, latents, folder / STAR)
-    shares = pose_dependence.leakage(latents, table.rotation)
+    shares = pose_dependence.explained_by_view(latents, table.rotation)
     record = {"states": selection.how, "level": level, "leakage": shares}
     write_json(folder / RECORD, {"instamap": __version__, "files": names_in(folder), **record})
     return WrittenStates(written, shares, words)

@@ -66,7 +66,8 @@ def write_particles(
     """
     count = particles.count if count is None else min(count, particles.count)
     done = particles.preprocessor
-    rescaling = Rescaling(particles.stacks.box, done.edge, done.box)
+    pixel_size = particles.pixel_size if particles.lattice_change else None
+    rescaling = Rescaling(particles.stacks.box, done.edge, done.box, pixel_size)
     first = particles.table.source.take(np.arange(count))
     first.with_images(name, rescaling).write(named_for(particles.table, file))
     read = images or particles.images
@@ -83,15 +84,18 @@ def named_for(table: ParticleTable, file: Path) -> Path:
     return file.with_suffix(table.source.suffix) if file.suffix == ".star" else file
 
 
-def table_of_run(settings: Mapping[str, Any], given: Path | None, count: int) -> ParticleTable:
-    """The particles of a run with `settings`, or those of the file that is given in its place,
-    which must have `count` rows. Raises DataError.
+def table_of_run(
+    settings: Mapping[str, Any], replacement: Path | None, count: int
+) -> ParticleTable:
+    """The particles of a run with `settings`, or those of the file that takes the place of its own.
+
+    They must have `count` rows. Raises DataError.
     """
-    if given is None and "particles" not in settings:
+    if replacement is None and "particles" not in settings:
         raise DataError(
             "run.toml does not name the particles; give their STAR file with --particles"
         )
-    path = Path(settings["particles"]) if given is None else given
+    path = Path(settings["particles"]) if replacement is None else replacement
     if not path.exists():
         raise DataError(
             f"the particles' STAR file '{path}' does not exist (seen from '{Path.cwd()}'); give it"

@@ -7,7 +7,7 @@ HARMONICS = 8
 """Spherical harmonics of degree 1 and 2, which are fitted beside a constant."""
 
 
-def leakage(latents: Tensor, rotation: Tensor) -> list[float | None]:
+def explained_by_view(latents: Tensor, rotation: Tensor) -> list[float | None]:
     """For each coordinate of "n L" the share of its variance that the direction of view explains.
 
     None where nothing varies or n < 10. R² of the least-squares fit of the 9 real spherical

@@ -26,14 +26,14 @@ class Round:
     """What held-out particles say of one round, in nats per particle beyond an empty map.
 
     prior: under which they are likeliest. shell: the last one, up to which images were held against
-    maps to find their poses. held_out: with corrections summed out; given: with the poses that were
-    given; both of all shells.
+    maps to find their poses. held_out: with corrections summed out; uncorrected: with the poses
+    from the file; both of all shells.
     """
 
     prior: PosePrior
     shell: int
     held_out: float
-    given: float
+    uncorrected: float
 
 
 class PoseRound:

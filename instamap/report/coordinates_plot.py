@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from instamap.motion.pose_dependence import leakage
+from instamap.motion.pose_dependence import explained_by_view
 from instamap.report import figure
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def plot(path: str | Path, latents: Tensor, rotation: Tensor, conformations: Ten
 def _title(latents: Tensor, rotation: Tensor) -> str:
     """The share of each coordinate's variance that the direction of view explains."""
     shares = []
-    for number, share in enumerate(leakage(latents, rotation), 1):
+    for number, share in enumerate(explained_by_view(latents, rotation), 1):
         word = "-" if share is None else f"{share:.1%}"
         shares.append(f"z{number} {word}")
     return f"variance that the direction of view explains: {', '.join(shares)}"

@@ -272,7 +272,7 @@ def _idle(done: list[_Done], held_out: int, tolerance: float) -> bool:
     """
     last = done[-1].rounds[-1]
     if len(done) == 1:
-        gain = (last.held_out - last.given) * held_out
+        gain = (last.held_out - last.uncorrected) * held_out
         return gain <= math.log(1 / FALSE_POSITIVE_RATE)
     before = done[-2].rounds[-1].held_out
     return last.held_out - before <= tolerance * abs(before)
@@ -297,7 +297,7 @@ def _line(number: int, found: Round, particles: Particles) -> str:
     finest = particles.box * particles.pixel_size / found.shell
     return (
         f"round {number}: held-out {found.held_out:+.4g} nats/particle,"
-        f" {found.held_out - found.given:+.3g} of them by correcting poses; poses err by"
+        f" {found.held_out - found.uncorrected:+.3g} of them by correcting poses; poses err by"
         f" {angle:.2g}° and {shift:.2g} Å rms, compared down to {finest:.3g} Å"
     )
 
@@ -311,7 +311,7 @@ def _record(z: Tensor, rounds: list[Round]) -> dict[str, Any]:
             "shift": one.prior.shift,
             "shell": one.shell,
             "held_out": one.held_out,
-            "given": one.given,
+            "given": one.uncorrected,
         }
         for one in rounds
     ]

@@ -9,7 +9,7 @@ from support.command import Outcome, instamap
 from instamap.cli import earlier
 from instamap.errors import OptionError
 from instamap.simulate import particle_set
-from instamap.workflows.read_settings import Given
+from instamap.workflows.read_settings import Typed
 from instamap.workflows.settings import Settings
 
 FIRST_VERSION = """
@@ -58,8 +58,8 @@ def test_an_earlier_command_line(particles, tmp_path):
         assert before == (tmp_path / "today" / file).read_bytes()
 
 
-def typed(values: dict, **words) -> Given:
-    return earlier.translated(Given(**words), values)
+def typed(values: dict, **words) -> Typed:
+    return earlier.translated(Typed(**words), values)
 
 
 def test_engines_are_objectives_and_workflows(capsys):
@@ -92,7 +92,7 @@ def test_todays_words_win(capsys):
 
 
 def test_nothing_is_said_where_nothing_is_old(capsys):
-    given = Given({"seed": 1}, {"objective": "images"})
+    given = Typed({"seed": 1}, {"objective": "images"})
     assert earlier.translated(given, {"engine": None, "engine_options": []}) == given
     assert earlier.translated_record({"seed": 1}, "run.toml") == {"seed": 1}
     assert not capsys.readouterr().err

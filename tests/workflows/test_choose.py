@@ -16,7 +16,7 @@ from instamap.parts import DiscreteDeformation, GaussianLikelihood, SharedDensit
 from instamap.plugin.registry import default
 from instamap.workflows import api
 from instamap.workflows.choose import ORDER, RULE, objective_name, resolve, workflow_name
-from instamap.workflows.read_settings import Given, read_settings
+from instamap.workflows.read_settings import Typed, read_settings
 from instamap.workflows.settings import Settings
 
 STAR = Path("/data/particles.star")
@@ -67,7 +67,7 @@ def by_words(deformation: str, likelihood: str, forward: str | None, beside: str
     names |= {"deformation": deformation, "likelihood": likelihood, "forward": forward}
     rest = {name: value for name, value in plain.items() if name not in names}
     try:
-        return _names(read_settings({}, Given({"particles": STAR, **rest}, names, options, stages)))
+        return _names(read_settings({}, Typed({"particles": STAR, **rest}, names, options, stages)))
     except InstamapError as error:
         return str(error)
 
@@ -283,7 +283,7 @@ def plugins(monkeypatch) -> Iterator[None]:
 def test_an_objective_of_a_plugin_is_taken_by_name(plugins):
     found = resolve(Settings(STAR, objective=("ridge", {"weight": 0.1})))
     assert _names(found) == "map ridge"
-    words = Given({"particles": STAR}, {"objective": "ridge"}, {"objective": ["weight=0.1"]})
+    words = Typed({"particles": STAR}, {"objective": "ridge"}, {"objective": ["weight=0.1"]})
     assert read_settings({}, words) == found
     assert Settings.from_record(found.record()) == found
 
@@ -296,7 +296,7 @@ def test_an_objective_of_a_plugin_is_asked_what_it_can_describe(plugins):
 def test_a_workflow_of_a_plugin_is_taken_by_name(plugins):
     found = resolve(Settings(STAR, workflow=("inversion", {"steps": 2})))
     assert (found.workflow.name, found.objective) == ("inversion", None)
-    words = Given({"particles": STAR}, {"workflow": "inversion"}, {"workflow": ["steps=2"]})
+    words = Typed({"particles": STAR}, {"workflow": "inversion"}, {"workflow": ["steps=2"]})
     assert read_settings({}, words) == found
     with pytest.raises(CompositionError, match="workflow 'inversion' does not fit .* Gaussian"):
         resolve(Settings(STAR, workflow="inversion", likelihood="bioem"))
