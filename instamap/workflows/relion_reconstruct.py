@@ -24,11 +24,12 @@ from instamap.mrc_format import MrcError, OpenFile
 GENERAL = "external_reconstruct_general"
 SPECTRA = "external_reconstruct_tau2"
 UNKNOWN_PIXEL_SIZE = 1.0  # Å: RELION 3.1 and 4.0 do not say it, and do not read it back
-
 UNKNOWN_POWER = 0.001  # where tau² is 0, the prior is a thousand times stronger than the data
 SMALLEST_WEIGHT = 0.001  # of the mean over a shell; rarer components are not blown up further
 TINY = 1e-300  # by which nothing is divided in earnest
 EDGE = 3.0  # pixels over which the sphere in the box fades
+
+Columns = Mapping[str, star_file.Column]
 
 
 @dataclass(frozen=True)
@@ -87,29 +88,41 @@ def read(path: Path) -> FourierSums:
     padding = _positive(general, "rlnPaddingFactor", path)
     box = _whole(general, "rlnOriginalImageSize", path)
     shape = _lattice(padding, box)
-    real = _read_lattice(_text(general, "rlnExtReconsDataReal", path), shape)
-    imaginary = _read_lattice(_text(general, "rlnExtReconsDataImag", path), shape)
-    has_pixel_size = "rlnPixelSize" in general
+    real = _read_lattice(general, "rlnExtReconsDataReal", path, shape)
+    imaginary = _read_lattice(general, "rlnExtReconsDataImag", path, shape)
+    weight = _read_lattice(general, "rlnExtReconsWeight", path, shape)
+    tau2 = _spectrum(tables[SPECTRA].columns, path)
+    tau2_factor = _positive(general, "rlnTau2FudgeFactor", path)
+    current_box = _whole(general, "rlnCurrentImageSize", path)
+    if not 2 <= current_box <= box:
+        raise DataError(
+            f"'{path}' has rlnCurrentImageSize {current_box}; it must be 2 to {box}, the box"
+        )
+    pixel_size = UNKNOWN_PIXEL_SIZE
+    if "rlnPixelSize" in general:
+        pixel_size = _positive(general, "rlnPixelSize", path)
+    result = _text(general, "rlnExtReconsResult", path)
     return FourierSums(
         data=torch.complex(real, imaginary),
-        weight=_read_lattice(_text(general, "rlnExtReconsWeight", path), shape),
-        tau2=_spectrum(tables[SPECTRA].columns, path),
-        tau2_factor=_positive(general, "rlnTau2FudgeFactor", path),
+        weight=weight,
+        tau2=tau2,
+        tau2_factor=tau2_factor,
         padding=padding,
         box=box,
-        current_box=_whole(general, "rlnCurrentImageSize", path),
-        pixel_size=(
-            _positive(general, "rlnPixelSize", path) if has_pixel_size else UNKNOWN_PIXEL_SIZE
-        ),
-        result=Path(_text(general, "rlnExtReconsResult", path)),
+        current_box=current_box,
+        pixel_size=pixel_size,
+        result=Path(result),
     )
 
 
 def reconstruct(sums: FourierSums) -> Tensor:
     """The map "D D D" of Fourier sums, in RELION's unit, its corners faded to the background."""
     radius = _radii(len(sums.data))
-    weight = _bounded(_with_prior(sums, radius), radius / sums.padding, sums.current_box // 2)
-    known = (radius < sums.radius) & (weight > 0)
+    regularised = _with_prior(sums, radius)
+    shells = sums.current_box // 2
+    weight = _bounded(regularised, radius / sums.padding, shells)
+    inside = radius < sums.radius
+    known = inside & (weight > 0)
     transform = torch.where(known, sums.data / weight.clamp(min=TINY), 0.0)
     padded = torch.fft.irfftn(transform, s=[len(radius)] * 3, norm="forward")
     middle = _middle(padded, sums.box)
@@ -126,10 +139,14 @@ def _with_prior(sums: FourierSums, radius: Tensor) -> Tensor:
     # A component of the padded lattice is one of padding³ that share the shell's power.
     factor = sums.padding**3 * sums.tau2_factor
     known = tau2 > 0
-    usual = 1.0 / (factor * tau2.where(known, torch.ones_like(tau2)))
+    one = torch.ones_like(tau2)
+    power = torch.where(known, tau2, one)
+    usual = 1.0 / (factor * power)
     measured = sums.weight > 0
-    strong = 1.0 / (UNKNOWN_POWER * sums.weight.where(measured, torch.ones_like(tau2)))
-    return sums.weight + torch.where(known, usual, strong * measured)
+    weight = torch.where(measured, sums.weight, one)
+    strong = 1.0 / (UNKNOWN_POWER * weight)
+    prior = torch.where(known, usual, strong * measured)
+    return sums.weight + prior
 
 
 def _bounded(weight: Tensor, radius: Tensor, shells: int) -> Tensor:
@@ -195,33 +212,40 @@ def _lattice(padding: float, box: int) -> tuple[int, int, int]:
     return edge, edge, edge // 2 + 1
 
 
-def _read_lattice(name: str, shape: tuple[int, int, int]) -> Tensor:
-    """The values of a half transform, in float64. Raises DataError."""
-    path = Path(name)
+def _read_lattice(
+    columns: Columns, label: str, request: Path, shape: tuple[int, int, int]
+) -> Tensor:
+    """The values of the half transform that a label names, in float64. Raises DataError."""
+    path = Path(_text(columns, label, request))
     try:
-        file = OpenFile(path)
-        layout = mrc_format.parse(file.read(mrc_format.HEADER_BYTES), file.size)
-        if layout.shape != shape:
-            raise DataError(
-                f"'{path}' has shape {layout.shape}, not {shape} as its STAR file says; run"
-                " relion_refine again"
-            )
-        raw = np.empty(layout.data_bytes, np.uint8)
-        file.read_into([raw], layout.offset, raw.nbytes)
+        stored = _stored(path, shape)
     except FileNotFoundError:
         raise DataError(
             f"'{path}' does not exist; run in the folder of RELION's project, to which its names"
             " are relative"
         ) from None
     except MrcError as error:
-        raise DataError(f"'{path}' cannot be read as MRC: {error.reason}") from error
-    values = np.array(layout.decode(raw), dtype=np.float64)
+        remedy = error.remedy or "run relion_refine again"
+        raise DataError(f"'{path}' cannot be read as MRC: {error.reason}; {remedy}") from error
+    values = np.array(stored, dtype=np.float64)
     if not np.isfinite(values).all():
         raise DataError(f"'{path}' has values that are not finite; run relion_refine again")
     return torch.from_numpy(values)
 
 
-Columns = Mapping[str, star_file.Column]
+def _stored(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """The values of an MRC file as they are there. Raises DataError for another shape."""
+    file = OpenFile(path)
+    head = file.read(mrc_format.HEADER_BYTES)
+    layout = mrc_format.parse(head, file.size)
+    if layout.shape != shape:
+        raise DataError(
+            f"'{path}' has shape {layout.shape}, not {shape} as its STAR file says; run"
+            " relion_refine again"
+        )
+    raw = np.empty(layout.data_bytes, np.uint8)
+    file.read_into([raw], layout.offset, raw.nbytes)
+    return layout.decode(raw)
 
 
 def _text(columns: Columns, label: str, path: Path) -> str:

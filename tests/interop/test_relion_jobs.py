@@ -5,8 +5,10 @@ that relion_refine calls for.
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +154,26 @@ def test_a_job_ends_when_relion_asks_for_it(inside):
     (folder / ABORT_NOW).touch()
     assert "aborted" in job("abort", *QUICK).refusal
     assert exit_file(folder) == ABORTED
+
+
+@pytest.mark.slow
+def test_a_job_that_a_queue_ends_is_aborted_and_keeps_what_it_has(inside):
+    folder = inside / "External" / "queue"
+    endless = ["--O", "steps=1000000", "patience=1000000"]
+    call = [PROGRAM, "relion-external", "--o", "External/queue/", "--in_parts", STAR, *endless]
+    process = subprocess.Popen(call, env=single_thread(), stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 100
+        while not list(folder.glob(".instamap-kept/*.npz")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    assert exit_file(folder) == ABORTED
+    assert list(folder.glob(".instamap-kept/*.npz"))
 
 
 @pytest.mark.parametrize(
@@ -388,6 +410,8 @@ def test_the_command_writes_the_map_where_it_is_expected(tmp_path, monkeypatch, 
         ({"rlnOriginalImageSize": 18}, "has shape"),
         ({"rlnOriginalImageSize": -1}, "above 0"),
         ({"rlnPaddingFactor": "nan"}, "above 0"),
+        ({"rlnCurrentImageSize": 1}, "2 to 16"),
+        ({"rlnCurrentImageSize": 18}, "2 to 16"),
         ({"rlnExtReconsWeight": "gone.mrc"}, "gone.mrc"),
         ({"rlnExtReconsWeight": "request.star"}, "MRC"),
     ],
