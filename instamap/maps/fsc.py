@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -360,6 +361,20 @@ def auc(curve: Tensor) -> float:
     return float(curve[1:].mean())
 
 
+@dataclass(frozen=True)
+class MaskCorrection:
+    """How far a mask alone makes two maps agree: FSC curves "D//2+1".
+
+    shell: from which on phases are random. masked: of the maps inside the mask. random: of the
+    same with random phases. corrected: masked, less what random phases bring about.
+    """
+
+    shell: int
+    masked: Tensor
+    random: Tensor
+    corrected: Tensor
+
+
 def phase_randomised(
     a: Tensor,
     b: Tensor,
@@ -368,6 +383,21 @@ def phase_randomised(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """FSC "D//2+1" inside `mask`, less the agreement that the mask itself brings about.
+
+    The last curve of `correct_for_mask`.
+    """
+    correction = correct_for_mask(a, b, mask, shell, generator)
+    return correction.corrected
+
+
+def correct_for_mask(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor,
+    shell: int | None = None,
+    generator: torch.Generator | None = None,
+) -> MaskCorrection:
+    """FSC of maps "D D D" inside `mask` "D D D", and how much of it the mask brings about.
 
     The maps are `levelled`. (FSC_masked - FSC_random) / (1 - FSC_random) from `shell` + 2 on,
     FSC_masked before; FSC_random is that of the masked maps after their phases were made random
@@ -395,11 +425,12 @@ def phase_randomised(
         0.0,
     )
     shells = torch.arange(len(masked), device=masked.device)
-    return torch.where(
+    corrected = torch.where(
         shells < shell + 2,
         masked,
         corrected.clamp(-1, 1),
     )
+    return MaskCorrection(shell, masked, random, corrected)
 
 
 def _first_unknown_phase(

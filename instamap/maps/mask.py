@@ -17,6 +17,9 @@ MIN_PART_SHARE = 0.1
 """Parts of at least this share of the largest one's size belong to the particle."""
 
 
+POINTS_AT_ONCE = 1024  # around which voxels are looked for
+
+
 def sphere(
     box: int,
     pixel_size: float,
@@ -115,6 +118,85 @@ def from_map(
     particle = _largest_parts(dense & inside)
     distance = _distance(particle, math.ceil(extend + edge))
     return _soft(distance, extend, edge)
+
+
+def from_level(
+    volume: Tensor,
+    level: float,
+    *,
+    extend: float = 0,
+    edge: float = 0,
+    largest_parts: bool = False,
+) -> Tensor:
+    """A soft mask "D D D" around the voxels of a map "D D D" that are at least `level`.
+
+    1 less than `extend` voxels from them, half a cosine over `edge` voxels from there, measured
+    from the extended voxels, as relion_mask_create has it. largest_parts: only the largest
+    connected part, and others of at least a tenth of its size. Raises DataError where no voxel, or
+    each of them, reaches the level.
+    """
+    solid = volume.detach() >= level
+    low = float(volume.min())
+    high = float(volume.max())
+    if not bool(solid.any()) or bool(solid.all()):
+        many = "no voxel" if high < level else "every voxel"
+        raise DataError(
+            f"{many} of the map reaches level {level:g}: its values are from {low:g} to {high:g};"
+            " give a level between them"
+        )
+    if largest_parts:
+        solid = _largest_parts(solid)
+    return _extended(solid, extend, edge)
+
+
+def from_points(
+    position: Tensor,
+    box: int,
+    pixel_size: float,
+    *,
+    radius: float,
+    extend: float = 0,
+    edge: float = 0,
+) -> Tensor:
+    """A soft mask "D D D" around points, such as a model's atoms.
+
+    position "P 3": x, y, z in Å from the first voxel. Voxels within `radius` Å of a point are
+    inside; `extend` and `edge` are in voxels, as for `from_level`. Raises DataError where all
+    points are outside the box.
+    """
+    solid = torch.zeros(box, box, box, dtype=torch.bool)
+    offset = _ball_of_offsets(radius / pixel_size)
+    voxel = position.double() / pixel_size
+    for points in voxel.split(POINTS_AT_ONCE):
+        index = points.round().long()[:, None] + offset
+        distance = (index - points[:, None]).norm(dim=-1)
+        inside = ((index >= 0) & (index < box)).all(-1)
+        x, y, z = index[inside & (distance * pixel_size <= radius)].unbind(-1)
+        solid[z, y, x] = True
+    if not bool(solid.any()):
+        raise DataError(
+            f"none of {len(position)} points is inside a box of {box} voxels of {pixel_size:g} Å;"
+            " give a model in the map's frame, or one whose origin is the middle (--centred)"
+        )
+    return _extended(solid, extend, edge)
+
+
+def _ball_of_offsets(radius: float) -> Tensor:
+    """Steps "n 3" to all voxels that may be within `radius` voxels of a point."""
+    reach = math.ceil(radius + 1)
+    axis = torch.arange(-reach, reach + 1)
+    steps = torch.cartesian_prod(axis, axis, axis)
+    distance = steps.double().norm(dim=-1)
+    return steps[distance <= radius + 1]
+
+
+def _extended(solid: Tensor, extend: float, edge: float) -> Tensor:
+    """1 less than `extend` voxels from the true ones, with an edge around what is then inside."""
+    if extend > 0:
+        solid = _distance(solid, math.ceil(extend)) < extend
+    if edge == 0:
+        return solid.float()
+    return _soft(_distance(solid, math.ceil(edge)), 0, edge)
 
 
 def _low_pass(

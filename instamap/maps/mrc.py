@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mrcfile.dtypes import HEADER_DTYPE
 from torch import Tensor
 
 from instamap import mrc_format
@@ -16,17 +17,32 @@ PIXEL_SIZE_TOLERANCE = (
 )
 
 
-def write(path: str | Path, density: Tensor | np.ndarray, pixel_size: float) -> None:
-    """Write a map [z, y, x] as float32 (mode 2, space group 1) with voxels of `pixel_size` Å,
-    origin and start at zero.
+Origin = tuple[float, float, float]
+"""Where the middle of a map's first voxel is, in Å along x, y, z, as a model has it."""
 
-    Raises DataError for a map that is not a finite volume, OutputError where the file system
+LABEL_BYTES = 80  # of a line of words in a header
+
+
+def write(
+    path: str | Path,
+    density: Tensor | np.ndarray,
+    pixel_size: float,
+    *,
+    origin: Origin = (0.0, 0.0, 0.0),
+    label: str | None = None,
+) -> None:
+    """Write a map [z, y, x] as float32 (mode 2, space group 1) with voxels of `pixel_size` Å, start
+    at zero.
+
+    label: what the map is, in up to 80 ASCII characters, after the program's own. Raises DataError for a map that is not a finite volume, OutputError where the file system
     refuses.
     """
     data = _volume(path, density)
     _check_voxels(path, pixel_size)
     # ChimeraX places a map by origin and start, RELION ignores both; zero is where they agree.
     header = mrc_format.header(data.shape, pixel_size, _statistics(data))
+    if any(origin) or label is not None:
+        header = _described(header, origin, label)
     with replacing(path) as sibling, sibling.open("wb") as file:
         file.write(header)
         file.write(data.data)
@@ -54,6 +70,65 @@ def read(path: str | Path) -> tuple[Tensor, float]:
             f"map '{path}' has {_count_bad(values)} values that are not finite; mend it first"
         )
     return torch.from_numpy(values), _isotropic(path, layout.voxel_size)
+
+
+def read_origin(path: str | Path) -> Origin:
+    """Where a map is, by its header: the origin, or the start where the origin is zero, as ChimeraX
+    has it.
+
+    Raises DataError for a file that is missing or no MRC file.
+    """
+    try:
+        header = _first_bytes(Path(path))
+        layout = mrc_format.parse(header, None)
+    except FileNotFoundError:
+        raise DataError(f"map '{path}' does not exist; check the path") from None
+    except MrcError as error:
+        remedy = error.remedy or "give an .mrc or .map file"
+        raise DataError(f"map '{path}' cannot be read as MRC: {error.reason}; {remedy}") from error
+    fields = _fields(header)
+    origin = [float(fields["origin"][axis]) for axis in "xyz"]
+    if not any(origin) or not np.isfinite(origin).all():
+        start = _starts(fields)
+        origin = [step * size for step, size in zip(start, layout.voxel_size, strict=True)]
+    x, y, z = origin
+    return x, y, z
+
+
+def _first_bytes(path: Path) -> bytes:
+    """A file's header, unpacked. Raises MrcError."""
+    file = OpenFile(path)
+    if not file.is_packed():
+        return file.read(mrc_format.HEADER_BYTES)
+    return b"".join(Unpacked(file).pieces(mrc_format.HEADER_BYTES))
+
+
+def _fields(header: bytes) -> np.ndarray:
+    """The fields of a header, in the byte order in which its mode makes sense."""
+    little = np.frombuffer(header, HEADER_DTYPE.newbyteorder("<"))[0]
+    if 0 <= int(little["mode"]) <= 0xFFFF:
+        return little
+    return np.frombuffer(header, HEADER_DTYPE.newbyteorder(">"))[0]
+
+
+def _starts(fields: np.ndarray) -> list[int]:
+    """The first voxel along x, y, z; the file has it by columns, rows, sections."""
+    stored = [int(fields[name]) for name in ("nxstart", "nystart", "nzstart")]
+    axes = [int(fields[name]) for name in ("mapc", "mapr", "maps")]
+    if sorted(axes) != [1, 2, 3]:
+        return stored
+    return [stored[axes.index(axis)] for axis in (1, 2, 3)]
+
+
+def _described(header: bytes, origin: Origin, label: str | None) -> bytes:
+    """The header with a place and a line of words."""
+    fields = np.frombuffer(header, HEADER_DTYPE.newbyteorder("<")).copy()
+    fields["origin"] = origin
+    if label is not None:
+        words = label.encode("ascii", "replace")
+        fields["label"][0, 1] = words[:LABEL_BYTES]
+        fields["nlabl"] = 2
+    return fields.tobytes()
 
 
 def _volume(path: str | Path, density: Tensor | np.ndarray) -> np.ndarray:
