@@ -15,6 +15,7 @@ from instamap.fourier import ctf
 from instamap.geometry import grids
 from instamap.geometry.sampling import sample_volume
 from instamap.parts import (
+    CurvedOperator,
     Deformation,
     DensityFn,
     ForwardOperator,
@@ -26,7 +27,7 @@ from instamap.parts import (
 )
 from instamap.plugin.choice import DEFAULTS, PART_KINDS, Choice, Choices, choose, load_class
 from instamap.plugin.registry import Registry
-from instamap.scene import Batch, Scene, Views
+from instamap.scene import Batch, Optics, Scene, Views
 
 # Points at once, which bounds memory; a field splits them further where that is faster.
 POINTS_AT_ONCE = 1 << 19
@@ -97,6 +98,11 @@ def check_compatible(
         raise CompositionError(
             f"{name['deformation']} gives every particle its own density, {name['forward']} needs"
             " one that all share; choose --deform identity or --forward ray"
+        )
+    if premultiplied and issubclass(classes["forward"], CurvedOperator):
+        raise CompositionError(
+            "the images are premultiplied by their CTF (rlnCtfDataAreCtfPremultiplied), which hides"
+            f" what {name['forward']} needs of them; choose --forward slice"
         )
     if premultiplied and not issubclass(classes["likelihood"], PremultipliedLikelihood):
         raise CompositionError(
@@ -202,12 +208,30 @@ class Model(nn.Module):
         """
         z = self.deformation.latent(views, images)
         operator = self.forward_operator
+        if isinstance(operator, CurvedOperator) and views.optics is not None:
+            return self._project_curved(operator, self.field(z), views, views.optics, generator)
         projection = operator(self.field(z), views, generator=generator)
         if views.optics is None:
             return projection, projection
         pixel_size = self.scene.pixel_size
         predicted = ctf.apply(projection, views.optics, pixel_size, padding=operator.padding)
         return projection, predicted
+
+    def _project_curved(
+        self,
+        operator: CurvedOperator,
+        density: DensityFn,
+        views: Views,
+        optics: Optics,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What `project` returns, on the Ewald sphere."""
+        in_phase, quadrature = operator.in_phase_and_quadrature(density, views, generator=generator)
+        pixel_size = self.scene.pixel_size
+        padding = operator.padding
+        predicted = ctf.apply(in_phase, optics, pixel_size, padding=padding)
+        rest = ctf.apply_quadrature(quadrature, optics, pixel_size, padding=padding)
+        return in_phase, predicted + rest
 
     def log_prob(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """log p "B" of each image, in nats (premultiplied images: up to a constant of the data)."""

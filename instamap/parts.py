@@ -155,6 +155,20 @@ class SharedDensityOperator(ForwardOperator):
     """A forward operator for which all rows have one density."""
 
 
+class CurvedOperator(SharedDensityOperator):
+    """A forward operator that sees the Ewald sphere: what lies above the focus and below it differs
+    in images, so that no convolution of the map tells what all of them say.
+    """
+
+    @abstractmethod
+    def in_phase_and_quadrature(
+        self, density: DensityFn, views: Views, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images "B D D" that the CTF transfers, and those that its quadrature does (see
+        `fourier.ctf.quadrature_ctf`), at views that have optics.
+        """
+
+
 class Likelihood(nn.Module, ABC):
     """The probability of an image given its prediction.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from instamap.fitting.lattice import Lattice
 from instamap.fitting.objective import Objective, ObjectiveOptions, StatisticsData
 from instamap.model import Model
-from instamap.parts import GaussianLikelihood, SharedDensity
+from instamap.parts import CurvedOperator, GaussianLikelihood, SharedDensity
 from instamap.plugin.options import option
 
 
@@ -55,6 +55,9 @@ class NormalEquations(Objective):
             return f"deformation {deformation.__name__} gives every particle its own density"
         if not issubclass(likelihood, GaussianLikelihood):
             return f"likelihood {likelihood.__name__} is not Gaussian"
+        forward = parts["forward"]
+        if issubclass(forward, CurvedOperator):
+            return f"forward operator {forward.__name__} looks at a sphere, not at planes"
         return None
 
     def __init__(self, options: Options, model: Model, data: StatisticsData) -> None:

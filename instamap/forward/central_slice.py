@@ -65,11 +65,17 @@ class Slice(SharedDensityOperator):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Projections "B D D" of the one density that all views share."""
-        x = self._jittered(views.rotation.dtype, generator)
+        volume = self.raster(density, views.rotation.dtype, generator)
+        return self.projector(volume, views)
+
+    def raster(
+        self, density: DensityFn, dtype: torch.dtype, generator: torch.Generator | None
+    ) -> Tensor:
+        """The map "D D D" [z, y, x] of the density that is projected."""
+        x = self._jittered(dtype, generator)
         values = density(x[None])[0]
         empty = values.new_zeros(self.inside.shape)
-        volume = empty.masked_scatter(self.inside, values)
-        return self.projector(volume, views)
+        return empty.masked_scatter(self.inside, values)
 
     def _jittered(
         self,

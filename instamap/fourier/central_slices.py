@@ -30,6 +30,7 @@ from instamap.fourier.kaiser_bessel import (
 from instamap.geometry import compiled, grids
 
 OVERSAMPLING = 2.0
+PLANE_AXES = 2
 POINTS_AT_ONCE = 4096  # in torch: of each, 125 cells are looked up
 
 
@@ -52,7 +53,10 @@ class Spectrum:
         self._cells = torch.view_as_real(grid)
 
     def slices(self, frames: Tensor, plane: Tensor) -> Tensor:
-        """F "V P" (complex) at the frequencies plane @ frames, as `central_slices`."""
+        """F "V P" (complex) at the frequencies plane @ frames, as `central_slices`.
+
+        With frames "V 3 3" and points "P 3" they may lie outside the plane.
+        """
         if plane.numel():
             highest = float(plane.norm(dim=1).max())
             if not highest < self.box / 2:
@@ -124,7 +128,7 @@ class _Gather(torch.autograd.Function):
         ctx.save_for_backward(frames, plane)
         ctx.half = half
         ctx.shape = grid.shape
-        kernels = _kernels_for(grid)
+        kernels = _kernels_for(grid, frames)
         if kernels is not None:
             return kernels.gather(grid, frames, plane, half)
         at, sign = _points(frames, plane, half)
@@ -149,7 +153,7 @@ class _Gather(torch.autograd.Function):
             dtype=frames.dtype,
             device=frames.device,
         )
-        kernels = _kernels_for(grad)
+        kernels = _kernels_for(grad, frames)
         if kernels is not None:
             kernels.scatter(grad, frames, plane, upstream, ctx.half)
             return grad, None, None, None
@@ -186,8 +190,10 @@ def _conjugating(sign: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(sign), sign], 1)
 
 
-def _kernels_for(grid: Tensor) -> ModuleType | None:
-    """The compiled form, for float32 on a CPU where there is a numba that works."""
+def _kernels_for(grid: Tensor, frames: Tensor) -> ModuleType | None:
+    """The compiled form, for planes in float32 on a CPU where there is a numba that works."""
+    if frames.shape[1] != PLANE_AXES:
+        return None
     if grid.dtype != torch.float32 or grid.device.type != "cpu":
         return None
     return _numba()

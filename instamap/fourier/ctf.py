@@ -19,6 +19,26 @@ def ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
     in RELION (cryoDRGN, ASPIRE and the paper's code use the opposite sign). Even Zernike terms are
     subtracted from χ, and all is evaluated at the frequencies of the particle (see `aberrations`).
     """
+    phase, envelope = _phase_and_envelope(optics, box, pixel_size)
+    weight = _column(optics.amplitude_contrast)
+    phase_weight = torch.sqrt(1 - weight**2)
+    phase_contrast = phase_weight * torch.sin(phase)
+    amplitude_contrast = weight * torch.cos(phase)
+    return (phase_contrast + amplitude_contrast) * envelope
+
+
+def quadrature_ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
+    """[sqrt(1-w²) cos χ - w sin χ] exp(-B s²/4) scale, "B D D//2+1": where the CTF is a sine, this
+    is its cosine. It is what the difference of the Ewald sphere's two sides is multiplied by.
+    """
+    phase, envelope = _phase_and_envelope(optics, box, pixel_size)
+    weight = _column(optics.amplitude_contrast)
+    phase_weight = torch.sqrt(1 - weight**2)
+    return (phase_weight * torch.cos(phase) - weight * torch.sin(phase)) * envelope
+
+
+def _phase_and_envelope(optics: Optics, box: int, pixel_size: float) -> tuple[Tensor, Tensor]:
+    """χ less the even Zernike terms, and exp(-B s²/4) scale, "B D D//2+1"."""
     k = aberrations.frequencies(optics, box, pixel_size)
     square = (k**2).sum(-1)
     kx, ky = k.unbind(-1)
@@ -27,14 +47,11 @@ def ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
     even = aberrations.even_phase(optics, k)
     if even is not None:
         phase = phase - even
-    weight = _column(optics.amplitude_contrast)
     b_factor = _column(optics.b_factor)
     damping = torch.exp(-0.25 * b_factor * square)
-    envelope = damping * _column(optics.scale)
-    phase_weight = torch.sqrt(1 - weight**2)
-    phase_contrast = phase_weight * torch.sin(phase)
-    amplitude_contrast = weight * torch.cos(phase)
-    return (phase_contrast + amplitude_contrast) * envelope
+    if optics.dose is not None:
+        damping = damping * dose_weight(_column(optics.dose), square)
+    return phase, damping * _column(optics.scale)
 
 
 def _phase(
@@ -53,6 +70,17 @@ def _phase(
     aberration = 0.5 * spherical * lam**2 * square
     chi = math.pi * lam * square * (defocus - aberration)
     return chi + _column(optics.phase_shift)
+
+
+def dose_weight(dose: Tensor, square: Tensor) -> Tensor:
+    """The factor that radiation leaves of components at squared frequencies s² (1/Å²) once the
+    specimen had a dose (electrons/Å²): exp(-dose / 2 N(s)), N(s) = 0.245 s^-1.665 + 2.81.
+
+    N is the dose at which proteins have lost half of a component's worth (Grant and Grigorieff,
+    eLife 4, e06980 (2015), equation 3), as RELION and WarpTools apply it.
+    """
+    critical_dose = 0.245 * square ** (-1.665 / 2) + 2.81
+    return torch.exp(-0.5 * dose / critical_dose)
 
 
 def _column(values: Tensor) -> Tensor:
@@ -75,6 +103,25 @@ def apply(
     """
     frame = _frame(images, padding)
     transfer = ctf(optics, frame, pixel_size)
+    return _transferred(images, transfer, optics, pixel_size)
+
+
+def apply_quadrature(
+    images: Tensor,
+    optics: Optics,
+    pixel_size: float,
+    *,
+    padding: float = 1.0,
+) -> Tensor:
+    """As `apply`, of what is transferred in quadrature (see `quadrature_ctf`)."""
+    frame = _frame(images, padding)
+    transfer = quadrature_ctf(optics, frame, pixel_size)
+    return _transferred(images, transfer, optics, pixel_size)
+
+
+def _transferred(images: Tensor, transfer: Tensor, optics: Optics, pixel_size: float) -> Tensor:
+    """Images after a transfer "B F F//2+1" and odd aberrations."""
+    frame = transfer.shape[1]
     modulation = aberrations.modulation(optics, frame, pixel_size)
     if modulation is not None:
         transfer = transfer * modulation

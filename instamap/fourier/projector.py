@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from instamap.fourier.central_slices import Spectrum
+from instamap.fourier.electrons import wavelength
 from instamap.geometry import grids
 from instamap.scene import Views
 
@@ -57,6 +58,26 @@ class Projector(nn.Module):
         plane = self.plane.to(volume)
         in_box = plane * (self.box / self.frame)
         slices = self._slices(volume, views, in_box)
+        return self._images(slices, plane, views)
+
+    def curved(self, volume: Tensor, views: Views, curvature: float) -> tuple[Tensor, Tensor]:
+        """Images "B D D" in phase and in quadrature, of what the Ewald sphere reaches.
+
+        With V± the map's components at Aᵀ(M k, ±λ|M k|²/2), for `curvature` 1, or the other way
+        round for -1, these have the components ½(V+ + V-) and -½i (V+ - V-); an image is the first
+        times the CTF plus the second times `ctf.quadrature_ctf`.
+        """
+        plane = self.plane.to(volume)
+        in_box = plane * (self.box / self.frame)
+        transform = Spectrum(volume)
+        above = self._curved_slices(transform, views, in_box, curvature)
+        below = self._curved_slices(transform, views, in_box, -curvature)
+        in_phase = self._images(0.5 * (above + below), plane, views)
+        quadrature = self._images(-0.5j * (above - below), plane, views)
+        return in_phase, quadrature
+
+    def _images(self, slices: Tensor, plane: Tensor, views: Views) -> Tensor:
+        """Images "B D D" of slices "B P" of the map's transform."""
         projected = slices * self.pixel_size
         moved = projected * self._shift(plane, views.origin)
         shape = (len(views), *self.inside.shape)
@@ -84,6 +105,31 @@ class Projector(nn.Module):
             whole[:, reached] = values
             parts.append(whole)
             order.append(rows)
+        place = torch.argsort(torch.cat(order))
+        return torch.cat(parts)[place]
+
+    def _curved_slices(
+        self, transform: Spectrum, views: Views, plane: Tensor, curvature: float
+    ) -> Tensor:
+        """Slices "B P" over the components "P 2", on a sphere of radius 1/(λ · curvature)."""
+        assert views.optics is not None, "without optics no wavelength is known"
+        edge = self.box * self.pixel_size
+        lengths = wavelength(views.optics.voltage).to(plane)
+        parts = []
+        order = []
+        for matrix, group in views.by_magnification():
+            true = plane if matrix is None else plane @ matrix.mT.to(plane)
+            square = (true**2).sum(1)
+            for length in lengths[group].unique():
+                rows = group[lengths[group] == length]
+                depth = 0.5 * curvature * length / edge * square
+                points = torch.cat([true, depth[:, None]], 1)
+                reached = points.norm(dim=1) < self.box / 2 - ROUNDING
+                values = transform.slices(views.rotation[rows].to(plane), points[reached])
+                whole = values.new_zeros(len(rows), len(plane))
+                whole[:, reached] = values
+                parts.append(whole)
+                order.append(rows)
         place = torch.argsort(torch.cat(order))
         return torch.cat(parts)[place]
 

@@ -70,6 +70,13 @@ def instamap_components() -> list[Component]:
             "",
         ),
         Component(
+            "forward",
+            "ewald",
+            "instamap.forward.ewald:Ewald",
+            "slices on the Ewald sphere, for large particles at high resolution",
+            "",
+        ),
+        Component(
             "deformation",
             "identity",
             "instamap.deform.identity:Identity",
@@ -180,6 +187,13 @@ def instamap_components() -> list[Component]:
             "instamap.data.formats.star:StarFormat",
             "STAR file of particles (RELION 3.0 or later)",
             "Scheres, J. Struct. Biol. 180, 519-530 (2012), doi 10.1016/j.jsb.2012.09.006",
+        ),
+        Component(
+            "format",
+            "relion-tilt-series",
+            "instamap.data.formats.tilt_series:TiltSeriesFormat",
+            "particles of tilt series as stacks of 2-D images (RELION 5, WarpTools)",
+            "Burt et al., FEBS Open Bio 14, 1788-1804 (2024), doi 10.1002/2211-5463.13873",
         ),
         Component(
             "format",
