@@ -18,8 +18,6 @@ WORKFLOWS = {"states": "motion", "poses": "poses"}
 OBJECTIVE_OF = {"motion": "conformations", "poses": "normal"}
 RENAMED = {"look": "evaluate_every"}
 OF_WORKFLOWS = ("coarse", "dimensions", "nodes", "rounds", "newton")
-
-
 GROUP_BY = typer.Option("--together", hidden=True)
 
 
@@ -119,7 +117,7 @@ def translated_record(record: dict[str, Any], where: str) -> dict[str, Any]:
         new.update(steps)
         translation.add("[preprocess]", " ".join(steps))
     if isinstance(new.get("engine"), dict):
-        tables = _tables_of_engine(new.pop("engine"))
+        tables = _tables_of_engine(new.pop("engine"), where)
         new.update(tables)
         translation.add("[engine]", " ".join(f"[{kind}]" for kind in tables) or "nothing (auto)")
     if translation.earlier:
@@ -130,10 +128,18 @@ def translated_record(record: dict[str, Any], where: str) -> dict[str, Any]:
     return new
 
 
-def _tables_of_engine(engine: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tables "objective" and "workflow" for a table "engine" of version 0.1."""
+def _tables_of_engine(engine: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """The tables "objective" and "workflow" for a table "engine" of version 0.1.
+
+    Raises OptionError for options of an engine that is not named.
+    """
     options = dict(engine)
     name = options.pop("name", "auto")
+    if name == "auto" and options:
+        raise OptionError(
+            f"table [engine] in '{where}' sets {', '.join(options)} but names no engine; write"
+            f' name = "..." into it ({", ".join((*OBJECTIVES, *WORKFLOWS))})'
+        )
     if name == "auto":
         return {}
     kind, chosen = _engine(name)

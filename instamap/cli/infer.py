@@ -38,7 +38,9 @@ def infer(
     ),
     datadir: Annotated[
         Path | None,
-        typer.Option(help="Folder that image paths are relative to, if not the STAR file's."),
+        typer.Option(
+            help="Folder that image paths are relative to, where it is not the STAR file's."
+        ),
     ] = None,
     group_by: Annotated[
         str | None,

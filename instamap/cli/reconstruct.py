@@ -16,7 +16,8 @@ def reconstruct(
         Path | None,
         typer.Argument(
             metavar="PARTICLES",
-            help="STAR file with poses (RELION 3.0 or later); may come from --config.",
+            help="STAR file with poses (RELION 3.0 or later), or a file of cryoSPARC or cryoDRGN;"
+            " may come from --config.",
             show_default=False,
         ),
     ] = None,

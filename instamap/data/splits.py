@@ -1,9 +1,15 @@
-"""Rows of a set of particles that must not be parted, and halves drawn so that they are not."""
+"""Rows of a set of particles that must not be parted, and sets drawn so that they are not: halves
+and the held-out one.
+"""
 
 from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+MIN_HELD_OUT_IMAGES = 3  # of fewer, one strange image would decide when every fit stops
+HALVES = ("half1", "half2")
+WHOLE = "map"  # the set of all rows that are not held out, where there are no halves
 
 
 def group_numbers(keys: Iterable[Hashable]) -> Tensor:
@@ -65,3 +71,47 @@ def balanced_halves(group: Tensor, seed: int) -> Tensor:
     half = torch.empty(len(sizes), dtype=torch.long)
     half[order] = torch.tensor(chosen)
     return half[group]
+
+
+def draw_sets(
+    group: Tensor,
+    half: Tensor | None,
+    *,
+    held_out: float,
+    seed: int,
+    excluded: Tensor | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Row numbers of each set that is fitted, by name, and of the held-out set.
+
+    group "n": of rows that must not be parted, counted from 0. half "n": 0 or 1; None: all rows are
+    one set. held_out: the share of the groups that is drawn for that set. excluded: rows that no
+    set gets.
+    """
+    is_held_out = _draw_held_out(group, held_out, seed)
+    is_used = torch.ones(len(group), dtype=torch.bool)
+    if excluded is not None:
+        is_used[excluded] = False
+    is_fitted = is_used & ~is_held_out
+    rows = {}
+    if half is None:
+        rows[WHOLE] = _rows_where(is_fitted)
+    else:
+        for number, name in enumerate(HALVES):
+            rows[name] = _rows_where(is_fitted & (half == number))
+    return rows, _rows_where(is_held_out & is_used)
+
+
+def _draw_held_out(group: Tensor, share: float, seed: int) -> Tensor:
+    """Which rows "n" are in a share of the groups, drawn with the seed; in more of them where these
+    would be fewer than MIN_HELD_OUT_IMAGES rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(int(group.max()) + 1, generator=generator)
+    rows_so_far = torch.bincount(group)[order].cumsum(0)
+    enough = 1 + int((rows_so_far < MIN_HELD_OUT_IMAGES).sum())
+    count = max(enough, round(share * len(order)))
+    return torch.isin(group, order[:count])
+
+
+def _rows_where(chosen: Tensor) -> Tensor:
+    return chosen.nonzero()[:, 0]

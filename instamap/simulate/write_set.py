@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import pandas as pd
-import starfile
 import torch
 from torch import Tensor
 
+from instamap.data.formats import star_file
+from instamap.data.formats.star_file import Column, Table
 from instamap.data.stacks import ImageStackWriter, new_stack
 from instamap.errors import DataError, OutputError
 from instamap.files import replacing, reported
@@ -111,12 +110,9 @@ def write_set(
             stack.write(span.start, images.numpy())
     truth = (specimen.density() * gain).float()
     mrc.write(out / TRUTH, truth, specimen.pixel_size)
-    tables = {
-        "optics": _optics_table(poses, specimen),
-        "particles": _particle_table(poses, half),
-    }
+    tables = [_optics_table(poses, specimen), _particle_table(poses, half)]
     with replacing(out / STAR) as sibling:
-        starfile.write(tables, sibling, overwrite=True)
+        star_file.write(tables, sibling)
     return Written(out / STAR, gain, contrast, background)
 
 
@@ -167,50 +163,57 @@ def _span(rows: Tensor) -> slice:
     return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
-def _optics_table(poses: Poses, specimen: Specimen) -> pd.DataFrame:
-    rows = []
-    for group in poses.group.unique().tolist():
-        first = (poses.group == group).nonzero()[0]
-        optics = poses.optics[first]
-        rows.append(
-            {
-                "rlnOpticsGroupName": f"opticsGroup{group + 1}",
-                "rlnOpticsGroup": group + 1,
-                "rlnVoltage": float(optics.voltage),
-                "rlnSphericalAberration": float(optics.spherical_aberration),
-                "rlnAmplitudeContrast": float(optics.amplitude_contrast),
-                "rlnImagePixelSize": specimen.pixel_size,
-                "rlnImageSize": specimen.box,
-                "rlnImageDimensionality": 2,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _particle_table(poses: Poses, half: Tensor) -> pd.DataFrame:
-    optics = poses.optics
-    rot, tilt, psi = poses.angles.unbind(1)
-    x, y = poses.origin.unbind(1)
+def _optics_table(poses: Poses, specimen: Specimen) -> Table:
+    groups = poses.group.unique()
+    firsts = [int((poses.group == group).nonzero()[0]) for group in groups]
+    optics = poses.optics[torch.tensor(firsts)]
+    count = len(groups)
+    names = [f"opticsGroup{number}" for number in (groups + 1).tolist()]
     columns = {
-        "rlnImageName": [f"{i + 1:06d}@{STACK}" for i in range(len(poses))],
-        "rlnOpticsGroup": poses.group.numpy() + 1,
-        "rlnAngleRot": _degrees(rot),
-        "rlnAngleTilt": _degrees(tilt),
-        "rlnAnglePsi": _degrees(psi),
-        "rlnOriginXAngst": x.numpy(),
-        "rlnOriginYAngst": y.numpy(),
-        "rlnDefocusU": optics.defocus_u.numpy(),
-        "rlnDefocusV": optics.defocus_v.numpy(),
-        "rlnDefocusAngle": _degrees(optics.defocus_angle),
-        "rlnPhaseShift": _degrees(optics.phase_shift),
-        "rlnRandomSubset": half.numpy(),
+        "rlnOpticsGroupName": Column.of(names),
+        "rlnOpticsGroup": _integers(groups + 1),
+        "rlnVoltage": _decimals(optics.voltage),
+        "rlnSphericalAberration": _decimals(optics.spherical_aberration),
+        "rlnAmplitudeContrast": _decimals(optics.amplitude_contrast),
+        "rlnImagePixelSize": _decimals(
+            torch.full((count,), specimen.pixel_size, dtype=torch.float64)
+        ),
+        "rlnImageSize": _integers(torch.full((count,), specimen.box)),
+        "rlnImageDimensionality": _integers(torch.full((count,), 2)),
+    }
+    return Table("optics", columns)
+
+
+def _particle_table(poses: Poses, half: Tensor) -> Table:
+    optics = poses.optics
+    rot, tilt, psi = torch.rad2deg(poses.angles).unbind(1)
+    x, y = poses.origin.unbind(1)
+    names = [f"{number:06d}@{STACK}" for number in range(1, len(poses) + 1)]
+    columns = {
+        "rlnImageName": Column.of(names),
+        "rlnOpticsGroup": _integers(poses.group + 1),
+        "rlnAngleRot": _decimals(rot),
+        "rlnAngleTilt": _decimals(tilt),
+        "rlnAnglePsi": _decimals(psi),
+        "rlnOriginXAngst": _decimals(x),
+        "rlnOriginYAngst": _decimals(y),
+        "rlnDefocusU": _decimals(optics.defocus_u),
+        "rlnDefocusV": _decimals(optics.defocus_v),
+        "rlnDefocusAngle": _decimals(torch.rad2deg(optics.defocus_angle)),
+        "rlnPhaseShift": _decimals(torch.rad2deg(optics.phase_shift)),
+        "rlnRandomSubset": _integers(half),
     }
     if (optics.b_factor != 0.0).any():
-        columns["rlnCtfBfactor"] = optics.b_factor.numpy()
+        columns["rlnCtfBfactor"] = _decimals(optics.b_factor)
     if (optics.scale != 1.0).any():
-        columns["rlnCtfScalefactor"] = optics.scale.numpy()
-    return pd.DataFrame(columns)
+        columns["rlnCtfScalefactor"] = _decimals(optics.scale)
+    return Table("particles", columns)
 
 
-def _degrees(angle: Tensor) -> np.ndarray:
-    return torch.rad2deg(angle).numpy()
+def _integers(values: Tensor) -> Column:
+    return Column.of(str(value) for value in values.tolist())
+
+
+def _decimals(values: Tensor) -> Column:
+    """With as many digits as RELION writes."""
+    return Column.of(f"{value:.6f}" for value in values.tolist())

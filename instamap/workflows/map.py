@@ -1,12 +1,13 @@
 """The workflow of a map: half maps, their mean and its resolution, by any objective."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from instamap.data.splits import HALVES
 from instamap.fitting.loop import FitResult, optimise
 from instamap.fitting.objective import FitData, StatisticsData
 from instamap.fitting.parallel import run_in_threads
@@ -14,11 +15,12 @@ from instamap.maps import fsc, mask
 from instamap.model import Model, compose, part_classes
 from instamap.parts import DiscreteDeformation
 from instamap.plugin.choice import load_class
+from instamap.plugin.options import Options as WorkflowOptions
 from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.statistics import initial_map
 from instamap.workflows import per_particle
-from instamap.workflows.prepare import HALVES, Prepared, prepare
+from instamap.workflows.prepare import Prepared, prepare
 from instamap.workflows.record import LoggedProgress
 from instamap.workflows.result import Artefact, Result
 from instamap.workflows.settings import Settings
@@ -33,6 +35,10 @@ class MapWorkflow(Workflow):
 
     objectives = ("normal", "images")
     may_write = (*MAP_FILES, *per_particle.FILES)
+
+    @dataclass(frozen=True)
+    class Options(WorkflowOptions):
+        """It has none: what there is to choose is the objective's."""
 
     @classmethod
     def unsuitable(cls, settings: Settings) -> str | None:

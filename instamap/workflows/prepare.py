@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.data import noise
+from instamap.data import noise, splits
 from instamap.data.checks.finding import settle
 from instamap.data.particles import Particles
 from instamap.errors import CompositionError, DataError
@@ -29,9 +29,7 @@ from instamap.workflows.resume import KeptStatistics
 from instamap.workflows.settings import Settings
 from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 
-MIN_HELD_OUT_IMAGES = 3  # of fewer, one strange image would decide when every fit stops
 MAX_FIRST_MAP_IMAGES = 2000  # of the first map of objectives that need no statistics
-HALVES = ("half1", "half2")
 HELD_OUT = "held_out"
 
 
@@ -91,7 +89,7 @@ def open_dataset(settings: Settings, progress: Progress = SILENT) -> Dataset:
     if settings.mask:
         window = mask.load(settings.mask, particles.box, particles.pixel_size)
     excluded = preflight.outliers(particles, settings, progress)
-    rows, held_out = draw_sets(particles, settings, excluded)
+    rows, held_out = _draw_sets(particles, settings, excluded)
     settle(preflight.of_copies(particles), progress)
     weights = _weights(particles, settings, {**rows, HELD_OUT: held_out})
     spectra = noise.estimate(particles, _without(particles, excluded), seed=settings.seed)
@@ -164,26 +162,15 @@ def _bodies(settings: Settings, particles: Particles) -> Tensor | None:
     return torch.stack(masks)
 
 
-def draw_sets(
-    particles: Particles, settings: Settings, excluded: Tensor | None = None
+def _draw_sets(
+    particles: Particles, settings: Settings, excluded: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Row numbers of each fit and of the held-out set, drawn with the seed.
-
-    Rows that stay together (`Particles.exclusive_groups`) are drawn together. excluded: rows that
-    no set gets. Raises DataError where a set would be empty.
-    """
+    """Row numbers of each fit and of the held-out set. Raises DataError where one is empty."""
     group = particles.exclusive_groups(settings.group_by)
-    generator = torch.Generator().manual_seed(settings.seed)
-    order = torch.randperm(int(group.max()) + 1, generator=generator)
-    images_before = torch.bincount(group)[order].cumsum(0)
-    enough = 1 + int((images_before < MIN_HELD_OUT_IMAGES).sum())
-    count = max(enough, round(settings.held_out * len(order)))
-    out = torch.isin(group, order[:count])
-    used = torch.ones(particles.count, dtype=torch.bool)
-    if excluded is not None:
-        used[excluded] = False
-    rows = _rows_of_fits(particles, settings, out | ~used)
-    held_out = (out & used).nonzero()[:, 0]
+    half = particles.split(settings.seed, settings.group_by) if settings.halves else None
+    rows, held_out = splits.draw_sets(
+        group, half, held_out=settings.held_out, seed=settings.seed, excluded=excluded
+    )
     for name, chosen in {**rows, HELD_OUT: held_out}.items():
         if not len(chosen):
             raise DataError(
@@ -191,14 +178,6 @@ def draw_sets(
                 f" '{settings.particles}'; give more, mend rlnRandomSubset, or add --no-halves"
             )
     return rows, held_out
-
-
-def _rows_of_fits(particles: Particles, settings: Settings, out: Tensor) -> dict[str, Tensor]:
-    """Row numbers of each fit, of which the rows that are `out` have no part."""
-    if not settings.halves:
-        return {"map": (~out).nonzero()[:, 0]}
-    half = particles.split(settings.seed, settings.group_by)
-    return {name: ((half == i) & ~out).nonzero()[:, 0] for i, name in enumerate(HALVES)}
 
 
 def prepare(settings: Settings, progress: Progress = SILENT) -> Prepared:
@@ -298,7 +277,10 @@ def _prepare_statistics(settings: Settings) -> Prepared:
             f" '{folder.path}' hold no images; choose normal"
         )
     one, two, held_out = (folder.statistics(name) for name in SETS)
-    sets = {"half1": one, "half2": two} if settings.halves else {"map": one + two}
+    if settings.halves:
+        sets = dict(zip(splits.HALVES, (one, two), strict=True))
+    else:
+        sets = {splits.WHOLE: one + two}
     fits: dict[str, FitData] = {
         name: StatisticsData(fitted, held_out) for name, fitted in sets.items()
     }

@@ -121,7 +121,7 @@ class Settings:
     )
     datadir: Path | None = setting(
         None,
-        "Folder that image paths are relative to, if not the STAR file's.",
+        "Folder that image paths are relative to.",
         commands=READING,
         role="place",
         default_words="the STAR file's",
@@ -143,7 +143,7 @@ class Settings:
     )
     seed: int = setting(
         0,
-        "Of every random number.",
+        "Seed of every random number.",
         commands=EVERY_COMMAND,
         role="draw",
         low=0,
@@ -246,7 +246,7 @@ class Settings:
     )
     forward: Choice = part(
         "forward",
-        "How objective images makes images.",
+        "How the density is projected to images; objective normal needs no such part.",
         commands=(RECONSTRUCT,),
         flag="--forward",
         options_flag="-F",
@@ -254,7 +254,7 @@ class Settings:
     )
     likelihood: Choice = part(
         "likelihood",
-        "How noise is judged.",
+        "How the noise is modelled.",
         commands=FROM_IMAGES,
         flag="--likelihood",
         options_flag="-L",

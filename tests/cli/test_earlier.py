@@ -145,6 +145,13 @@ def test_tables_of_engines(engine, tables):
     Settings.from_record(record)  # all of it is known
 
 
+@pytest.mark.parametrize("engine", [{"steps": 9}, {"name": "auto", "steps": 9}])
+def test_options_of_no_engine(engine):
+    """They would be lost without a word."""
+    with pytest.raises(OptionError, match="'run.toml' sets steps but names no engine; write name"):
+        earlier.translated_record({"engine": engine}, "run.toml")
+
+
 def test_infer_has_the_earlier_column(capsys):
     assert earlier.group_by(None, "a") == "a" and earlier.group_by("b", None) == "b"
     assert capsys.readouterr().err == "note: --together a is now written --group-by a\n"

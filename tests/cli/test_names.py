@@ -24,6 +24,7 @@ COMMAND = Path(sys.executable).with_name("instamap")
 WATCHED = (sys.executable, "-X", "importtime")
 COMMANDS = (
     "reconstruct",
+    "doctor",
     "preprocess",
     "accumulate",
     "merge",
@@ -36,6 +37,8 @@ COMMANDS = (
     "simulate",
     "demo",
     "fsc",
+    "relion-external",
+    "relion-reconstruct",
     "parts",
     "describe",
 )
@@ -187,7 +190,7 @@ def test_help_and_version(run):
     assert run("--version").stdout == f"instamap {__version__}\n"
     shown = run("-h").stdout
     assert shown == run("--help").stdout
-    assert re.findall(r"\n  ([a-z]+) +[A-Z]", shown) == list(COMMANDS)
+    assert re.findall(r"\n  ([a-z][a-z-]*) +[A-Z]", shown) == list(COMMANDS)
     assert shown.count("...") == 1, "the usage's own: each command's line is whole"
     for command in ("reconstruct", "demo", "fsc", "parts", "describe"):
         outcome = run(command, "-h")
@@ -355,7 +358,7 @@ def test_two_plugins_with_one_part_are_both_named_with_the_way_out(install, run)
 
 def test_plugins_add_commands(install, run):
     install("instamap-fog", GOOD)
-    assert "horn         Sound the horn." in run("--help").stdout
+    assert re.search(r"\n  horn +Sound the horn\.", run("--help").stdout)
     assert run("horn").stdout == "toot\n"
 
 

@@ -11,11 +11,11 @@ import starfile
 import torch
 from support.command import OBJECTIVES, QUICK, instamap
 
+from instamap.data import splits
 from instamap.data.particles import Particles
 from instamap.errors import DataError, OptionError
 from instamap.simulate import particle_set
 from instamap.statistics import noise_refinement
-from instamap.workflows.prepare import draw_sets
 from instamap.workflows.settings import Settings
 
 COUNT = 300
@@ -50,7 +50,10 @@ def listed(once: Path, name: str, change=lambda table: table) -> Path:
 def sets_of(star: Path, **given) -> dict[str, set[int]]:
     """The numbers of the images in each set."""
     particles = Particles.open(star)
-    rows, held_out = draw_sets(particles, Settings(star, **given))
+    settings = Settings(star, **given)
+    group = particles.exclusive_groups(settings.group_by)
+    half = particles.split(settings.seed, settings.group_by) if settings.halves else None
+    rows, held_out = splits.draw_sets(group, half, held_out=settings.held_out, seed=settings.seed)
     return {
         name: {row % COUNT for row in some.tolist()}
         for name, some in {**rows, "held_out": held_out}.items()

@@ -298,6 +298,7 @@ def test_a_folder_with_a_run_is_replaced_only_with_force(good, tmp_path):
     # Half maps of the earlier run would be taken for those of this one; what is no part of a run
     # stays.
     assert {path.name for path in out.iterdir()} == {
+        "SHA256SUMS",
         "map.mrc",
         "mask.mrc",
         "map.png",

@@ -17,6 +17,7 @@ from instamap.toml_text import write_toml
 from instamap.workflows import settings as schema
 from instamap.workflows.settings import (
     CHOICE_KINDS,
+    DOCTOR,
     EVERY_COMMAND,
     PREPROCESS,
     Role,
@@ -137,7 +138,7 @@ def test_every_field_says_what_it_decides():
         facts = facts_of(name)
         assert facts.role in get_args(Role)
         assert Settings.__dataclass_fields__[name].metadata["help"].endswith((".", "`."))
-        assert set(facts.commands) <= {*EVERY_COMMAND, PREPROCESS}
+        assert set(facts.commands) <= {*EVERY_COMMAND, PREPROCESS, DOCTOR}
 
 
 def test_what_only_a_fit_decides_is_no_setting_of_accumulate():
