@@ -1,5 +1,7 @@
 """The errors a user can cause: each names the object, its value and the remedy."""
 
+import errno
+
 
 class InstamapError(Exception):
     """Base of all of them; the command line prints it as one line and exits with code 2."""
@@ -23,3 +25,25 @@ class CompositionError(InstamapError):
 
 class OutputError(InstamapError):
     """An output folder or file that cannot be written."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the system has no memory, or no thread, left to give."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError | ImportError | OSError):
+        return False
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error)
+    return any(words in text for words in _NO_MEMORY)
+
+
+_NO_MEMORY = (  # what torch, CUDA, the system's loader and Python say
+    "can't allocate memory",
+    "annot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "failed to map segment",
+    "can't start new thread",
+)

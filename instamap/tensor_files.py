@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from instamap import checksums
+from instamap.errors import is_out_of_memory
 from instamap.files import refusal, replacing
 
 Array = np.ndarray[Any, Any]
@@ -195,9 +196,11 @@ def read_npz(path: str | Path) -> dict[str, Array]:
                     raise DamagedFile("it has parts that are longer than the file")
                 with archive.open(info) as part:
                     arrays[info.filename.removesuffix(".npy")] = _array(part, info.file_size)
-    except (DamagedFile, FileNotFoundError, MemoryError):
+    except (DamagedFile, FileNotFoundError):
         raise
     except Exception as error:  # damaged archives fail in many ways
+        if is_out_of_memory(error):
+            raise
         raise DamagedFile("it is cut off, or is no file of arrays") from error
     digest = arrays.pop(SUM, None)
     if digest is None:
@@ -213,9 +216,11 @@ def read_npy(path: str | Path) -> Array:
         size = os.fstat(file.fileno()).st_size
         try:
             return _array(file, size)
-        except (DamagedFile, MemoryError):
+        except DamagedFile:
             raise
         except Exception as error:  # damaged headers fail in many ways
+            if is_out_of_memory(error):
+                raise
             raise DamagedFile("it is cut off, or is no array") from error
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from instamap import checksums
-from instamap.errors import DataError
+from instamap.errors import DataError, is_out_of_memory
 from instamap.files import refusal
 from instamap.model import Model, compose
 from instamap.motion.posterior import spacing
@@ -237,7 +237,9 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         reason = str(error)
     except OSError as error:
         reason = refusal(error)[0]
-    except UNFITTING:
+    except UNFITTING as error:
+        if is_out_of_memory(error):
+            raise
         reason = "its numbers are not those of the parts in run.toml"
     raise DataError(
         f"'{path}' is damaged or does not belong to this run ({reason}); copy it again, or repeat"
