@@ -21,10 +21,20 @@ from instamap.statistics.statistics import Statistics
 
 IMAGES_AT_ONCE = 256
 SOLVER_STEPS = 6
+BANDS = 8  # of frequency
 MIN_GAIN = 20.0  # nats by which an alternative must be likelier
 MIN_SHARE = 0.003  # likewise, of what the likelier one explains
 # likewise, once another was found: what it leaves may be mended by what is not broken
 MIN_FURTHER_SHARE = 0.1
+# likewise, of alternatives that may also win by having fewer zeros, or matter little
+MIN_SHARES = {
+    "defocus": 0.03,
+    "no-ctf": 0.03,
+    "phase-flipped": 0.03,
+    "ctf-sign": 0.03,
+    "astigmatism": 0.01,
+}
+LOWEST_DEFOCUS = 1000.0  # Å, of the median image, whose CTF is worth judging
 
 TransferKind = Literal["given", "absolute", "none"]
 
@@ -102,14 +112,35 @@ def explained(reading: Reading) -> tuple[float, float]:
 
 
 def _explained(fitted: Statistics, held_out: Statistics) -> float:
+    """The nats that a map explains when each of its bands of frequency has the factor that suits
+    the held-out images best: so what is noise in it does not matter under any reading.
+    """
     radius = (fitted.box // 2 - 0.5) * fitted.pixel_size
     sphere = mask.sphere(fitted.box, fitted.pixel_size, radius, 0.0)
-    volume = initial_map.solve(fitted, sphere, SOLVER_STEPS)
-    projection = (held_out.b * volume).sum(dtype=torch.float64)
-    curvature = (volume * held_out.apply(volume)).sum(dtype=torch.float64)
-    if not (projection > 0 and curvature > 0):
-        return 0.0
-    return float(0.5 * projection**2 / curvature)
+    bands = _bands(initial_map.solve(fitted, sphere, SOLVER_STEPS))
+    curved = torch.stack([held_out.apply(band) for band in bands]).flatten(1).double()
+    flat = bands.flatten(1).double()
+    curvature = flat @ curved.mT
+    projection = flat @ held_out.b.flatten().double()
+    scale = curvature.diagonal().clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
+    curvature = curvature * scale[:, None] * scale
+    projection = projection * scale
+    factors = torch.linalg.lstsq(curvature, projection).solution.clamp(min=0)
+    return float(factors @ projection - 0.5 * factors @ curvature @ factors)
+
+
+def _bands(volume: Tensor) -> Tensor:
+    """A map's parts "M N N N" in bands of frequency, which add up to it within Nyquist."""
+    box = len(volume)
+    along = torch.fft.fftfreq(box)
+    half = torch.fft.rfftfreq(box)
+    square = along[:, None, None] ** 2 + along[:, None] ** 2 + half**2
+    band = (square.sqrt() * 2 * BANDS).long()
+    spectrum = torch.fft.rfftn(volume)
+    parts = [
+        torch.fft.irfftn(spectrum * (band == number), s=volume.shape) for number in range(BANDS)
+    ]
+    return torch.stack(parts)
 
 
 def likelier(
@@ -125,14 +156,16 @@ def likelier(
     left = among
     given = explained(reading)
     while left and len(found) < most:
-        tried = []
+        tried: list[tuple[float, tuple[float, float], Alternative]] = []
         for number, one in enumerate(left, 1):
-            tried.append((explained(one.change(reading)), one))
+            other = explained(one.change(reading))
+            share = MIN_SHARES.get(one.code, MIN_SHARE)
+            if _beyond_chance(other, given, max(share, MIN_FURTHER_SHARE if found else 0.0)):
+                tried.append((sum(other), other, one))
             progress.counted(f"alternatives ({len(found) + 1})", number, len(left))
-        best, alternative = max(tried, key=lambda pair: sum(pair[0]))
-        share = MIN_FURTHER_SHARE if found else MIN_SHARE
-        if not _beyond_chance(best, given, share):
+        if not tried:
             break
+        _, best, alternative = max(tried, key=lambda one: one[0])
         found.append(Judgement(alternative, sum(best) - sum(given), len(reading.images)))
         reading = alternative.change(reading)
         given = best
@@ -167,8 +200,7 @@ def alternatives(reading: Reading) -> list[Alternative]:
             if x or y:
                 found.append(_centred(x, y))
     found += [_centred(-1.0, -1.0), _centred(1.0, 1.0)]
-    # of premultiplied images the CTF is part of the data, which then cannot judge it
-    if reading.views.optics is not None and not reading.premultiplied:
+    if _has_ctf_to_judge(reading):
         found += [_pixel_size(factor) for factor in (0.92, 0.96, 0.98, 1.02, 1.04, 1.08)]
         found += [_defocus(factor) for factor in (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)]
         found += [
@@ -180,6 +212,14 @@ def alternatives(reading: Reading) -> list[Alternative]:
             Alternative("no-ctf", "ctf", lambda r: replace(r, transfer="none")),
         ]
     return found
+
+
+def _has_ctf_to_judge(reading: Reading) -> bool:
+    """Of premultiplied images the CTF is part of the data, which then cannot judge it."""
+    optics = reading.views.optics
+    if optics is None or reading.premultiplied:
+        return False
+    return float(optics.defocus_u.abs().median()) > LOWEST_DEFOCUS
 
 
 def _with_origin(reading: Reading, origin: Tensor) -> Reading:

@@ -32,6 +32,7 @@ QUICK_BOX = 48  # voxels of a quick map
 MIN_QUICK_IMAGES = 50
 PREMULTIPLIED_SHARE = 0.8  # of the images' power that goes with C²; noise has none of it else
 PLAIN_SHARE = 0.4
+MAX_SIGNAL_SHARE = 0.5  # of the images' variance: beyond, their power says nothing of the noise
 MIN_CTF_SPREAD = 0.05  # standard deviation of C² in a shell by which power can be compared
 MIN_COVERED = 0.9  # of all directions in Fourier space
 MIN_VIEWS = 50
@@ -229,14 +230,14 @@ def _premultiplication(reading: Reading, particles: Particles) -> list[Finding]:
 
 def power_share(images: Tensor, views: Views, pixel_size: float) -> float | None:
     """The share of the images' power in outer shells that is proportional to C²; None where the CTF
-    is the same in all of them.
+    is the same in all of them, or where they are mostly signal.
 
     In each shell P = a + m C² by least squares over images; the share m ⟨C²⟩ / (a + m ⟨C²⟩) is that
     of the median shell of the outer half.
     """
-    if views.optics is None:
-        return None
     box = images.shape[-1]
+    if views.optics is None or _signal_share(images) > MAX_SIGNAL_SHARE:
+        return None
     square = ctf(views.optics, box, pixel_size).double() ** 2
     power = torch.fft.rfft2(images.double()).abs() ** 2
     shell = grids.noise_shells(box)[:, : box // 2 + 1]
@@ -251,6 +252,14 @@ def power_share(images: Tensor, views: Views, pixel_size: float) -> float | None
         slope = ((x - x.mean()) * y).mean() / spread**2
         shares.append(float(slope * x.mean() / y.mean()))
     return float(torch.tensor(shares).median()) if shares else None
+
+
+def _signal_share(images: Tensor) -> float:
+    """The share of the images' variance that their corners do not have."""
+    box = images.shape[-1]
+    outside = grids.pixel_centres(box, 1.0, dtype=torch.float64).norm(dim=-1) > box / 2
+    noise_variance = images[:, outside].double().var(1).mean()
+    return 1 - float(noise_variance / images.flatten(1).double().var(1).mean())
 
 
 def coverage(rotation: Tensor, symmetry: Tensor | None = None) -> float:

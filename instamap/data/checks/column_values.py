@@ -15,7 +15,8 @@ PLACEHOLDERS = (-999.0, 999.0, -9999.0, 9999.0)  # written where there is no val
 MAX_ANGLE = 3600.0  # degrees; whole turns add up in some programs
 NM = 10.0  # Å
 MIN_DEFOCUS = 50.0  # Å; less for all images is another unit
-LOW_DEFOCUS = 1000.0  # Å; less for all images is rare
+LOWEST_DEFOCUS = 0.05  # of all images, in any unit; less is in focus
+LOW_DEFOCUS = 2500.0  # Å; less for all images is rare
 HIGH_DEFOCUS = 2e5  # Å; more is rare
 MAX_DEFOCUS = 2e6  # Å
 HIGH_AMPLITUDE_CONTRAST = 0.5
@@ -223,6 +224,9 @@ def _defocus(table: ParticleTable) -> list[Finding]:
     if highest == 0 or highest > MAX_DEFOCUS:
         return []
     span = f"rlnDefocusU and rlnDefocusV of '{table.path}' are {_span(mean)} Å"
+    is_in_focus = float(mean.min()) < LOWEST_DEFOCUS and highest < LOW_DEFOCUS
+    if is_in_focus:
+        return []
     if highest < MIN_DEFOCUS:
         remedy = "no micrograph has that; write them in Å (1 µm is 10000 Å)"
         return [Finding("units", span, remedy, is_wrong=True)]
