@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from instamap.cli import run
+from instamap.cli.arguments import Particles
 from instamap.cli.flags import with_settings
 from instamap.cli.terminal import show
 from instamap.workflows.read_settings import Typed
@@ -13,14 +14,7 @@ from instamap.workflows.read_settings import Typed
 
 @with_settings("accumulate")
 def accumulate(
-    particles: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PARTICLES",
-            help="STAR file with poses (RELION 3.0 or later).",
-            show_default=False,
-        ),
-    ],
+    particles: Particles,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder of statistics to write, or to go on with.")
     ] = Path("stats"),

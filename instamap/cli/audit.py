@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instamap.cli.arguments import BendingRun, OutFolder
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 
@@ -17,15 +18,8 @@ HEADING = ("moved (rms, max Å)", "halves differ (rms Å)", "strain", "least det
 
 
 def audit(
-    motion: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a run with --deform bending-field.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("audit"),
+    motion: BendingRun,
+    out: OutFolder = Path("audit"),
     state: Annotated[
         str | None,
         typer.Option(

@@ -16,7 +16,7 @@ def demo(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder for the particles and, below it, the maps.")
     ] = Path("demo-out"),
-    seed: Annotated[int, typer.Option(help="Of the particles and of the reconstruction.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the particles and of the reconstruction.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier demo that the folder holds.")
     ] = False,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instamap.cli.arguments import Particles
 from instamap.cli.flags import with_settings
 from instamap.cli.terminal import show
 from instamap.workflows.read_settings import Typed
@@ -18,14 +19,7 @@ FINDINGS = 1  # exit status
 
 @with_settings("doctor")
 def doctor(
-    particles: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PARTICLES",
-            help="STAR file with poses, or another known format.",
-            show_default=False,
-        ),
-    ],
+    particles: Particles,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="VIEWS.png", help="Draw the directions of view."),

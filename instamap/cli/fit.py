@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from instamap.cli import run
+from instamap.cli.arguments import OutFolder, ReplaceRun, Resume
 from instamap.cli.flags import with_settings
 from instamap.workflows.read_settings import Typed
 
@@ -18,14 +19,9 @@ def fit(
             metavar="STATS", help="Folder that accumulate or merge wrote.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("out"),
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a run that the folder holds.")
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
-    ] = False,
+    out: OutFolder = Path("out"),
+    force: ReplaceRun = False,
+    resume: Resume = False,
     *,
     typed: Typed,
 ) -> None:

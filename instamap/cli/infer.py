@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instamap.cli import earlier
+from instamap.cli.arguments import MotionRun, OutFolder
 from instamap.cli.motion_inputs import hint_of_datadir
 from instamap.cli.terminal import show
 
@@ -17,14 +18,7 @@ RECORD = "inferred.json"
 
 
 def infer(
-    motion: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a run with --deform bending-field or subspace.",
-            show_default=False,
-        ),
-    ],
+    motion: MotionRun,
     particles: Annotated[
         Path,
         typer.Argument(
@@ -33,9 +27,7 @@ def infer(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
-        "inferred"
-    ),
+    out: OutFolder = Path("inferred"),
     datadir: Annotated[
         Path | None,
         typer.Option(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instamap.cli.arguments import BendingRun
 from instamap.cli.terminal import show
 from instamap.errors import OptionError
 
@@ -15,14 +16,7 @@ STATES = 20  # where nothing else is said
 
 
 def morph(
-    motion: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a run with --deform bending-field.",
-            show_default=False,
-        ),
-    ],
+    motion: BendingRun,
     model: Annotated[
         Path,
         typer.Option(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from instamap.cli.arguments import OutFolder, Particles
 from instamap.cli.flags import with_settings
 from instamap.cli.terminal import show
 from instamap.errors import OptionError
@@ -18,17 +19,8 @@ RECORD = "preprocess.toml"
 
 @with_settings("preprocess")
 def preprocess(
-    particles: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PARTICLES",
-            help="STAR file with poses (RELION 3.0 or later).",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
-        "preprocessed"
-    ),
+    particles: Particles,
+    out: OutFolder = Path("preprocessed"),
     force: Annotated[
         bool, typer.Option("--force", help="Replace particles that the folder holds.")
     ] = False,

@@ -6,22 +6,15 @@ from typing import Annotated
 import typer
 
 from instamap.cli import run
+from instamap.cli.arguments import OptionalParticles, OutFolder, ReplaceRun, Resume
 from instamap.cli.flags import with_settings
 from instamap.workflows.read_settings import Typed
 
 
 @with_settings("reconstruct")
 def reconstruct(
-    particles: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="PARTICLES",
-            help="STAR file with poses (RELION 3.0 or later), or a file of cryoSPARC or cryoDRGN;"
-            " may come from --config.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("out"),
+    particles: OptionalParticles = None,
+    out: OutFolder = Path("out"),
     config: Annotated[
         Path | None,
         typer.Option(
@@ -29,13 +22,8 @@ def reconstruct(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a run that the folder holds.")
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
-    ] = False,
+    force: ReplaceRun = False,
+    resume: Resume = False,
     *,
     typed: Typed,
 ) -> None:

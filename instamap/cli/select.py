@@ -5,19 +5,13 @@ from typing import Annotated
 
 import typer
 
+from instamap.cli.arguments import MotionRun, ParticlesOfRun
 from instamap.cli.terminal import show
 from instamap.errors import DataError, OptionError
 
 
 def select(
-    motion: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a run with --deform bending-field or subspace.",
-            show_default=False,
-        ),
-    ],
+    motion: MotionRun,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="SUBSET.star", help="STAR file to write.")
     ] = Path("subset.star"),
@@ -37,9 +31,7 @@ def select(
             "or in those that a header names (z1,z3).",
         ),
     ] = None,
-    particles: Annotated[
-        Path | None, typer.Option(help="STAR file of the run, if it is no longer where it was.")
-    ] = None,
+    particles: ParticlesOfRun = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the STAR file if it is there.")
     ] = False,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from instamap.cli.arguments import OutFolder
 from instamap.cli.flags import seed_range
 from instamap.cli.terminal import show
 from instamap.errors import OptionError
@@ -35,9 +36,7 @@ def simulate(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(
-        "simulated"
-    ),
+    out: OutFolder = Path("simulated"),
     count: Annotated[
         int | None,
         plain("-n", "--count", help="Particles.  [default: 10000, or the rows of --poses]"),
@@ -90,7 +89,7 @@ def simulate(
         float | None,
         atomic("--point-mass", "Share of atoms that a point adds, such as 1e-4.  [default: 0]"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all that is drawn.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace particles that the folder holds.")
     ] = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from instamap.cli.arguments import MotionRun, OutFolder, ParticlesOfRun
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
@@ -66,15 +67,8 @@ class WrittenStates:
 
 
 def states(
-    motion: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a run with --deform bending-field or subspace.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path("states"),
+    motion: MotionRun,
+    out: OutFolder = Path("states"),
     kmeans: Annotated[
         int | None,
         typer.Option(metavar="N", help=f"States: centres of N clusters.  [default: {CLUSTERS}]"),
@@ -100,10 +94,8 @@ def states(
         float | None,
         typer.Option(help="Density at the surface that the movie shows.  [default: found]"),
     ] = None,
-    particles: Annotated[
-        Path | None, typer.Option(help="STAR file of the run, if it is no longer where it was.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the clusters.")] = 0,
+    particles: ParticlesOfRun = None,
+    seed: Annotated[int, typer.Option(help="Seed of the clusters.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace states that the folder holds.")
     ] = False,
