@@ -15,22 +15,29 @@ import torch
 from torch import Tensor
 
 from instamap.geometry import rotations
+from instamap.poses.batched import product
 from instamap.scene import Views
 
 
 def corrected(views: Views, z: Tensor) -> Views:
     """The views of particles whose given `views` are corrected by z "n 5"."""
-    turn = rotations.from_rotvec(z[:, :3]).to(views.rotation)
-    shift = z[:, 3:].to(views.origin)
-    return replace(views, rotation=views.rotation @ turn.mT, origin=views.origin + shift)
+    angle, shift = _parts(z)
+    turn = rotations.from_rotvec(angle)
+    turn = turn.to(views.rotation)
+    rotation = views.rotation @ turn.mT
+    origin = views.origin + shift.to(views.origin)
+    return replace(views, rotation=rotation, origin=origin)
 
 
 def followed_by(z: Tensor, step: Tensor) -> Tensor:
     """The correction "n 5" that is `step` "n 5" after z: B exp(δ)ᵀ = A (exp(δ) exp(ω))ᵀ."""
-    second = rotations.from_rotvec(step[:, :3])
-    first = rotations.from_rotvec(z[:, :3])
-    turn = rotations.to_rotvec(second @ first)
-    return torch.cat([turn, z[:, 3:] + step[:, 3:]], 1)
+    first_angle, first_shift = _parts(z)
+    second_angle, second_shift = _parts(step)
+    second = rotations.from_rotvec(second_angle)
+    first = rotations.from_rotvec(first_angle)
+    angle = rotations.to_rotvec(second @ first)
+    shift = first_shift + second_shift
+    return torch.cat([angle, shift], 1)
 
 
 def as_rigid(views: Views, z: Tensor) -> Tensor:
@@ -38,12 +45,14 @@ def as_rigid(views: Views, z: Tensor) -> Tensor:
 
     With them the given views show what the corrected ones show without.
     """
-    in_plane = corrected(views, z).rotation[:, :2].to(z)
-    shift = z[:, None, 3:]
+    angle, shift = _parts(z)
+    frames = corrected(views, z).rotation[:, :2]
+    row = shift[:, None]
     if views.magnification is not None:
-        shift = shift @ torch.linalg.inv(views.magnification.to(z))
-    translation = (shift @ in_plane)[:, 0]
-    return torch.cat([z[:, :3], translation], 1)
+        magnification = views.magnification.to(z)
+        row = row @ torch.linalg.inv(magnification)
+    translation = row @ frames.to(z)
+    return torch.cat([angle, translation[:, 0]], 1)
 
 
 def from_rigid(views: Views, z: Tensor, centre: Tensor | None = None) -> Tensor:
@@ -53,22 +62,34 @@ def from_rigid(views: Views, z: Tensor, centre: Tensor | None = None) -> Tensor:
     about, for a body (the origin, if None): x = exp(ω)ᵀ (y - c - t) + c lands at
     B (y - c - t) + A c.
     """
-    given = views.rotation.to(z)
-    turned = given @ rotations.from_rotvec(z[:, :3]).mT
-    moved = (turned @ z[:, 3:, None])[..., 0]
+    angle, translation = _parts(z)
+    before = views.rotation.to(z)
+    turn = rotations.from_rotvec(angle)
+    after = before @ turn.mT
+    moved = product(after, translation)
     if centre is not None:
-        moved = moved + (turned - given) @ centre.to(z)
+        moved = moved + (after - before) @ centre.to(z)
     shift = moved[:, :2]
     if views.magnification is not None:
-        shift = (shift[:, None] @ views.magnification.to(z))[:, 0]
-    return torch.cat([z[:, :3], shift], 1)
+        magnification = views.magnification.to(z)
+        row = shift[:, None] @ magnification
+        shift = row[:, 0]
+    return torch.cat([angle, shift], 1)
 
 
 def root_mean_square(z: Tensor) -> tuple[float, float]:
     """The root mean squares of the angle in degrees and of the shift in Å, of corrections "n 5"."""
-    return _rms_length(torch.rad2deg(z[:, :3])), _rms_length(z[:, 3:])
+    angle, shift = _parts(z)
+    degrees = torch.rad2deg(angle)
+    return _rms_length(degrees), _rms_length(shift)
+
+
+def _parts(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotation vectors "n 3" and the shifts of corrections."""
+    return z[:, :3], z[:, 3:]
 
 
 def _rms_length(vectors: Tensor) -> float:
     square = vectors.square().sum(1)
-    return float(square.mean().sqrt())
+    mean = square.mean()
+    return float(mean.sqrt())

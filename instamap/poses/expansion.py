@@ -10,13 +10,14 @@ takes. The shift s is a phase.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from instamap.fourier.central_slices import Spectrum
 from instamap.geometry import grids
+from instamap.poses.batched import product
 from instamap.poses.correction import corrected
 from instamap.scene import Views
 from instamap.statistics.particle_statistics import ParticleStatistics
@@ -39,19 +40,24 @@ class Expansion:
 
     def or_else(self, other: "Expansion", here: Tensor) -> "Expansion":
         """The rows of this one where `here` "n" is true, those of the other elsewhere."""
-        chosen = {}
-        for field in fields(self):
-            own = getattr(self, field.name)
-            condition = here.view(-1, *[1] * (own.dim() - 1))
-            chosen[field.name] = torch.where(condition, own, getattr(other, field.name))
-        return Expansion(**chosen)
+        of_vectors = here[:, None]
+        of_matrices = here[:, None, None]
+        return Expansion(
+            torch.where(of_vectors, self.z, other.z),
+            torch.where(here, self.value, other.value),
+            torch.where(of_vectors, self.gradient, other.gradient),
+            torch.where(of_matrices, self.curvature, other.curvature),
+        )
 
     @staticmethod
     def joined(parts: list["Expansion"]) -> "Expansion":
         """The expansion of all images of the parts."""
-        names = [field.name for field in fields(Expansion)]
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        return Expansion(**joined)
+        return Expansion(
+            torch.cat([part.z for part in parts]),
+            torch.cat([part.value for part in parts]),
+            torch.cat([part.gradient for part in parts]),
+            torch.cat([part.curvature for part in parts]),
+        )
 
 
 class ReferenceMap:
@@ -62,7 +68,10 @@ class ReferenceMap:
         self.box = len(volume)
         self.spectrum = Spectrum(volume)
         along_axes = ((1, 1, -1), (1, -1, 1), (-1, 1, 1))
-        self.moments = [Spectrum(volume * x.view(shape)) for shape in along_axes]
+        self.moments = []
+        for shape in along_axes:
+            position = x.view(shape)
+            self.moments.append(Spectrum(volume * position))
 
     def slices(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
         """The slices S "n P" and their derivatives ∂S/∂δ "n 3 P" (complex) for frames "n 2 3"."""
@@ -71,16 +80,21 @@ class ReferenceMap:
         slope = [moment.slices(frames, plane) * factor for moment in self.moments]
         turned = []
         for axis in range(3):
-            second = q[..., axis - 2] * slope[axis - 1]
-            turned.append(second - q[..., axis - 1] * slope[axis - 2])
-        return self.spectrum.slices(frames, plane), torch.stack(turned, 1)
+            following = axis - 2
+            last = axis - 1
+            first_term = q[..., following] * slope[last]
+            second_term = q[..., last] * slope[following]
+            turned.append(first_term - second_term)
+        slices = self.spectrum.slices(frames, plane)
+        return slices, torch.stack(turned, 1)
 
 
 class PoseImages:
     """What some images at given views say, up to a Fourier component in cycles per box."""
 
     def __init__(self, statistics: ParticleStatistics, views: Views, limit: float) -> None:
-        inside = (statistics.plane.norm(dim=1) <= limit).nonzero()[:, 0]
+        radius = statistics.plane.norm(dim=1)
+        inside = (radius <= limit).nonzero()[:, 0]
         self.views = views
         self.plane = statistics.plane[inside]
         self.data = statistics.data[:, inside]
@@ -91,26 +105,42 @@ class PoseImages:
     def expand(self, reference: ReferenceMap, z: Tensor) -> Expansion:
         """The expansion around the corrections z "n 5"."""
         frames = corrected(self.views, z).frames.float()
-        size = max(1, COMPONENTS_AT_ONCE // max(1, len(self.plane)))
-        chunks = torch.arange(len(z)).split(size)
-        return Expansion.joined(
-            [self._expand(reference, z[rows], frames[rows], rows) for rows in chunks]
-        )
+        components = max(1, len(self.plane))
+        size = max(1, COMPONENTS_AT_ONCE // components)
+        parts = []
+        for rows in torch.arange(len(z)).split(size):
+            part = self._expand(reference, z[rows], frames[rows], rows)
+            parts.append(part)
+        return Expansion.joined(parts)
 
     def _expand(
         self, reference: ReferenceMap, z: Tensor, frames: Tensor, rows: Tensor
     ) -> Expansion:
         slices, turned = reference.slices(frames, self.plane)
         moved = 1j * self.wave.T * slices[:, None]  # "n 2 P": by the predicted image's phase
-        slopes = torch.view_as_real(torch.cat([turned, moved], 1)).flatten(2)  # "n 5 2P"
-        phase = z[:, 3:].float() @ self.wave.T
-        # about where the particle now is
-        data = self.data[rows] * torch.polar(torch.ones_like(phase), -phase)
+        slopes = _as_real(torch.cat([turned, moved], 1))  # "n 5 2P"
+        shift = z[:, 3:].float()
+        phase = shift @ self.wave.T
+        there = torch.polar(torch.ones_like(phase), -phase)
+        data = self.data[rows] * there  # about where the particle now is
         power = self.power[rows]
-        rest = 2 * torch.view_as_real(data - power * slices).flatten(1)
-        twice = (2 * power)[..., None].expand(-1, -1, 2).flatten(1)
-        terms = (2 * data - power * slices) * slices.conj()
+        explained = power * slices
+        rest = 2 * _as_real(data - explained)
+        twice = _for_both_parts(2 * power)
+        terms = (2 * data - explained) * slices.conj()
         value = terms.real.double().sum(1)
-        gradient = (slopes @ rest[..., None])[..., 0]
+        gradient = product(slopes, rest)
         curvature = (slopes * twice[:, None]) @ slopes.mT
         return Expansion(z, value, gradient.double(), curvature.double())
+
+
+def _as_real(components: Tensor) -> Tensor:
+    """Complex numbers "... P" as their real and imaginary parts "... 2P"."""
+    pairs = torch.view_as_real(components)
+    return pairs.flatten(-2)
+
+
+def _for_both_parts(values: Tensor) -> Tensor:
+    """A value "n P" of each complex number, "n 2P" for its real and imaginary parts."""
+    pairs = values[..., None].expand(-1, -1, 2)
+    return pairs.flatten(1)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from instamap.poses.batched import solve
 from instamap.poses.correction import followed_by
 from instamap.poses.expansion import Expansion, PoseImages, ReferenceMap
 from instamap.poses.pose_prior import PosePrior
@@ -24,14 +25,20 @@ def refine(
         diagonal = torch.diag_embed(whole.diagonal(dim1=1, dim2=2))
         damped = whole + damping[:, None, None] * diagonal
         right = best.gradient - best.z * precision
-        step = torch.linalg.solve(damped, right[..., None])[..., 0]
-        trial = images.expand(reference, followed_by(best.z, step))
-        up = _height(trial, precision) > _height(best, precision)
-        damping = torch.where(up, damping / 10, (10 * damping).clamp(min=1.0))
-        best = trial.or_else(best, up)
+        step = solve(damped, right)
+        tried_z = followed_by(best.z, step)
+        tried = images.expand(reference, tried_z)
+        height = _height(tried, precision)
+        is_up = height > _height(best, precision)
+        longer = damping / 10
+        shorter = (10 * damping).clamp(min=1.0)
+        damping = torch.where(is_up, longer, shorter)
+        best = tried.or_else(best, is_up)
     return best
 
 
 def _height(expansion: Expansion, precision: Tensor) -> Tensor:
     """log p + log prior "n", up to a constant."""
-    return expansion.value - 0.5 * (expansion.z.square() * precision).sum(1)
+    square = expansion.z.square()
+    penalty = (square * precision).sum(1)
+    return expansion.value - 0.5 * penalty

@@ -71,14 +71,17 @@ class PoseRound:
             refined = self._refined("map", self.held_out, z, prior)
             z = z.index_copy(0, self.held_out, refined.z)
             prior = prior.estimate(refined)
+        reference = self._reference("map")
         corrected = []
-        given = []
+        uncorrected = []
         for rows, images in self._images(self.held_out, self.particles.box):
-            corrected.append(images.expand(self._reference("map"), z[rows]))
-            unmoved = torch.zeros_like(z[rows])
-            given.append(images.expand(self._reference("map"), unmoved).value)
-        held_out = float(prior.log_marginal(Expansion.joined(corrected)).mean())
-        return z, Round(prior, self.shell, held_out, float(torch.cat(given).mean()))
+            of_rows = z[rows]
+            corrected.append(images.expand(reference, of_rows))
+            uncorrected.append(images.expand(reference, torch.zeros_like(of_rows)))
+        log_marginal = prior.log_marginal(Expansion.joined(corrected))
+        value = Expansion.joined(uncorrected).value
+        held_out = float(log_marginal.mean())
+        return z, Round(prior, self.shell, held_out, uncorrected=float(value.mean()))
 
     def correct(self, z: Tensor, prior: PosePrior) -> Tensor:
         """Corrections "n 5" of all particles, those that are fitted found anew from z "n 5"."""
@@ -104,20 +107,27 @@ class PoseRound:
         size = max(1, PIXELS_AT_ONCE // self.particles.box**2)
         for chunk in rows.split(size):
             statistics = ParticleStatistics.read(self.particles, chunk, self.variance, chunk)
-            yield chunk, PoseImages(statistics, self.particles.views[chunk], shell + 0.5)
+            views = self.particles.views[chunk]
+            yield chunk, PoseImages(statistics, views, shell + 0.5)
 
 
 def _variance(particles: Particles, likelihood: GaussianLikelihood) -> Tensor:
     """Variance "G D//2+1" of the noise for each optics group and Fourier shell."""
-    group = particles.views.group.tolist()
-    groups = range(max(group) + 1)
-    first = torch.tensor([group.index(i) if i in group else 0 for i in groups])
-    return likelihood.noise_variance(particles.views[first])
+    of_rows = particles.views.group.tolist()
+    examples = []  # a row of each group; any row for one without
+    for group in range(max(of_rows) + 1):
+        example = of_rows.index(group) if group in of_rows else 0
+        examples.append(example)
+    views = particles.views[torch.tensor(examples)]
+    return likelihood.noise_variance(views)
 
 
 def _last_shell(fsc: Tensor | None, box: int) -> int:
     """The shell down to which the half maps agree."""
     if fsc is None:
         return box // 2
-    disagree = (~(fsc[1:] >= MIN_AGREEMENT)).nonzero()[:, 0].tolist()
-    return max(MIN_SHELLS, disagree[0]) if disagree else box // 2
+    agrees = fsc[1:] >= MIN_AGREEMENT
+    disagree = (~agrees).nonzero()[:, 0].tolist()
+    if not disagree:
+        return box // 2
+    return max(MIN_SHELLS, disagree[0])
