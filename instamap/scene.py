@@ -50,7 +50,7 @@ class Optics(_Rows):
     """Contrast-transfer parameters of each view, "B" unless said otherwise; RELION's meaning and
     sign (CTF(0) = +amplitude contrast).
 
-    The last four are None where no view has any: see `fourier.aberrations`.
+    The last five are None where no view has any: see `fourier.aberrations`, `fourier.ctf`.
     """
 
     voltage: Tensor  # kV
@@ -66,6 +66,7 @@ class Optics(_Rows):
     odd: Tensor | None = None  # "B K": coefficients of odd Zernike terms, radians
     even: Tensor | None = None  # "B K": of even ones
     magnification: Tensor | None = None  # "B 2 2": from the image's Fourier components to true ones
+    dose: Tensor | None = None  # electrons/Å² before the image: see `fourier.ctf.dose_weight`
 
 
 @dataclass(frozen=True)

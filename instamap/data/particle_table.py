@@ -141,7 +141,8 @@ class ParticleTable:
     is for all. half "n": 0 or 1, or None where the file has no halves. ignored: names of
     columns that say something which is not modelled. columns: everything else, by name. terms:
     the file's own names for "image", "box", "pixel size", "half" and "premultiplied", for
-    errors. source: what can be written again.
+    errors. source: what can be written again. particle "n": numbers from 0 of the particles that
+    the images show, or None where each image shows its own.
     """
 
     path: Path
@@ -161,6 +162,7 @@ class ParticleTable:
     columns: Columns
     terms: Mapping[str, str]
     source: Source
+    particle: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image_names)

@@ -78,8 +78,8 @@ class Particles:
         preprocess: done to each image when it is read. Raises DataError, or OptionError where the
         images are too small for that.
         """
-        table = formats.read(path, ctf=ctf)
         folder = None if datadir is None else Path(datadir)
+        table = formats.read(path, ctf=ctf, datadir=folder)
         return cls(table, Stacks(table.image_names, table.path, folder), preprocess)
 
     def __len__(self) -> int:
@@ -178,6 +178,17 @@ class Particles:
             )
         return splits.group_numbers(keys)
 
+    def particle_numbers(self, group_by: str | None = None) -> Tensor:
+        """For each row "n" the number, from 0, of the particle that it shows: one for all rows with
+        the same value in column `group_by`; without it as the file has it, or else each its own.
+        Raises DataError if the column is missing.
+        """
+        if group_by is not None:
+            return self.groups(group_by)
+        if self.table.particle is not None:
+            return self.table.particle
+        return torch.arange(self.count)
+
     def weights(self, column: str) -> Tensor:
         """The factor "n" (float64, at least 0) of each row's log p that `column` holds. Raises
         DataError naming a row that has none.
@@ -198,12 +209,12 @@ class Particles:
 
         They are those of one image (symmetry-expanded or joined files list it again and again, or
         under several names), whose noise would else be found in both halves, and those of one
-        value in column `group_by`; and so on, from row to row. Raises DataError if the column is
-        missing.
+        value in column `group_by` or, without it, of one particle where the file lists several
+        images of each; and so on, from row to row. Raises DataError if the column is missing.
         """
         links = [self.same_pixels]
-        if group_by is not None:
-            links.append(self.groups(group_by))
+        if group_by is not None or self.table.particle is not None:
+            links.append(self.particle_numbers(group_by))
         return splits.exclusive_groups(links)
 
     def split(self, seed: int, group_by: str | None = None) -> Tensor:
@@ -228,7 +239,8 @@ class Particles:
         return splits.balanced_halves(group, seed)
 
     def _only_one(self, group_by: str | None) -> str:
-        if self.count == 1:
+        is_one_particle = self.table.particle is not None and group_by is None
+        if self.count == 1 or is_one_particle:
             return "one particle"
         return "only one image" if group_by is None else f"only one value of {group_by}"
 

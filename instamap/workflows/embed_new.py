@@ -48,12 +48,13 @@ def particle_numbers(
     """For each image "n" the number, from 0, of the particle that it shows: images with one value
     in `column` are of one particle.
 
-    column: None takes the one that the run was made with, if any; without any, each image shows a
-    particle of its own. Raises DataError where the file does not have the column.
+    column: None takes the one that the run was made with, if any; without any, images show the
+    particles that the file says, or each its own. Raises DataError where the file does not have the
+    column.
     """
     column = column or _settings(motion).group_by
     if column is None:
-        return torch.arange(particles.count)
+        return particles.particle_numbers()
     if column not in particles.table.columns:
         raise DataError(
             f"'{particles.path}' has no column {column}, by which the run tells images of one"

@@ -113,9 +113,7 @@ def open_inputs(settings: Settings, pixel_size: float, progress: Progress = SILE
     particles = dataset.particles
     coarse = fewer_pixels(particles, pixel_size)
     variance = noise.estimate(coarse, seed=settings.seed)
-    particle = torch.arange(particles.count)  # copies of an image may move on their own
-    if settings.group_by:
-        particle = particles.groups(settings.group_by)
+    particle = particles.particle_numbers(settings.group_by)  # copies may move on their own
     options = settings.objective.options
     assert isinstance(options, Conformations.Options)  # or the workflow is unsuitable
     return MotionInputs(settings, options, dataset, coarse, variance, particle)

@@ -70,6 +70,79 @@ class TestCryodrgn(FormatLaws):
         super().test_some_rows_are_those_rows(tmp_path)
 
 
+class TestTiltSeries(FormatLaws):
+    """Optimisation sets: each particle of the sample is seen in one tilt of its own."""
+
+    name = "relion-tilt-series"
+    keeps_image_names = False
+
+    def write(self, particles: Sample, folder: Path, optics_columns: str = "") -> Path:
+        label, _, value = optics_columns.partition(" ")
+        labels = "rlnOpticsGroup rlnVoltage rlnSphericalAberration rlnAmplitudeContrast"
+        lines = _head("optics", f"{labels} rlnImagePixelSize {label}".split())
+        lines += [f"1 300 2.7 0.1 {particles.pixel_size} {value}".strip()]
+        lines += _table("particles", _particles_of_tilts(particles))
+        (folder / "particles.star").write_text("\n".join(lines) + "\n")
+        overview = {
+            "rlnTomoName": ["one"],
+            "rlnTomoHand": [-1],
+            "rlnTomoTiltSeriesPixelSize": [particles.pixel_size],
+        }
+        tilts = _tilts(particles)
+        lines = [*_table("global", overview), *_table("one", tilts)]
+        (folder / "tomograms.star").write_text("\n".join(lines) + "\n")
+        path = folder / "optimisation_set.star"
+        path.write_text(
+            "data_\n\n_rlnTomoParticlesFile particles.star\n_rlnTomoTomogramsFile tomograms.star\n"
+        )
+        return path
+
+    def write_unmodelled(self, particles: Sample, folder: Path) -> tuple[Path, str]:
+        return self.write(particles, folder, "rlnOddZernike None"), "rlnOddZernike"
+
+
+def _projections(particles: Sample) -> torch.Tensor:
+    """Any rotations, one a tilt."""
+    generator = torch.Generator().manual_seed(5)
+    return rotations.random(len(particles.image_names), generator=generator).double()
+
+
+def _tilts(particles: Sample) -> dict[str, list]:
+    """The tilts of the one series."""
+    rows = _rows(particles)
+    projections = _projections(particles).tolist()
+    tilts = {}
+    for axis, letter in enumerate("XYZ"):
+        vectors = [[*projection[axis], 0.0] for projection in projections]
+        tilts[f"rlnTomoProj{letter}"] = [str(vector).replace(" ", "") for vector in vectors]
+    names = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
+    return tilts | {name: rows[name] for name in names}
+
+
+def _particles_of_tilts(particles: Sample) -> dict[str, list]:
+    """Poses and origins in the tomogram, of which each tilt makes those of the sample."""
+    count = len(particles.image_names)
+    inverse = _projections(particles).mT
+    angles = torch.rad2deg(rotations.to_euler(inverse @ particles.rotation))
+    in_image = torch.nn.functional.pad(particles.origin, (0, 1))
+    origin = (inverse @ in_image[:, :, None])[:, :, 0]
+    rows: dict[str, list] = {
+        "rlnTomoName": ["one"] * count,
+        "rlnOpticsGroup": [1] * count,
+        "rlnImageName": [f"{number}.mrcs" for number in range(count)],
+        "rlnRandomSubset": (particles.half + 1).tolist(),
+        "rlnTomoVisibleFrames": [],
+    }
+    for number in range(count):
+        flags = [int(tilt == number) for tilt in range(count)]
+        rows["rlnTomoVisibleFrames"].append(str(flags).replace(" ", ""))
+    for axis, (angle, letter) in enumerate(zip(("Rot", "Tilt", "Psi"), "XYZ", strict=True)):
+        rows[f"rlnAngle{angle}"] = angles[:, axis].tolist()
+        rows[f"rlnOrigin{letter}Angst"] = origin[:, axis].tolist()
+        rows[f"rlnCenteredCoordinate{letter}Angst"] = [0.0] * count
+    return rows
+
+
 def cryosparc_rows(particles: Sample, tilt: float = 0.0) -> np.ndarray:
     """Particles as cryoSPARC has them."""
     count = len(particles.image_names)
@@ -120,6 +193,11 @@ def cryodrgn_ctf(particles: Sample) -> np.ndarray:
 
 def _head(name: str, labels: list[str]) -> list[str]:
     return ["", f"data_{name}", "", "loop_", *(f"_{label}" for label in labels)]
+
+
+def _table(name: str, columns: dict[str, list]) -> list[str]:
+    rows = [" ".join(map(str, values)) for values in zip(*columns.values(), strict=True)]
+    return [*_head(name, list(columns)), *rows]
 
 
 def _rows(particles: Sample) -> dict[str, list]:

@@ -30,3 +30,9 @@ class InputFormat(ABC):
 
         ctf: False leaves what the file says of contrast transfer alone. Raises DataError.
         """
+
+    def read_beside(self, path: Path, datadir: Path | None, *, ctf: bool = True) -> ParticleTable:
+        """The particles of a file whose stacks are in `datadir`, for formats that look at stacks to
+        say which image is a particle's. Raises DataError.
+        """
+        return self.read(path, ctf=ctf)

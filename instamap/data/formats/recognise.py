@@ -11,13 +11,14 @@ from instamap.plugin.registry import OWN, default
 FALLBACK = "relion-star"
 
 
-def read(path: str | Path, *, ctf: bool = True) -> ParticleTable:
+def read(path: str | Path, *, ctf: bool = True, datadir: Path | None = None) -> ParticleTable:
     """The particles of a file, by the first format that recognises it.
 
-    ctf: False leaves what the file says of contrast transfer alone. Raises DataError.
+    ctf: False leaves what the file says of contrast transfer alone. datadir: the folder of the
+    stacks where they are not below the file's folder or one of its parents. Raises DataError.
     """
     path = Path(path)
-    return format_of(path).read(path, ctf=ctf)
+    return format_of(path).read_beside(path, datadir, ctf=ctf)
 
 
 def format_of(path: Path) -> InputFormat:
@@ -31,8 +32,9 @@ def format_of(path: Path) -> InputFormat:
     return fallback()
 
 
-def _built_in_first(component: Component) -> tuple[bool, str]:
-    return component.provider != OWN, component.name
+def _built_in_first(component: Component) -> tuple[bool, bool, str]:
+    """By origin and name; of the built-in ones that which takes every STAR file is the last."""
+    return component.provider != OWN, component.name == FALLBACK, component.name
 
 
 def _recognised(component: Component, path: Path) -> type[InputFormat] | None:

@@ -26,6 +26,8 @@ TERMS = {
     "phase-flipped": "rlnCtfDataArePhaseFlipped",
     "mirrored": "rlnIsFlip",
 }
+# electrons/Å² that a tilt's specimen had before; RELION, which does not know the column, keeps it
+DOSE = "instamapDose"
 _REFINED = "take the STAR file that a 3-D refinement wrote (run_data.star)"
 _CTF = "estimate the CTF first, or read the particles as images without contrast transfer"
 _PIXEL = (
@@ -69,36 +71,41 @@ class StarFormat(InputFormat):
                 f"'{columns.path}' lists one stack of tilts a row (rlnTomoVisibleFrames); "
                 "write one row an image, with the pose, defocus and N@stack of each visible tilt"
             )
-        image_names = columns.texts(
-            TERMS["image"], "take a STAR file of particles, not of micrographs or models"
-        )
-        _check_origins(columns)
-        rotation = _rotations(euler_angles(columns))
-        pixel_size = _pixel_size(columns)
-        views = Views.of(rotation, _origins(columns, pixel_size), _optics(columns) if ctf else None)
-        mirrored = _mirrored(columns)
-        if mirrored is not None:
-            views = mirror.mirrored(views, mirrored)
-        premultiplied = _premultiplied(columns, views.optics)
-        return ParticleTable(
-            path=columns.path,
-            image_names=image_names,
-            rotation=views.rotation,
-            origin=views.origin,
-            optics=views.optics,
-            group=torch.tensor(columns.group),
-            group_names=_group_names(columns),
-            pixel_size=torch.tensor(pixel_size),
-            box=_box(columns),
-            premultiplied=premultiplied,
-            phase_flipped=_phase_flipped(columns, views.optics, premultiplied),
-            sign=None,
-            half=_half(columns),
-            ignored=tuple(unmodelled(columns, ctf=ctf)),
-            columns=columns,
-            terms=TERMS,
-            source=StarSource(columns, pixel_size, mirrored),
-        )
+        return table_of(columns, ctf=ctf)
+
+
+def table_of(columns: StarColumns, *, ctf: bool = True) -> ParticleTable:
+    """What the columns of images, one row each, say of them. Raises DataError."""
+    image_names = columns.texts(
+        TERMS["image"], "take a STAR file of particles, not of micrographs or models"
+    )
+    _check_origins(columns)
+    rotation = rotations_of(euler_angles(columns))
+    pixel_size = _pixel_size(columns)
+    views = Views.of(rotation, _origins(columns, pixel_size), _optics(columns) if ctf else None)
+    mirrored = _mirrored(columns)
+    if mirrored is not None:
+        views = mirror.mirrored(views, mirrored)
+    premultiplied = _premultiplied(columns, views.optics)
+    return ParticleTable(
+        path=columns.path,
+        image_names=image_names,
+        rotation=views.rotation,
+        origin=views.origin,
+        optics=views.optics,
+        group=torch.tensor(columns.group),
+        group_names=_group_names(columns),
+        pixel_size=torch.tensor(pixel_size),
+        box=_box(columns),
+        premultiplied=premultiplied,
+        phase_flipped=_phase_flipped(columns, views.optics, premultiplied),
+        sign=None,
+        half=_half(columns),
+        ignored=tuple(unmodelled(columns, ctf=ctf)),
+        columns=columns,
+        terms=TERMS,
+        source=StarSource(columns, pixel_size, mirrored),
+    )
 
 
 def read(path: str | Path, *, ctf: bool = True) -> ParticleTable:
@@ -113,7 +120,7 @@ def euler_angles(columns: Columns) -> Tensor:
     return torch.deg2rad(torch.tensor(np.stack(degrees, -1)))
 
 
-def _rotations(angles: Tensor) -> Tensor:
+def rotations_of(angles: Tensor) -> Tensor:
     """Rotations "n 3 3" of angles "n 3" in radians, some at a time: factors take memory."""
     chunks = angles.split(_ROWS_AT_ONCE)
     return torch.cat([rotations.from_euler(*chunk.unbind(-1)) for chunk in chunks])
@@ -128,6 +135,10 @@ def unmodelled(columns: Columns, *, ctf: bool = True) -> list[str]:
 
 def _positive(values: Numbers) -> Mask:
     return values > 0
+
+
+def _not_negative(values: Numbers) -> Mask:
+    return values >= 0
 
 
 def _fraction(values: Numbers) -> Mask:
@@ -245,11 +256,20 @@ def _optics(columns: StarColumns) -> Optics:
         phase_shift=torch.tensor(phase_shift),
         b_factor=torch.tensor(b_factor),
         scale=torch.tensor(scale),
+        dose=_dose(columns),
         beam_tilt=star_optics.beam_tilt(columns),
         odd=star_optics.odd_zernike(columns),
         even=star_optics.even_zernike(columns),
         magnification=star_optics.magnification(columns),
     )
+
+
+def _dose(columns: StarColumns) -> Tensor | None:
+    """Electrons/Å² before each image "n"; None where the file does not say it."""
+    if DOSE not in columns:
+        return None
+    words = "electrons/Å² of at least 0"
+    return torch.tensor(columns.numbers(DOSE, allowed=_not_negative, words=words))
 
 
 def _premultiplied(columns: StarColumns, optics: Optics | None) -> bool:
