@@ -16,8 +16,8 @@ from instamap.simulate import particle_set
 from instamap.workflows.doctor import coverage, examine
 from instamap.workflows.settings import Settings
 
-COUNT = 800
-BOX = 40
+COUNT = 500
+BOX = 32
 PIXEL = 4.0
 
 
@@ -143,7 +143,9 @@ def test_copies_in_both_halves_are_named(break_set):
         images[1] = images[0]
         return images
 
-    path = break_set(images=again, table=lambda table: table.assign(rlnRandomSubset=[1, 2] * 400))
+    path = break_set(
+        images=again, table=lambda table: table.assign(rlnRandomSubset=[1, 2] * (COUNT // 2))
+    )
     found = examine(Settings(particles=path)).findings
     assert [finding.code for finding in found] == ["copies"]
     assert found[0].is_wrong
