@@ -143,7 +143,7 @@ def _bands(volume: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def likelier(
+def more_likely(
     reading: Reading,
     among: list[Alternative],
     most: int = 3,

@@ -175,7 +175,7 @@ def _conventions(
         return findings
     known = {finding.code for finding in report.findings}
     among = alternatives.alternatives(reading)
-    judged = alternatives.likelier(reading, among, progress=progress)
+    judged = alternatives.more_likely(reading, among, progress=progress)
     findings = [_finding(one, particles) for one in judged if one.alternative.code not in known]
     best = alternatives.taken_on(reading, judged)
     every = torch.arange(len(rows))

@@ -75,7 +75,7 @@ def outliers(particles: Particles, settings: Settings, progress: Progress) -> Te
 
 def of_images(particles: Particles) -> list[Finding]:
     """Findings of the images that have been read, by which those that follow are judged."""
-    return [] if particles.inspector is None else particles.inspector.survey()
+    return [] if particles.inspector is None else particles.inspector.findings_so_far()
 
 
 def of_later_images(particles: Particles) -> list[Finding]:

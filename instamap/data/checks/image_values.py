@@ -65,16 +65,17 @@ class ImageValues:
         self.peak = unknown.clone()
 
     @property
-    def known(self) -> Tensor:
+    def measured(self) -> Tensor:
         """Rows of the images that were measured."""
         return (~self.peak.isnan()).nonzero()[:, 0]
 
-    def add(self, rows: Tensor, images: Tensor) -> None:
-        """Measures images "B D D" of rows "B"."""
+    def add(self, rows: Tensor, images: Tensor, *, background: bool) -> None:
+        """Measures images "B D D" of rows "B"; their level and noise only where that is asked."""
         pixels = images.flatten(1)
-        corners = pixels[:, self._outside].double()
-        self.level[rows] = corners.mean(1)
-        self.deviation[rows] = corners.std(1)
+        if background:
+            corners = pixels[:, self._outside].double()
+            self.level[rows] = corners.mean(1)
+            self.deviation[rows] = corners.std(1)
         norm = torch.linalg.vector_norm(pixels, dim=1, dtype=torch.float64)
         self.amplitude[rows] = norm / pixels.shape[1] ** 0.5
         lowest, highest = pixels.aminmax(dim=1)
@@ -94,13 +95,16 @@ class Inspector:
     def inspect(self, rows: Tensor, images: Tensor) -> None:
         """Measures images that were read, once each.
 
-        After the survey, raises DataError for wild ones that outweigh all others, with the rows of
-        all of them.
+        After the first findings, raises DataError for wild ones that outweigh all others, with the
+        rows of all of them.
         """
         new = self.values.peak[rows].isnan()
         if not new.any():
             return
-        self.values.add(rows[new], images[new])
+        is_survey = self._reference is None
+        if not new.all():
+            rows, images = rows[new], images[new]
+        self.values.add(rows, images, background=is_survey)
         if self._reference is not None and self._outweigh():
             self.scan()
             raise DataError(str(self._wild_finding(self.wild())))
@@ -119,12 +123,12 @@ class Inspector:
         self._told.update(rows.tolist())
         self._left_out[rows] = True
 
-    def survey(self) -> list[Finding]:
+    def findings_so_far(self) -> list[Finding]:
         """What is wrong with the images that have been measured, by which others are judged then.
 
         Where wild images outweigh all others, all images are measured to name all of them.
         """
-        if len(self.values.known) < MIN_IMAGES:
+        if len(self.values.measured) < MIN_IMAGES:
             return []
         if self._outweigh():
             self.scan()
@@ -143,7 +147,7 @@ class Inspector:
         """Rows of the measured images that are far stronger than the median, all over or in a
         pixel.
         """
-        if len(self.values.known) < MIN_IMAGES:
+        if len(self.values.measured) < MIN_IMAGES:
             return torch.zeros(0, dtype=torch.long)
         amplitude, peak = self._reference or self._medians()
         is_strong = self.values.amplitude > WILD_ENERGY**0.5 * amplitude
@@ -152,7 +156,7 @@ class Inspector:
 
     def _medians(self) -> tuple[float, float]:
         """Of the amplitude and of the peak."""
-        known = self.values.known
+        known = self.values.measured
         return (
             float(self.values.amplitude[known].median()),
             float(self.values.peak[known].median()),
@@ -182,8 +186,8 @@ class Inspector:
         return Finding("outliers", value, remedy, is_wrong)
 
     def _scale(self) -> list[Finding]:
-        known = self.values.known
-        deviation = float(self.values.deviation[known].median())
+        known = self.values.measured
+        deviation = float(self.values.deviation[known].nanmedian())
         if SMALLEST_SCALE <= deviation <= LARGEST_SCALE or deviation == 0:
             return []
         value = (
@@ -199,7 +203,7 @@ class Inspector:
         return "add --normalise"
 
     def _level(self) -> list[Finding]:
-        known = self.values.known
+        known = self.values.measured
         level = self.values.level[known] / self.values.deviation[known]
         level = level[level.isfinite()]
         if not len(level):
@@ -220,7 +224,7 @@ class Inspector:
         return [Finding("background", value, remedy)]
 
     def _noise(self) -> list[Finding]:
-        known = self.values.known
+        known = self.values.measured
         deviation = self.values.deviation[known]
         low, high = deviation.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
         if not low > 0 or high <= UNEVEN_NOISE * low:

@@ -244,7 +244,7 @@ def test_wild_images_beyond_the_survey_are_found_while_reading(changed):
     inspector = Inspector(particles)
     particles.inspector = inspector
     particles.images(torch.arange(30))
-    assert inspector.survey() == []
+    assert inspector.findings_so_far() == []
     with pytest.raises(DataError, match="rows 41, 71"):
         particles.images(torch.arange(30, 50))
 
