@@ -23,9 +23,11 @@ from instamap.cli import (
     fit,
     fsc,
     infer,
+    mask,
     merge,
     morph,
     parts,
+    postprocess,
     preprocess,
     reconstruct,
     relion_external,
@@ -33,8 +35,9 @@ from instamap.cli import (
     simulate,
     states,
 )
+from instamap.cli.memory import OUT_OF_MEMORY, check_space, spare_threads
 from instamap.cli.terminal import show, surviving_streams, tell
-from instamap.errors import InstamapError, PartError
+from instamap.errors import InstamapError, PartError, is_out_of_memory
 from instamap.plugin.registry import Registry, default
 from instamap.version import __version__
 
@@ -54,6 +57,8 @@ COMMANDS = (
     (simulate.simulate, "Images of a model or a map with known poses."),
     (demo.demo, "A made-up molecule, from particles to maps in a minute."),
     (fsc.fsc, "How far two maps agree: resolution and curves."),
+    (postprocess.postprocess, "Half maps to a sharpened map and local resolution."),
+    (mask.mask, "A soft mask from a map or from an atomic model."),
     (relion_external.relion_external, "Particles to maps, as RELION's External job."),
     (relion_external.relion_reconstruct, "A map for relion_refine --external_reconstruct."),
     (parts.parts, "The parts that can be chosen by name."),
@@ -77,6 +82,7 @@ class Commands(TyperGroup):
     """The built-in commands, to which those of plugins are added."""
 
     def invoke(self, ctx: Any) -> Any:
+        check_space()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -107,6 +113,7 @@ def main() -> None:
     Exit code 2 and one line for a user's mistake, 130 for Ctrl-C, 128 and the signal's number for a
     signal that ends the program.
     """
+    spare_threads()
     with contextlib.suppress(ValueError):  # signals can be set in the main thread alone
         _end_on_signals()
     with surviving_streams():
@@ -115,6 +122,11 @@ def main() -> None:
         except InstamapError as error:
             line = " ".join(str(error).split())
             tell(f"error: {line}")
+            sys.exit(2)
+        except (MemoryError, RuntimeError, ImportError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            tell(f"error: {OUT_OF_MEMORY}")
             sys.exit(2)
         except (KeyboardInterrupt, Interrupted):
             tell("interrupted")

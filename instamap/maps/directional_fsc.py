@@ -20,6 +20,11 @@ SLICE_HALF_WIDTH = 0.05
 """Radians from a slice within which it sees a direction."""
 
 VIEWS_AT_ONCE = 8192
+MIN_CONE_COMPONENTS = 12
+"""Components of a shell that a cone holds at least, to be judged by itself: fewer may be weak by
+chance.
+"""
+
 EMPTY_NORM = 1e-28
 """Share of a map's whole power below which a cone's shell is empty."""
 
@@ -29,7 +34,8 @@ class DirectionalFsc:
     """FSC curves "V D//2+1" of cones around `directions` "V 3" (x, y, z).
 
     The directions are the middles of 18 x 72 bins of one area on the half of the sphere with
-    z >= 0, row by row. A cone that holds no component of a shell has the whole shell's value.
+    z >= 0, row by row. A cone with fewer than `MIN_CONE_COMPONENTS` of a shell's components has the
+    whole shell's value.
     """
 
     directions: Tensor
@@ -92,7 +98,9 @@ def directional_fsc(
     power_a = inside @ _sums(_power(transform_a), place, box)
     power_b = inside @ _sums(_power(transform_b), place, box)
     norm = (power_a * power_b).sqrt()
-    full = norm > EMPTY_NORM * norm.sum()
+    count = inside @ _sums(torch.ones_like(product), place, box)
+    enough = count >= MIN_CONE_COMPONENTS
+    full = enough & (norm > EMPTY_NORM * norm.sum())
     safe_norm = norm.where(full, torch.ones_like(norm))
     whole = shells.fsc(a, b)
     curves = torch.where(full, cross / safe_norm, whole)
@@ -124,7 +132,8 @@ def sampling_factor(relative: Tensor) -> float:
     """
     if not bool((relative > 0).all()):
         return 0.0
-    return float(relative.mean() / (relative.mean() * (1 / relative)).mean())
+    harmonic = 1 / (1 / relative).mean()
+    return float(harmonic / relative.mean())
 
 
 def _power(transform: Tensor) -> Tensor:

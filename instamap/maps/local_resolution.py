@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from instamap.errors import OptionError
-from instamap.maps import sharpening
 from instamap.maps.fsc import RESOLUTION_THRESHOLDS
 from instamap.progress import SILENT, Progress
 
@@ -20,8 +19,15 @@ RESOLUTIONS_PER_WINDOW = 7.0
 J. Struct. Biol. 184, 226 (2013), choose several).
 """
 
+BAND_SPACING = 2 / 3
+"""Distance of two bands, times the width of the window. Narrower bands blur places more than the
+window does, wider ones blur frequencies.
+"""
+
 FINEST_SHARE = 0.5
-"""Share of the map's resolution (Å) beyond which no place is looked for."""
+"""Share of the map's resolution (Å) beyond which no place is looked for; or of a seventh of the
+window, where that is less.
+"""
 
 MIN_COMPONENTS = 36
 """Independent components that a window must hold in a band for it to be judged at all."""
@@ -46,8 +52,8 @@ class Bands:
 
     Band k is cos²(π/2 (s/spacing - k)) within one spacing of k spacing, band 0 the half at the
     origin. window: full width at half maximum in Å of the Gaussian within which a place is judged;
-    bands are 1 / (2 window) apart, since closer ones can't be told apart in it. first: the first
-    band that is judged. last: the last one.
+    with the reach of the bands themselves, half as much again. first: the first band that is
+    judged. last: the last one.
     """
 
     window: float
@@ -101,7 +107,7 @@ def choose_bands(
 ) -> Bands:
     """The bands in which maps of `resolution` Å are judged, as far as half of it or Nyquist.
 
-    window: in Å; 7 resolutions where it is None. Raises OptionError for a window that is larger
+    window: in Å; 7 resolutions where it is None, at most half of the box. Raises OptionError for a window that is larger
     than the map, or in which no band can be judged.
     """
     if window is None:
@@ -111,9 +117,10 @@ def choose_bands(
             f"window of {window:g} Å does not fit a map of {box} voxels of {pixel_size:g} Å; give"
             f" one above {2 * pixel_size:g} Å and of at most {box * pixel_size:g} Å"
         )
-    spacing = 1 / (2 * window)
+    spacing = BAND_SPACING / window
     nyquist = 1 / (2 * pixel_size)
-    highest = min(nyquist, 1 / (FINEST_SHARE * resolution))
+    finest = FINEST_SHARE * min(resolution, window / RESOLUTIONS_PER_WINDOW)
+    highest = min(nyquist, 1 / finest)
     last = math.floor(highest / spacing + 1e-6)
     bands = Bands(window, spacing, 1, last)
     for band in range(1, last + 1):

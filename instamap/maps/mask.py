@@ -194,7 +194,7 @@ def _extended(solid: Tensor, extend: float, edge: float) -> Tensor:
     """1 less than `extend` voxels from the true ones, with an edge around what is then inside."""
     if extend > 0:
         solid = _distance(solid, math.ceil(extend)) < extend
-    if edge == 0:
+    if edge <= 1:  # it reaches no other voxel
         return solid.float()
     return _soft(_distance(solid, math.ceil(edge)), 0, edge)
 

@@ -34,8 +34,8 @@ def write(
     """Write a map [z, y, x] as float32 (mode 2, space group 1) with voxels of `pixel_size` Å, start
     at zero.
 
-    label: what the map is, in up to 80 ASCII characters, after the program's own. Raises DataError for a map that is not a finite volume, OutputError where the file system
-    refuses.
+    label: what the map is, in up to 80 ASCII characters, after the program's own. Raises DataError
+    for a map that is not a finite volume, OutputError where the file system refuses.
     """
     data = _volume(path, density)
     _check_voxels(path, pixel_size)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.command import instamap
 
 from instamap.errors import DataError
 from instamap.geometry import grids
@@ -173,3 +174,113 @@ def test_a_map_is_drawn(tmp_path, map):
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG") and len(
         list(tmp_path.iterdir())
     ) == 1
+
+
+@given(seed=st.integers(0, 2**32), extend=st.floats(0, 4), edge=st.floats(0, 5))
+def test_a_level_then_an_extension_then_an_edge(seed, extend, edge):
+    volume = torch.from_numpy(np.random.default_rng(seed).random((11, 11, 11), np.float32))
+    made = mask.from_level(volume, 0.99, extend=extend, edge=edge).numpy()
+    solid = volume.numpy() >= 0.99
+    slack = 1e-5  # distances are the same to float32
+    to_solid = ndimage.distance_transform_edt(~solid)
+    if (abs(to_solid - extend) < slack).any():
+        return  # a voxel on the boundary may fall to either side
+    inside = solid if extend == 0 else solid | (to_solid < extend)
+    distance = ndimage.distance_transform_edt(~inside)
+    expected = np.where(inside, 1.0, 0.0)
+    soft = ~inside & (distance < edge)
+    expected[soft] = 0.5 + 0.5 * np.cos(np.pi * distance[soft] / edge)
+    assert np.allclose(made, expected, atol=1e-4)
+
+
+def test_of_a_level_dust_can_be_left_out():
+    volume = ball(32, (0, 0, 0), 7) + ball(32, (12, 0, 0), 2)
+    whole = mask.from_level(volume, 0.5)
+    clean = mask.from_level(volume, 0.5, largest_parts=True)
+    assert whole[16, 16, 28] == 1 and clean[16, 16, 28] == 0 and clean[16, 16, 16] == 1
+
+
+@pytest.mark.parametrize(("level", "many"), [(2.0, "no voxel"), (-1.0, "every voxel")])
+def test_a_level_outside_the_map_is_refused(level, many):
+    with pytest.raises(DataError, match=f"{many} of the map reaches level {level:g}: its values"):
+        mask.from_level(ball(12, (0, 0, 0), 3), level)
+
+
+@given(
+    place=st.tuples(*[st.floats(0, 30)] * 3),
+    pixel_size=st.floats(0.8, 3),
+    radius=st.floats(1, 6),
+)
+def test_a_point_is_a_ball(place, pixel_size, radius):
+    """Coordinates are from the first voxel, x first."""
+    point = torch.tensor([place], dtype=torch.float64)
+    index = torch.arange(16, dtype=torch.float64) * pixel_size
+    z, y, x = torch.meshgrid(index, index, index, indexing="ij")
+    distance = (torch.stack([x, y, z], -1) - point).norm(dim=-1)
+    inside = distance <= radius
+    if not inside.any() or ((distance - radius).abs() < 1e-9).any():
+        return  # tested below; a voxel on the boundary may fall to either side
+    made = mask.from_points(point, 16, pixel_size, radius=radius)
+    assert torch.equal(made > 0.5, inside)
+
+
+def test_points_outside_the_box_are_refused():
+    with pytest.raises(DataError, match="none of 2 points is inside a box of 8 voxels of 2 Å"):
+        mask.from_points(torch.full((2, 3), 80.0), 8, 2.0, radius=3.0)
+
+
+def test_the_command_makes_the_mask_of_a_level(tmp_path):
+    volume = ball(32, (0, 0, 4), 8)
+    mrc.write(tmp_path / "map.mrc", volume, 2.0, origin=(5.0, 0.0, -3.0))
+    out = tmp_path / "mask.mrc"
+    words = ("--level", 0.5, "--extend", 2, "--edge", 3)
+    done = instamap("mask", tmp_path / "map.mrc", "-o", out, *words)
+    assert done.code == 0 and "of the box is inside, 32 voxels of 2 Å" in done.out
+    made, pixel_size = mrc.read(out)
+    assert torch.equal(made, mask.from_level(volume, 0.5, extend=2, edge=3))
+    assert pixel_size == 2.0 and mrc.read_origin(out) == (5.0, 0.0, -3.0)
+
+
+def test_the_command_finds_the_particle_without_a_level(tmp_path):
+    volume = ball(32, (0, 0, 4), 8)
+    mrc.write(tmp_path / "map.mrc", volume, 2.0)
+    assert instamap("mask", tmp_path / "map.mrc", "-o", tmp_path / "mask.mrc").code == 0
+    assert torch.equal(mrc.read(tmp_path / "mask.mrc")[0], mask.from_map(volume, 2.0))
+
+
+PDB = "ATOM      1  CA  ALA A   1    {:8.3f}{:8.3f}{:8.3f}  1.00 20.00           C\n"
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_command_puts_a_model_where_the_map_is(tmp_path, centred):
+    """The middle of the mask is the atom, in the frame of the map's origin."""
+    pytest.importorskip("gemmi", reason="models are read with gemmi")
+    origin = (10.0, -4.0, 6.0)
+    mrc.write(tmp_path / "map.mrc", torch.rand(24, 24, 24), 2.0, origin=origin)
+    voxel = torch.tensor([6.0, 10.0, 15.0])  # x, y, z
+    start = torch.tensor([-24.0, -24.0, -24.0]) if centred else torch.tensor(origin)
+    (tmp_path / "model.pdb").write_text(PDB.format(*(voxel * 2 + start).tolist()))
+    words = ["--like", tmp_path / "map.mrc", "--radius", 4, "--extend", 0, "--edge", 0]
+    words += ["--centred"] * centred
+    out = tmp_path / "mask.mrc"
+    assert instamap("mask", tmp_path / "model.pdb", "-o", out, *words).code == 0
+    z, y, x = (mrc.read(out)[0] > 0.5).nonzero().double().mean(0).tolist()
+    assert (x, y, z) == pytest.approx(voxel.tolist())
+    assert mrc.read_origin(out) == origin
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("map.mrc", "--level", "9"), "no voxel of the map reaches level 9"),
+        (("map.mrc", "--edge", "-1"), "--edge is -1; give a length of at least 0"),
+        (("map.mrc", "--centred"), "are for models, and 'map.mrc' is a map"),
+        (("none.mrc",), "map 'none.mrc' does not exist"),
+        (("model.pdb",), "model 'model.pdb' has no box; give --like"),
+        (("map.mrc", "-o", "map.mrc"), "is one of the files that are read"),
+    ],
+)
+def test_the_command_refuses(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    mrc.write("map.mrc", ball(16, (0, 0, 0), 4), 2.0)
+    assert said in instamap("mask", *words).refusal

@@ -293,3 +293,38 @@ def test_the_file_is_what_mrcfile_would_write(tmp_path):
         file.voxel_size = 1.37
         file.header.label[0] = b"instamap"
     assert (tmp_path / "ours.mrc").read_bytes() == (tmp_path / "theirs.mrc").read_bytes()
+
+
+def test_a_map_has_a_place_and_a_label(tmp_path):
+    path = tmp_path / "map.mrc"
+    mrc.write(path, CUBE, 1.5, origin=(1.5, -3.0, 7.25), label="local resolution in Å")
+    assert mrc.read_origin(path) == (1.5, -3.0, 7.25)
+    assert torch.equal(mrc.read(path)[0], torch.from_numpy(CUBE))
+    with mrcfile.open(path) as file:
+        assert file.get_labels() == ["instamap", "local resolution in ?"]
+        assert file.header.nxstart == 0
+    assert mrcfile.validate(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_where_the_origin_is_empty_the_start_is_the_place(tmp_path, order, packed):
+    """By columns, rows, sections: here z, x, y."""
+    path = tmp_path / "map.mrc"
+    mrc.write(path, CUBE, 2.0)
+    header = np.frombuffer(path.read_bytes()[:1024], HEADER_DTYPE.newbyteorder("<"))
+    header = header.astype(HEADER_DTYPE.newbyteorder(order))
+    header["machst"] = (0x44, 0x44, 0, 0) if order == "<" else (0x11, 0x11, 0, 0)
+    header["nxstart"], header["nystart"], header["nzstart"] = 3, -4, 5
+    header["mapc"], header["mapr"], header["maps"] = 3, 1, 2
+    content = header.tobytes() + path.read_bytes()[1024:]
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert mrc.read_origin(path) == (-8.0, 10.0, 6.0)
+
+
+def test_a_place_of_no_map_is_refused(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        mrc.read_origin(tmp_path / "none.mrc")
+    (tmp_path / "text.mrc").write_text("words")
+    with pytest.raises(DataError, match="text.mrc' cannot be read as MRC"):
+        mrc.read_origin(tmp_path / "text.mrc")
