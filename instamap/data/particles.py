@@ -203,6 +203,10 @@ class Particles:
         """For each row "n" a number that it shares with rows of the same image, under any name."""
         return torch.from_numpy(repeated_images.same_pixels(self.stacks))
 
+    def image_numbers(self) -> Tensor:
+        """For each row "n" a number, from 0 in the rows' order, that copies of an image share."""
+        return splits.exclusive_groups([self.same_pixels])
+
     def exclusive_groups(self, group_by: str | None = None) -> Tensor:
         """For each row "n" a number, counted from 0 in the rows' order, that rows which must not be
         parted share.
@@ -254,7 +258,7 @@ class Particles:
                 f" {copies}, which would then agree on their noise; remove the copies, or the"
                 f" column {name} to draw halves"
             )
-        row = splits.parted_row(self.exclusive_groups(), half)
+        row = splits.parted_row(self.image_numbers(), half)
         if row is not None:
             raise DataError(
                 f"{name} of '{self.path}' has the {self.describe(row)} in both halves, which would"

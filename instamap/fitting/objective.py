@@ -44,7 +44,7 @@ class ImageSource(Protocol):
     def batch(self, rows: Tensor) -> Batch:
         """The images and views of `rows` "B"."""
 
-    def exclusive_groups(self) -> Tensor:
+    def image_numbers(self) -> Tensor:
         """A number "n" for each row that rows share which are copies of an image."""
 
 
@@ -100,7 +100,7 @@ class StatisticsData(FitData):
 
 def distinct_images(particles: ImageSource, rows: Tensor) -> int:
     """The number of images in `rows` "m" of which none is a copy of another."""
-    image = particles.exclusive_groups()[rows]
+    image = particles.image_numbers()[rows]
     return len(image.unique())
 
 

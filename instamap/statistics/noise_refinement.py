@@ -68,7 +68,7 @@ def _known_variance(scene: Scene) -> Tensor:
 
 def _halves(particles: Particles, rows: Tensor) -> dict[str, Tensor]:
     """The rows in two halves, with copies of an image, which have the same noise, in one."""
-    image = particles.exclusive_groups()[rows]
+    image = particles.image_numbers()[rows]
     _, number = torch.unique(image, return_inverse=True)
     second = number % 2 == 1
     return {

@@ -88,7 +88,7 @@ class Specimen:
     def batch(self, rows: Tensor) -> Batch:
         return Batch(self.images[rows], self.views[rows])
 
-    def exclusive_groups(self) -> Tensor:
+    def image_numbers(self) -> Tensor:
         return torch.arange(self.count)
 
     def statistics(self, rows: Tensor, scene: Scene) -> Statistics:

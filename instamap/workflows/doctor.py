@@ -82,7 +82,7 @@ def examine(settings: Settings, progress: Progress = SILENT) -> Diagnosis:
 
     Where images are absent or unreadable, what the file says is looked at alone.
     """
-    table = formats.read(settings.particles)
+    table = formats.read(settings.particles, datadir=settings.datadir)
     report = _Report()
     particles = _with_images(table, settings, report)
     headers = [] if particles is None else particles.stacks.header_pixel_sizes

@@ -299,6 +299,7 @@ def test_images_of_a_particle_stay_together(write_set, write_stacks):
     assert torch.equal(particles.table.particle, number)
     assert torch.equal(particles.exclusive_groups(), number)
     assert torch.equal(particles.particle_numbers(), number)
+    assert torch.equal(particles.image_numbers(), torch.arange(particles.count))
     assert torch.equal(particles.split(0), number % 2)
     # what is named wins
     assert torch.equal(particles.exclusive_groups("rlnTomoName"), number // 2)
