@@ -78,7 +78,8 @@ class ImageValues:
             self.deviation[rows] = corners.std(1)
         norm = torch.linalg.vector_norm(pixels, dim=1, dtype=torch.float64)
         self.amplitude[rows] = norm / pixels.shape[1] ** 0.5
-        lowest, highest = pixels.aminmax(dim=1)
+        lowest = pixels.amin(1)
+        highest = pixels.amax(1)  # both apart: together they are not vectorised
         self.peak[rows] = torch.maximum(-lowest, highest).double()
 
 
