@@ -27,8 +27,8 @@ def same_pixels(stacks: Stacks) -> Numbers:
     for places in _batches(stacks, first):
         found = stacks.middle_lines(first[places])
         varied = np.flatnonzero((found != found[:, :1]).any(1))
-        for number in varied.tolist():
-            lines[places[number]] = _digest(found[number])
+        for index in varied.tolist():
+            lines[places[index]] = _digest(found[index])
     suspects = _shared(lines)
     if not len(suspects):
         return names
