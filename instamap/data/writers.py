@@ -101,7 +101,7 @@ def table_of_run(
             f"the particles' STAR file '{path}' does not exist (seen from '{Path.cwd()}'); give it"
             " with --particles"
         )
-    table = formats.read(path, ctf=False)
+    table = formats.read(path)
     if len(table) != count:
         raise DataError(
             f"'{path}' has {len(table)} rows, but the run has coordinates of {count}; give the STAR"
