@@ -1,5 +1,6 @@
 """A correction of a pose: what it does to views, that two make one, and its name as a `rigid`."""
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from instamap.geometry import rotations
 from instamap.model import compose, default_parts
 from instamap.plugin.choice import choose
 from instamap.poses import correction
-from instamap.scene import Scene, Views
+from instamap.scene import Optics, Scene, Views
 from instamap.testing.scenes import Gaussians
 
 
@@ -73,10 +74,13 @@ def test_root_mean_squares():
     assert shift == pytest.approx(5 / math.sqrt(2))
 
 
-def test_a_correction_is_what_rigid_calls_one():
+@pytest.mark.parametrize("is_distorted", [False, True])
+def test_a_correction_is_what_rigid_calls_one(is_distorted):
     """Images of the deformation's model are those of the corrected poses."""
     count = 4
     views = poses(count)
+    if is_distorted:
+        views = distorted(views)
     z = wrong(count, 5.0, 6.0)
     variance = torch.ones(1, BOX // 2 + 1)
     scene = Scene(box=BOX, pixel_size=PIXEL, count=count, noise_variance=variance)
@@ -100,6 +104,32 @@ def test_a_correction_is_what_rigid_calls_one():
     size = float(still.abs().max())
     assert float((moved - still).abs().max()) < 1e-4 * size  # of the blobs' tails beyond the sphere
     assert float((plain - still).abs().max()) > 0.3 * size
+
+
+def distorted(views):
+    """The views with contrast transfer and a magnification that is not even."""
+    ones = torch.ones(len(views), dtype=torch.float64)
+    matrix = torch.tensor([[1.05, 0.03], [-0.02, 0.96]], dtype=torch.float64)
+    optics = Optics(
+        300 * ones,
+        2.7 * ones,
+        0.1 * ones,
+        5000 * ones,
+        5000 * ones,
+        0 * ones,
+        0 * ones,
+        0 * ones,
+        ones,
+        magnification=matrix.expand(len(views), 2, 2),
+    )
+    return dataclasses.replace(views, optics=optics)
+
+
+def test_corrections_of_distorted_views_come_back():
+    views = distorted(poses(4))
+    z = wrong(4, 5.0, 6.0)
+    back = correction.from_rigid(views, correction.as_rigid(views, z))
+    assert torch.allclose(back, z)
 
 
 def test_rotations_of_corrected_views_are_rotations():

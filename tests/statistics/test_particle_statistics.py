@@ -15,6 +15,7 @@ from instamap.data.particles import Particles
 from instamap.fourier.ctf import ctf
 from instamap.geometry import grids
 from instamap.simulate import particle_set
+from instamap.statistics.accumulator import Accumulator
 from instamap.statistics.particle_statistics import (
     BASIS_MAPS,
     MIN_RELATIVE_SHARE,
@@ -215,3 +216,39 @@ def test_blobs_are_seen_where_they_are():
     maps = torch.stack([blob(-3, 0, 0), blob(3, 1, -1)])
     gram, h = seen.normal_equations(maps)
     torch.testing.assert_close(gram.sum(2), h, rtol=0, atol=2e-3 * float(h.abs().max()))
+
+
+def test_aberrations_are_undone_as_in_accumulation(tmp_path):
+    """The statistics of all images are the accumulator's, with beam tilt, Zernike terms and a
+    distortion too.
+    """
+    star = particle_set.demo(tmp_path, count=20, box=12, pixel_size=PIXEL, snr=0.5)
+    tables = starfile.read(star)
+    aberrations = {
+        "rlnBeamTiltX": 30.0,
+        "rlnBeamTiltY": -20.0,
+        "rlnOddZernike": "[5,-8,400,0,0,200]",
+        "rlnEvenZernike": "[0.3,30,-7,40,2000,-800,-1800,700,900]",
+        "rlnMagMat00": 1.04,
+        "rlnMagMat01": 0.03,
+        "rlnMagMat10": -0.02,
+        "rlnMagMat11": 0.97,
+    }
+    for name, value in aberrations.items():
+        tables["optics"][name] = value
+    plain = Particles.open(star)
+    starfile.write(tables, star, overwrite=True)
+    particles = Particles.open(star)
+    rows = torch.arange(20)
+    variance = torch.ones(int(particles.views.group.max()) + 1, 7)
+    found = {}
+    for name, opened in (("aberrant", particles), ("plain", plain)):
+        read = ParticleStatistics.read(opened, rows, variance, rows)
+        accumulator = Accumulator(12, PIXEL)
+        batch = opened.batch(rows)
+        transfer = ctf(batch.views.optics, 12, PIXEL)
+        accumulator.add(batch.images, batch.views, noise_variance=torch.ones(7), ctf=transfer)
+        found[name] = (read.statistics(read.unit_weights()), accumulator.finish())
+    one, other = found["aberrant"]
+    assert off(one.b, other.b) < GRIDDING and off(one.kernel, other.kernel) < GRIDDING
+    assert off(found["plain"][0].b, other.b) > 0.3
