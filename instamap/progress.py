@@ -52,4 +52,26 @@ class Progress:
         return None
 
 
+class ForwardingProgress(Progress):
+    """A listener that passes all it is told to another; override what else it does."""
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
+
+    def message(self, line: str) -> None:
+        self._listener.message(line)
+
+    def images_read(self, done: int, total: int) -> None:
+        self._listener.images_read(done, total)
+
+    def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
+        self._listener.evaluated(fit, evaluation, steps)
+
+    def counted(self, what: str, done: int, total: int) -> None:
+        self._listener.counted(what, done, total)
+
+    def kept(self, what: str) -> Path | None:
+        return self._listener.kept(what)
+
+
 SILENT = Progress()

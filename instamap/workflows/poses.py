@@ -132,9 +132,9 @@ class PosesWorkflow(Workflow):
         dataset = open_dataset(plain, logged)
         prepared = prepare_dataset(dataset, plain, logged)
         map_workflow.describe(settings, prepared, logged)
-        best = self._rounds(settings, plain, dataset, prepared, logged)
+        best, outcomes = self._rounds(settings, plain, dataset, prepared, logged)
         result = map_workflow.make_result(settings, best.prepared, best.fits, logged)
-        record = _record(best.z, best.rounds)
+        record = _record(best.z, outcomes)
         artefact = RefinedPoses(dataset.particles, best.z, record)
         return _with_poses(replace(result, artefacts=(artefact,)), record, best.z)
 
@@ -149,31 +149,32 @@ class PosesWorkflow(Workflow):
         dataset: Dataset,
         prepared: Prepared,
         progress: LoggedProgress,
-    ) -> "_Done":
-        """The best round, with what was said of all of them."""
+    ) -> "tuple[_FinishedRound, list[Round]]":
+        """Maps and corrections, round by round: the best round, with what was found in each."""
         usual = settings.deformation.options
         prior = PosePrior(math.radians(usual.angle), usual.shift)
         z = torch.zeros(dataset.particles.count, 5, dtype=torch.float64)
         assert plain.objective is not None  # settings are resolved
         tolerance = plain.objective.options.tolerance
-        done: list[_Done] = []
+        finished: list[_FinishedRound] = []
         for number in range(self.options.rounds + 1):
             if number:
                 posed = replace(dataset, particles=_posed(dataset.particles, z))
                 prepared = prepare_dataset(posed, plain)
             suffix = f" round {number}" if number else ""
             fits, _ = map_workflow.fit_all(plain, prepared, progress, suffix)
-            current = self._pose_round(dataset, plain, prepared, fits)
-            own, found = current.test(z, prior)
-            rounds = [*(done[-1].rounds if done else []), found]
-            done.append(_Done(prepared, fits, z, rounds))
-            progress.message(_line(number, found, dataset.particles))
-            if number == self.options.rounds or _idle(done, len(dataset.held_out), tolerance):
+            pose_round = self._pose_round(dataset, plain, prepared, fits)
+            tested_z, outcome = pose_round.test(z, prior)
+            finished.append(_FinishedRound(prepared, fits, z, outcome))
+            progress.message(_line(number, outcome, dataset.particles))
+            outcomes = [one.outcome for one in finished]
+            if _no_gain(outcomes, len(dataset.held_out), tolerance):
                 break
-            prior = found.prior
-            z = current.correct(own, prior)
-        best = max(done, key=lambda one: one.rounds[-1].held_out)
-        return replace(best, rounds=done[-1].rounds)
+            if number < self.options.rounds:
+                prior = outcome.prior
+                z = pose_round.correct(tested_z, prior)
+        best = max(finished, key=lambda one: one.outcome.held_out)
+        return best, outcomes
 
     def _pose_round(
         self,
@@ -196,13 +197,15 @@ class PosesWorkflow(Workflow):
 
 
 @dataclass(frozen=True)
-class _Done:
-    """A round that is over: what its fits saw and found at corrections z, and all rounds so far."""
+class _FinishedRound:
+    """A round that is over: what its fits saw and found at corrections z, and what held-out
+    particles say of it.
+    """
 
     prepared: Prepared
     fits: dict[str, FitResult]
     z: Tensor
-    rounds: list[Round]
+    outcome: Round
 
 
 def _against_deformation(settings: Settings, deformation: type) -> str | None:
@@ -263,18 +266,18 @@ def _settings_of_map(settings: Settings) -> Settings:
     )
 
 
-def _idle(done: list[_Done], held_out: int, tolerance: float) -> bool:
-    """Whether corrections do not help.
+def _no_gain(rounds: list[Round], held_out: int, tolerance: float) -> bool:
+    """Whether the corrections of the last round do not help.
 
     After the first map: if its held-out particles gain no more by them than chance allows (where
     poses are right, exp(gain) has mean 1). Later: if the last corrections gained no more than the
     share `tolerance`.
     """
-    last = done[-1].rounds[-1]
-    if len(done) == 1:
+    last = rounds[-1]
+    if len(rounds) == 1:
         gain = (last.held_out - last.uncorrected) * held_out
         return gain <= math.log(1 / FALSE_POSITIVE_RATE)
-    before = done[-2].rounds[-1].held_out
+    before = rounds[-2].held_out
     return last.held_out - before <= tolerance * abs(before)
 
 

@@ -70,9 +70,9 @@ class Prepared:
     @property
     def counts(self) -> dict[str, int]:
         """The number of images of each set and of the held-out one."""
-        some = next(iter(self.fits.values()))
+        first = next(iter(self.fits.values()))
         counts = {name: data.count for name, data in self.fits.items()}
-        return {**counts, HELD_OUT: some.held_out_count}
+        return {**counts, HELD_OUT: first.held_out_count}
 
 
 def open_dataset(settings: Settings, progress: Progress = SILENT) -> Dataset:
@@ -220,7 +220,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
             " --likelihood gaussian or --objective images"
         )
     kept = KeptStatistics(list(dataset.sets), progress)
-    found = accumulate(
+    statistics = accumulate(
         dataset.particles,
         dataset.sets,
         likelihood,
@@ -231,13 +231,13 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
         checkpoint=kept,
     )
     settle(preflight.of_later_images(dataset.particles), progress)
-    held_out = found.pop(HELD_OUT)
+    held_out = statistics.pop(HELD_OUT)
     distinct = distinct_images(dataset.particles, dataset.held_out)
-    fits: dict[str, FitData] = {
-        name: StatisticsData(fitted, held_out, distinct) for name, fitted in found.items()
-    }
-    scene, was_found = with_mask_and_scale(dataset.scene, list(found.values()))
-    return Prepared(dataset.particles, scene, fits, was_found)
+    fits: dict[str, FitData] = {}
+    for name, fitted in statistics.items():
+        fits[name] = StatisticsData(fitted, held_out, distinct)
+    scene, mask_was_found = with_mask_and_scale(dataset.scene, list(statistics.values()))
+    return Prepared(dataset.particles, scene, fits, mask_was_found)
 
 
 def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> Prepared:
@@ -245,7 +245,7 @@ def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> 
     fitted = torch.cat(list(dataset.rows.values()))
     sample = {"first": fitted[:: -(-len(fitted) // MAX_FIRST_MAP_IMAGES)]}
     likelihood = make_part("likelihood", choose("likelihood", "coloured"), dataset.scene)
-    found = accumulate(
+    statistics = accumulate(
         dataset.particles,
         sample,
         likelihood,
@@ -253,12 +253,11 @@ def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> 
         weights=dataset.weights,
         progress=progress,
     )
-    fits: dict[str, FitData] = {
-        name: ImageData(dataset.particles, rows, dataset.held_out)
-        for name, rows in dataset.rows.items()
-    }
-    scene, was_found = with_mask_and_scale(dataset.scene, [found["first"]])
-    return Prepared(dataset.particles, scene, fits, was_found)
+    fits: dict[str, FitData] = {}
+    for name, rows in dataset.rows.items():
+        fits[name] = ImageData(dataset.particles, rows, dataset.held_out)
+    scene, mask_was_found = with_mask_and_scale(dataset.scene, [statistics["first"]])
+    return Prepared(dataset.particles, scene, fits, mask_was_found)
 
 
 def _prepare_statistics(settings: Settings) -> Prepared:
@@ -281,11 +280,11 @@ def _prepare_statistics(settings: Settings) -> Prepared:
         sets = dict(zip(splits.HALVES, (one, two), strict=True))
     else:
         sets = {splits.WHOLE: one + two}
-    fits: dict[str, FitData] = {
-        name: StatisticsData(fitted, held_out) for name, fitted in sets.items()
-    }
-    scene, was_found = with_mask_and_scale(scene, list(sets.values()))
-    return Prepared(None, scene, fits, was_found)
+    fits: dict[str, FitData] = {}
+    for name, fitted in sets.items():
+        fits[name] = StatisticsData(fitted, held_out)
+    scene, mask_was_found = with_mask_and_scale(scene, list(sets.values()))
+    return Prepared(None, scene, fits, mask_was_found)
 
 
 def with_mask_and_scale(scene: Scene, sample: list[Statistics]) -> tuple[Scene, bool]:

@@ -7,31 +7,19 @@ from typing import Any
 from instamap.errors import DataError
 from instamap.files import replacing
 from instamap.plugin.registry import Registry, default
-from instamap.progress import Evaluation, Progress
+from instamap.progress import Evaluation, ForwardingProgress, Progress
 
 
-class LoggedProgress(Progress):
+class LoggedProgress(ForwardingProgress):
     """A listener that keeps every evaluation, tells plugins of it and passes all on to another.
 
     entries: one for each evaluation, in their order, as log.jsonl has them.
     """
 
     def __init__(self, listener: Progress, registry: Registry | None = None) -> None:
+        super().__init__(listener)
         self.entries: list[dict[str, Any]] = []
-        self._listener = listener
         self._registry = registry or default()
-
-    def message(self, line: str) -> None:
-        self._listener.message(line)
-
-    def images_read(self, done: int, total: int) -> None:
-        self._listener.images_read(done, total)
-
-    def counted(self, what: str, done: int, total: int) -> None:
-        self._listener.counted(what, done, total)
-
-    def kept(self, what: str) -> Path | None:
-        return self._listener.kept(what)
 
     def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
         metrics = {
@@ -43,7 +31,7 @@ class LoggedProgress(Progress):
         step = evaluation.step
         self.entries.append({"fit": fit, "step": step, **metrics})
         self._registry.hook.instamap_step_finished(name=fit, step=step, metrics=metrics)
-        self._listener.evaluated(fit, evaluation, steps)
+        super().evaluated(fit, evaluation, steps)
 
 
 def write_log(path: Path, entries: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from instamap.errors import OutputError
-from instamap.progress import Evaluation, Progress
+from instamap.progress import ForwardingProgress, Progress
 from instamap.statistics.statistics import Statistics
 from instamap.toml_text import read_toml, write_toml
 from instamap.workflows.settings import Settings
@@ -20,26 +20,14 @@ FOLDER = ".instamap-kept"
 RECORD = "settings.toml"
 
 
-class KeptProgress(Progress):
+class KeptProgress(ForwardingProgress):
     """A listener that gives each step a file in a folder, and passes all it is told to another."""
 
     def __init__(self, folder: Path, listener: Progress) -> None:
+        super().__init__(listener)
         self._folder = folder
-        self._listener = listener
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
-
-    def message(self, line: str) -> None:
-        self._listener.message(line)
-
-    def images_read(self, done: int, total: int) -> None:
-        self._listener.images_read(done, total)
-
-    def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
-        self._listener.evaluated(fit, evaluation, steps)
-
-    def counted(self, what: str, done: int, total: int) -> None:
-        self._listener.counted(what, done, total)
 
     def kept(self, what: str) -> Path:
         with self._lock:
