@@ -330,6 +330,7 @@ def test_mirrored_optics_make_mirrored_images():
     torch.testing.assert_close(one, other)
     back = aberrations.mirrored(there, all_of_them)
     for name, values in vars(given).items():
-        assert torch.equal(getattr(back, name), values), name
+        if values is not None:
+            assert torch.equal(getattr(back, name), values), name
     same = aberrations.mirrored(given, ~all_of_them)
     assert torch.equal(same.odd, given.odd)
