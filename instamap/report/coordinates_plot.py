@@ -43,18 +43,39 @@ def plot(path: str | Path, latents: Tensor, rotation: Tensor, conformations: Ten
     rot. More: the first two, coloured by the density of particles, tilt and rot. Raises
     OutputError.
     """
+    figure.save(drawn(latents, rotation, conformations), path, dpi=140)
+
+
+def drawn(latents: Tensor, rotation: Tensor, conformations: Tensor) -> "Figure":
+    """The figure that `plot` writes."""
     every = max(1, math.ceil(len(latents) / MAX_PARTICLES))
-    drawn = latents[::every].double()
+    some = latents[::every].double()
     angles = viewing_angles(rotation[::every])
     marks = conformations.double()
-    with figure.png(path, width=11.4, height=3.9, dpi=140) as page:
-        page.suptitle(_title(latents, rotation), fontsize=10)
-        if latents.shape[1] == 1:
-            _draw_one_coordinate(page, drawn[:, 0], angles, marks[:, 0])
-        else:
-            _draw_two_coordinates(page, drawn[:, :2], angles, marks[:, :2])
-        for axes in page.axes[:3]:
-            axes.spines[["top", "right"]].set_visible(False)
+    page = figure.framed(11.4, 3.9)
+    page.suptitle(_title(latents, rotation), fontsize=10)
+    if latents.shape[1] == 1:
+        _draw_one_coordinate(page, some[:, 0], angles, marks[:, 0])
+    else:
+        _draw_two_coordinates(page, some[:, :2], angles, marks[:, :2])
+    for axes in page.axes[:3]:
+        axes.spines[["top", "right"]].set_visible(False)
+    return page
+
+
+def drawn_alone(latents: Tensor) -> "Figure":
+    """The coordinates "n L", of particles whose directions of view are not known."""
+    every = max(1, math.ceil(len(latents) / MAX_PARTICLES))
+    some = latents[::every].double()
+    page = figure.framed(4.6, 3.9)
+    axes = page.subplots()
+    if latents.shape[1] == 1:
+        _draw_histogram(axes, some[:, 0], some[:0, 0])
+    else:
+        points = some[:, :2]
+        _draw_cloud(axes, points, _density(points), "particles around")
+    axes.spines[["top", "right"]].set_visible(False)
+    return page
 
 
 def _title(latents: Tensor, rotation: Tensor) -> str:

@@ -24,9 +24,14 @@ def save(figure: "Figure", path: str | Path, dpi: float) -> None:
         figure.savefig(sibling, format="png", dpi=dpi)
 
 
+def framed(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, in which nothing overlaps."""
+    return blank(width, height, layout="constrained")
+
+
 @contextmanager
 def png(path: str | Path, width: float, height: float, dpi: float) -> Iterator["Figure"]:
     """A figure of so many inches to draw in, which is then written as a PNG. Raises OutputError."""
-    figure = blank(width, height, layout="constrained")
+    figure = framed(width, height)
     yield figure
     save(figure, path, dpi)

@@ -11,6 +11,7 @@ from instamap.report import figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TICKS = 6  # of the frequency axis, beside that at 0
 
@@ -20,21 +21,27 @@ def plot(path: str | Path, curves: dict[str, Tensor], box: int, pixel_size: floa
 
     Raises OutputError.
     """
-    with figure.png(path, width=6.4, height=4.2, dpi=160) as page:
-        axes = page.subplots()
-        for name, curve in curves.items():
-            frequency = torch.arange(len(curve)) / (box * pixel_size)
-            axes.plot(
-                frequency.tolist(),
-                curve.tolist(),
-                linewidth=1.6,
-                label=_label(name, curve, box, pixel_size),
-            )
-        _draw_thresholds(axes)
-        lowest = min(float(curve.min()) for curve in curves.values())
-        _draw_frame(axes, box, pixel_size, min(0.0, lowest))
-        # inside the axes, curves would run through it
-        page.legend(loc="outside upper left", frameon=False, fontsize=9)
+    figure.save(drawn(curves, box, pixel_size), path, dpi=160)
+
+
+def drawn(curves: dict[str, Tensor], box: int, pixel_size: float) -> "Figure":
+    """The figure that `plot` writes."""
+    page = figure.framed(6.4, 4.2)
+    axes = page.subplots()
+    for name, curve in curves.items():
+        frequency = torch.arange(len(curve)) / (box * pixel_size)
+        axes.plot(
+            frequency.tolist(),
+            curve.tolist(),
+            linewidth=1.6,
+            label=_label(name, curve, box, pixel_size),
+        )
+    _draw_thresholds(axes)
+    lowest = min(float(curve.min()) for curve in curves.values())
+    _draw_frame(axes, box, pixel_size, min(0.0, lowest))
+    # inside the axes, curves would run through it
+    page.legend(loc="outside upper left", frameon=False, fontsize=9)
+    return page
 
 
 def _label(name: str, curve: Tensor, box: int, pixel_size: float) -> str:

@@ -1,73 +1,52 @@
-"""Sections of the page that tells of a finished run: the built-in ones and those of plugins."""
+"""A section of the page that tells of a finished run, as the program and plugins alike make it."""
 
-import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from instamap.plugin.hooks import hookimpl
-from instamap.plugin.registry import OWN, Registry
-
-HOOK = "instamap_report_sections"
+from instamap.report.markup import element, text
 
 
 @dataclass(frozen=True)
 class Section:
     """A part of a report under a title of its own.
 
-    title: plain text. html: what stands below it, in which data are escaped already (`paragraphs`).
+    title: plain text. html: what stands below it, in which data are escaped already (`paragraphs`,
+    `table`). Of a plugin's, tags that format text, tables and pictures are kept, and everything
+    else is shown as the text that it is.
     """
 
     title: str
     html: str
 
 
-class Summarised(Protocol):
-    """The result of a finished run, as far as the built-in sections read it."""
-
-    def summary(self) -> list[str]:
-        """What came out, in lines of plain text."""
-
-
 def paragraphs(lines: Iterable[str]) -> str:
     """Lines of plain text as HTML, escaped: a paragraph each."""
-    return "\n".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return "\n".join(text("p", line) for line in lines)
 
 
-class BuiltIn:
-    """The sections that every report has."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """Plain text in rows and columns as HTML, escaped. The first cell of a row names it.
 
-    @hookimpl
-    def instamap_report_sections(self, result: Summarised) -> list[Section]:
-        """What the run found, as the command line says it."""
-        return [Section("Result", paragraphs(result.summary()))]
-
-
-def collect(result: Any, registry: Registry) -> list[Section]:
-    """The sections of a report on `result`: the built-in ones first, then those of each plugin.
-
-    A plugin whose hook fails, or returns anything but sections, counts as broken from here on.
+    head: names of the columns; none where there is nothing to say of them.
     """
-    own = f"{OWN} report"
-    if not registry.manager.has_plugin(own):
-        registry.manager.register(BuiltIn(), name=own)
-    sections = _sections_of(own, result, registry)
-    for provider in registry.providers():
-        if provider == own:
-            continue
-        try:
-            sections += _sections_of(provider, result, registry)
-        except (Exception, SystemExit) as error:  # a third party's hook may fail in any way
-            registry.drop(provider, error)
-    return sections
+    parts = [text("caption", caption)]
+    if head:
+        names = [text("th", name, {"scope": "col"}) for name in head]
+        top = element("tr", {}, "".join(names))
+        parts.append(element("thead", {}, top))
+    body = "\n".join(_row(row) for row in rows)
+    parts.append(element("tbody", {}, body))
+    frame = {
+        "class": "scroll",  # what is too wide scrolls, by the keyboard too
+        "tabindex": "0",
+        "role": "group",
+        "aria-label": caption,
+    }
+    return element("div", frame, element("table", {}, "".join(parts)))
 
 
-def _sections_of(provider: str, result: Any, registry: Registry) -> list[Section]:
-    """The sections of one provider. Raises what its hook raises, TypeError for another thing."""
-    sections = []
-    for returned in registry.call(provider, HOOK, result=result):
-        for section in returned:
-            if not isinstance(section, Section):
-                raise TypeError(f"{HOOK} returned {section!r}, which is not a Section")
-            sections.append(section)
-    return sections
+def _row(cells: Sequence[str]) -> str:
+    name, *values = cells
+    first = text("th", name, {"scope": "row"})
+    others = [text("td", value) for value in values]
+    return element("tr", {}, "".join([first, *others]))

@@ -11,6 +11,7 @@ from instamap.report import figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GRAY_QUANTILES = (0.001, 0.999)
 """Quantiles that become black and white: a hot voxel shall not turn the rest gray."""
@@ -40,14 +41,20 @@ def plot(path: str | Path, volume: Tensor, pixel_size: float) -> None:
 
     Views are along z, y and x. Raises OutputError.
     """
+    figure.save(drawn(volume, pixel_size), path, dpi=140)
+
+
+def drawn(volume: Tensor, pixel_size: float) -> "Figure":
+    """The figure that `plot` writes."""
     volume = volume.detach().cpu().double()
     slices = [volume.select(view.axis, volume.shape[view.axis] // 2) for view in VIEWS]
     projections = [volume.sum(view.axis) * pixel_size for view in VIEWS]
-    with figure.png(path, width=7.2, height=5.1, dpi=140) as page:
-        upper, lower = page.subplots(2, 3)
-        _draw_row(upper, slices, "central slice")
-        _draw_row(lower, projections, "projection")
-        _draw_scale_bar(upper[0], volume.shape[-1], pixel_size)
+    page = figure.framed(7.2, 5.1)
+    upper, lower = page.subplots(2, 3)
+    _draw_row(upper, slices, "central slice")
+    _draw_row(lower, projections, "projection")
+    _draw_scale_bar(upper[0], volume.shape[-1], pixel_size)
+    return page
 
 
 def label_axes(axes: "Axes", view: View, *, size: float, distance: float) -> None:

@@ -24,7 +24,7 @@ from instamap.workflows.result import RECORD, Result
 from instamap.workflows.settings import Settings
 
 MAPS = ("map", "half1", "half2")
-PICTURES = (".png", ".gif", ".mp4")  # are not read
+PICTURES = (".png", ".gif", ".mp4", ".html")  # are not read
 COLUMNS_BESIDE = ("shell", "spatial_frequency", "resolution")  # of fsc.csv: those without a curve
 
 

@@ -178,6 +178,7 @@ def make_result(
         mask_was_found=prepared.mask_was_found,
         log=logged.entries,
         artefacts=artefacts,
+        rotations=None if prepared.particles is None else prepared.particles.views.rotation,
     )
 
 

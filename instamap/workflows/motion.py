@@ -4,7 +4,7 @@ density into every conformation, or have a map of each.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from instamap.plugin.choice import load_class
 from instamap.plugin.options import Options as WorkflowOptions
 from instamap.plugin.options import option
 from instamap.progress import SILENT, Progress
+from instamap.report import coordinates_plot
 from instamap.workflows import embed_new, motion_files, motion_fits
 from instamap.workflows import map as map_workflow
 from instamap.workflows.motion_files import MotionFiles
@@ -33,6 +34,9 @@ from instamap.workflows.record import LoggedProgress
 from instamap.workflows.result import Result
 from instamap.workflows.settings import Settings
 from instamap.workflows.workflow import MAP_FILES, Workflow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BY_MINI_BATCHES = "--objective images"
 NO_MOTION = (
@@ -89,6 +93,14 @@ class MotionResult(Result):
                 f"halves: their coordinates of held-out particles correlate by {self.agreement:.3f}"
             )
         return lines
+
+    def plot_latents(self) -> "Figure":
+        """The coordinates of all particles as a matplotlib figure; with the directions of view
+        where they are known.
+        """
+        if self.rotations is None:
+            return coordinates_plot.drawn_alone(self.latents)
+        return coordinates_plot.drawn(self.latents, self.rotations, self.latents[:0])
 
     def conformation(self, z: Tensor) -> Tensor:
         """The map "D D D" at coordinates z "L"."""
@@ -209,6 +221,7 @@ def _result(
         mask_was_found=True,
         log=logged.entries,
         artefacts=(files,),
+        rotations=inputs.dataset.particles.views.rotation,
     )
     return _with_motion(result, files)
 

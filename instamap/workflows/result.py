@@ -4,23 +4,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from instamap import checksums
+from instamap.errors import DataError
 from instamap.fitting.loop import FitResult
 from instamap.maps import fsc, mrc
 from instamap.plugin.choice import load_class
+from instamap.plugin.registry import default
 from instamap.progress import Evaluation
-from instamap.report import fsc_plot, likelihood_plot, slices
+from instamap.report import card, fsc_plot, html, likelihood_plot, slices
 from instamap.scene import Scene
 from instamap.toml_text import write_toml
 from instamap.workflows import output
 from instamap.workflows.record import write_json, write_log
 from instamap.workflows.settings import Settings
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 RECORD = "result.json"
+REPORT = "report.html"
 NYQUIST_ROUNDING = 2.001  # pixels: a resolution below this is Nyquist's
 
 
@@ -57,6 +63,7 @@ class Result:
     resolution: where the last of them falls to 0.143, in Å, None without a signal or halves.
     counts: images of each set, "held_out" among them. log: an entry for each evaluation.
     mask_was_found: the mask was made from a first map. artefacts: whatever else was found.
+    rotations "n 3 3": of all particles, where they are known (a saved result has none).
     """
 
     settings: Settings
@@ -69,6 +76,7 @@ class Result:
     mask_was_found: bool
     log: list[dict[str, Any]] = field(default_factory=list)
     artefacts: Sequence[Artefact] = ()
+    rotations: Tensor | None = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -111,7 +119,7 @@ class Result:
             names += ["fsc.png"] * bool(self.fsc) + ["map.png"]
         for artefact in self.artefacts:
             names += artefact.files()
-        return [*names, checksums.LIST, output.MARK]
+        return [*names, REPORT, checksums.LIST, output.MARK]
 
     def _volumes(self) -> dict[str, Tensor]:
         """The maps to be written; a mask that was given has a file already."""
@@ -139,12 +147,8 @@ class Result:
 
     def _write(self, folder: Path) -> None:
         scene = self.scene
-        curves = {
-            name: [(one.step, one.held_out) for one in evaluations]
-            for name, evaluations in self.evaluations.items()
-        }
-        if curves:
-            likelihood_plot.plot(folder / "held_out.png", curves)
+        if self.fits:
+            likelihood_plot.plot(folder / "held_out.png", self._likelihoods())
         for name, volume in self._volumes().items():
             mrc.write(folder / f"{name}.mrc", volume, scene.pixel_size)
         if self.fsc:
@@ -156,6 +160,7 @@ class Result:
         write_log(folder / "log.jsonl", self.log)
         write_json(folder / RECORD, self.facts())
         write_toml(folder / output.MARK, self.record())
+        html.write(folder / REPORT, self, default())
         checksums.write_list(folder)
 
     def _draw(self, folder: Path) -> None:
@@ -163,6 +168,34 @@ class Result:
         if self.fsc:
             fsc_plot.plot(folder / "fsc.png", self.fsc, scene.box, scene.pixel_size)
         slices.plot(folder / "map.png", self.maps["map"], scene.pixel_size)
+
+    def _likelihoods(self) -> dict[str, likelihood_plot.Evaluations]:
+        """The steps and held-out likelihoods of each fit."""
+        return {
+            name: [(one.step, one.held_out) for one in evaluations]
+            for name, evaluations in self.evaluations.items()
+        }
+
+    def plot_fsc(self) -> "Figure":
+        """The FSC curves as a matplotlib figure. Raises DataError where there are no half maps."""
+        if not self.fsc:
+            raise DataError(
+                "this result has no FSC curves, as it has no half maps; repeat the run with"
+                " halves=True"
+            )
+        return fsc_plot.drawn(self.fsc, self.scene.box, self.scene.pixel_size)
+
+    def plot_likelihood(self) -> "Figure":
+        """The held-out likelihood over the steps of each fit as a matplotlib figure."""
+        return likelihood_plot.drawn(self._likelihoods())
+
+    def plot_slices(self) -> "Figure":
+        """Central slices and projections of the map as a matplotlib figure."""
+        return slices.drawn(self.maps["map"], self.scene.pixel_size)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        return card.card(self)
 
     def record(self) -> dict[str, Any]:
         """What run.toml says: the settings, with which the run can be repeated, and its files."""

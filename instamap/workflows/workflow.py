@@ -10,7 +10,7 @@ from instamap import checksums
 from instamap.plugin.choice import Choice
 from instamap.plugin.options import Options
 from instamap.progress import SILENT, Progress
-from instamap.workflows.result import Result
+from instamap.workflows.result import REPORT, Result
 from instamap.workflows.settings import Settings
 
 MAP_FILES = (
@@ -26,6 +26,7 @@ MAP_FILES = (
     "fsc.csv",
     "fsc.png",
     "held_out.png",
+    REPORT,
 )
 
 

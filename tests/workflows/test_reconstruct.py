@@ -35,6 +35,7 @@ FILES = {
     "run.toml",
     "log.jsonl",
     "result.json",
+    "report.html",
     "SHA256SUMS",
 }
 

@@ -299,6 +299,7 @@ def test_a_folder_with_a_run_is_replaced_only_with_force(good, tmp_path):
     # stays.
     assert {path.name for path in out.iterdir()} == {
         "SHA256SUMS",
+        "report.html",
         "map.mrc",
         "mask.mrc",
         "map.png",
