@@ -107,8 +107,8 @@ def choose_bands(
 ) -> Bands:
     """The bands in which maps of `resolution` Å are judged, as far as half of it or Nyquist.
 
-    window: in Å; 7 resolutions where it is None, at most half of the box. Raises OptionError for a window that is larger
-    than the map, or in which no band can be judged.
+    window: in Å; 7 resolutions where it is None, at most half of the box. Raises OptionError for a
+    window that is larger than the map, or in which no band can be judged.
     """
     if window is None:
         window = min(RESOLUTIONS_PER_WINDOW * resolution, box * pixel_size / 2)

@@ -20,6 +20,9 @@ COLOUR_QUANTILES = (0.02, 0.98)
 
 HISTOGRAM_BINS = 40
 
+PANELS = "001122;333444"
+"""What each place of a grid of 2 x 6 is a part of: views, histogram, noise."""
+
 
 def plot(
     path: str | Path,
@@ -37,23 +40,20 @@ def plot(
     last = len(values) - 1
     low, high = (float(values[round(share * last)]) for share in COLOUR_QUANTILES)
     with figure.png(path, width=10.5, height=6.2, dpi=130) as page:
-        upper, lower = page.subplots(2, 1, height_ratios=(1.3, 1)).tolist()
-        for axes in (upper, lower):
-            axes.remove()
-        top, bottom = page.subfigures(2, 1, height_ratios=(1.3, 1)).tolist()
-        pictures = top.subplots(1, len(VIEWS))
+        panels = page.subplot_mosaic(PANELS, height_ratios=(1.3, 1))
+        pictures = [panels[number] for number in "012"]
         for axes, view in zip(pictures, VIEWS, strict=True):
             place = len(volume) // 2
             grey = volume.select(view.axis, place)
             shown = inside.select(view.axis, place)
-            colour = local.resolution.select(view.axis, place)
-            image = _draw_slice(axes, grey, colour.where(shown, torch.nan), (low, high))
+            resolution = local.resolution.select(view.axis, place)
+            colour = resolution.where(shown, torch.nan)
+            image = _draw_slice(axes, grey, colour, (low, high))
             axes.set_title(f"central slice {view.title}", fontsize=9)
             label_axes(axes, view, size=8, distance=2)
-        top.colorbar(image, ax=list(pictures), label="local resolution (Å)", shrink=0.85)
-        histogram, curves = bottom.subplots(1, 2)
-        _draw_histogram(histogram, values)
-        _draw_noise(curves, local)
+        page.colorbar(image, ax=pictures, label="local resolution (Å)", shrink=0.85)
+        _draw_histogram(panels["3"], values)
+        _draw_noise(panels["4"], local)
 
 
 def _draw_slice(

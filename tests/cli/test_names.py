@@ -37,6 +37,8 @@ COMMANDS = (
     "simulate",
     "demo",
     "fsc",
+    "postprocess",
+    "mask",
     "relion-external",
     "relion-reconstruct",
     "parts",
