@@ -13,10 +13,10 @@ demo: .venv/ready  ## simulate a small molecule and reconstruct it
 	$(BIN)/instamap demo -o demo-out --force
 
 test: .venv/dev lint  ## all that continuous integration runs: lint and every test
-	$(PYTEST) --durations=15
+	$(PYTEST) -n 2 --dist loadfile --durations=15
 
 fast: .venv/dev  ## the tests that take seconds
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 docs: .venv/dev  ## run what the pages show, and look for the files, tests and words that they name
 	$(PYTEST) tests/test_docs.py tests/test_conventions.py tests/test_glossary.py
