@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from instamap.report.markup import element, text
+from instamap.report.markup import Attributes, element, text
 from instamap.report.section import table
 
 WIDTH = 680
@@ -102,7 +102,7 @@ def bars(title: str, axis: Axis, counts: Sequence[int], marks: Sequence[float] =
         left = frame.across(start)
         right = frame.across(start + bin_width)
         top = frame.up(count)
-        place = {
+        place: Attributes = {
             "class": "bar",
             "x": left,
             "y": top,
@@ -144,7 +144,7 @@ class _Frame:
         middle = (LEFT + LAST) / 2
         parts.append(_words(middle, HEIGHT - 8, self.x.label, "middle"))
         height = (TOP + FLOOR) / 2
-        place = {
+        place: Attributes = {
             "x": 14.0,
             "y": height,
             "text-anchor": "middle",
@@ -179,7 +179,7 @@ def _drawn_curve(frame: _Frame, number: int, curve: Curve) -> list[str]:
     parts = [element("polyline", line)]
     if curve.best is not None:
         across, up = places[curve.best]
-        dot = {
+        dot: Attributes = {
             "class": f"dot c{number % COLOURS}",
             "cx": across,
             "cy": up,
@@ -212,7 +212,7 @@ def _upright_line(frame: _Frame, value: float, words: str) -> str:
 
 
 def _words(x: float, y: float, words: str, anchor: str) -> str:
-    place = {
+    place: Attributes = {
         "x": x,
         "y": y,
         "text-anchor": anchor,
