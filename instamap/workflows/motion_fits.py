@@ -201,14 +201,9 @@ def fit_half(
 ) -> HalfFit:
     """Conformations at full resolution, and where particles are in them."""
     candidate = motion.candidates[decision.latent]
-    placed = assignment.single_state(motion, decision.latent)
-    if decision.moving:
-        nodes = candidate.mixture.z
-        placed = assignment.most_likely(
-            [assignment.assign(motion, maps, nodes) for maps in candidate.maps]
-        )
+    assigned = _assigned(motion, decision)
     scene = inputs.dataset.scene
-    fine_maps = rescale(placed.maps, scene.box).float()
+    fine_maps = rescale(assigned.maps, scene.box).float()
     fit = MotionFit(
         with_latent(inputs.settings.parts, decision.latent),
         bend.with_mask_and_scale(scene, fine_maps),
@@ -217,8 +212,8 @@ def fit_half(
         progress,
         name,
     )
-    z = placed.nodes.float()
-    data = _conformation_data(inputs, name, motion, placed)
+    z = assigned.nodes.float()
+    data = _conformation_data(inputs, name, motion, assigned)
     own_maps = None
     if candidate.bent is None:
         weighted = weighted_maps.fit_maps(fit, data)
@@ -230,29 +225,41 @@ def fit_half(
         model, result = bend.sharpen(fit, data, coarse)
         if decision.moving:
             bent = rescale(posterior.conformations(model, z), motion.fitted.box)
-            again = assignment.assign(motion, bent, placed.nodes)
-            placed = assignment.most_likely([placed, again])
+            again = assignment.assign(motion, bent, assigned.nodes)
+            assigned = assignment.most_likely([assigned, again])
     half = HalfModel(
         model.eval(),
         torch.eye(decision.latent),
         torch.zeros(decision.latent),
-        placed.nodes.float(),
-        placed.maps,
+        assigned.nodes.float(),
+        assigned.maps,
         own_maps,
     )
-    return HalfFit(half, placed.z, placed.held_out_z, result)
+    return HalfFit(half, assigned.z, assigned.held_out_z, result)
+
+
+def _assigned(motion: CoarseMotion, decision: Decision) -> Assignment:
+    """The particles at the nodes of the likeliest of a candidate's maps; at one where nothing
+    moves.
+    """
+    if not decision.moving:
+        return assignment.single_state(motion, decision.latent)
+    candidate = motion.candidates[decision.latent]
+    nodes = candidate.mixture.z
+    each = [assignment.assign(motion, maps, nodes) for maps in candidate.maps]
+    return assignment.most_likely(each)
 
 
 def _conformation_data(
-    inputs: MotionInputs, name: str, motion: CoarseMotion, placed: Assignment
+    inputs: MotionInputs, name: str, motion: CoarseMotion, assigned: Assignment
 ) -> ConformationData:
     """The statistics of each conformation at full resolution."""
     dataset = inputs.dataset
-    fitted = _statistics(inputs, dataset.rows[name], motion.fitted.particle, placed.share)
+    fitted = _statistics(inputs, dataset.rows[name], motion.fitted.particle, assigned.share)
     held_out = _statistics(
-        inputs, dataset.held_out, motion.held_out.particle, placed.held_out_share
+        inputs, dataset.held_out, motion.held_out.particle, assigned.held_out_share
     )
-    return ConformationData(fitted, held_out, placed.nodes.float())
+    return ConformationData(fitted, held_out, assigned.nodes.float())
 
 
 def _statistics(
