@@ -7,9 +7,9 @@ resolution, what is told of pure noise, correlation with the truth, time and mem
 Half maps are the potential of an atomic model whose B-factor rises from one end to the other, so
 that its local resolution does, and white noise. CORRELATION: of the locally filtered map with the
 truth inside the mask; both programs use the same B-factor there. MEDIAN: local resolution inside
-the mask. NOISE: share of the box's ball in which local resolution is said to be better than 20 Å,
-of two maps of noise alone. RELION's local resolution is sampled at every --sampling Å, with its own
-default windows.
+the mask. NOISE: share of places in which local resolution is said to be better than the lowest that
+the program says, of two maps of noise alone. RELION's local resolution is sampled at every
+--sampling Å, with its own default windows.
 """
 
 import shutil
@@ -30,9 +30,9 @@ from instamap.simulate.potential import Potential
 from instamap.workflows.record import read_json
 
 B_FACTORS = (20.0, 220.0)  # Å², at the ends of the model's longest axis
-NOISE = 0.5  # noise's power at 4 Å, in units of the mean power of the signal there
-SHARPENING = -100.0  # Å²
-COARSE = 20.0  # Å
+NOISE = 10.0  # noise's power at 4 Å, in units of the mean power of the signal there
+SHARPENING = -20.0  # Å²
+RELION_LOWEST = 50.0  # Å, --locres_minres
 HEAD = ["program", "resolution", "median", "correlation", "noise", "seconds", "local s", "MB"]
 
 
@@ -103,7 +103,9 @@ def ours(folder: Path, truth: Tensor) -> dict:
     window = record["local_resolution"]["window"]
     noise = [INSTAMAP, "postprocess", "noise_half1.mrc", "noise_half2.mrc"]
     measure([*noise, "--window", window, "-o", "noise"], folder)
-    found = _maps(folder / "ours" / "postprocess", folder / "noise" / "postprocess", truth, folder)
+    lowest = read_json(folder / "noise" / "postprocess.json")["local_resolution"]["lowest"]
+    of_noise = folder / "noise" / "postprocess"
+    found = _maps(folder / "ours" / "postprocess", of_noise, lowest, truth, folder)
     resolution = record["resolution"]
     local_seconds = whole.seconds - plain.seconds
     return {"resolution": resolution, **found, **_usage(whole), "local_seconds": local_seconds}
@@ -120,13 +122,14 @@ def relion(folder: Path, truth: Tensor, pixel_size: float, sampling: float) -> d
     plain = measure([*base, *halves, *words], folder)
     locres = measure([*base, *halves, *local, "--o", "relion/post"], folder)
     measure([*base, *noise, *local, "--o", "relion/noise"], folder)
-    found = _maps(folder / "relion" / "post", folder / "relion" / "noise", truth, folder)
+    of_noise = folder / "relion" / "noise"
+    found = _maps(folder / "relion" / "post", of_noise, RELION_LOWEST, truth, folder)
     resolution = _number(plain.output, "FINAL RESOLUTION:")
     both = plain + locres
     return {"resolution": resolution, **found, **_usage(both), "local_seconds": locres.seconds}
 
 
-def _maps(root: Path, noise: Path, truth: Tensor, folder: Path) -> dict:
+def _maps(root: Path, noise: Path, lowest: float, truth: Tensor, folder: Path) -> dict:
     """What the maps of local resolution say, of the half maps and of noise."""
     inside = mrc.read(folder / "mask.mrc")[0] > 0.5
     resolution = mrc.read(root.with_name(f"{root.name}_locres.mrc"))[0]
@@ -134,7 +137,7 @@ def _maps(root: Path, noise: Path, truth: Tensor, folder: Path) -> dict:
     of_noise = mrc.read(noise.with_name(f"{noise.name}_locres.mrc"))[0]
     stacked = torch.stack([filtered[inside].double(), truth[inside]])
     looked_at = of_noise > 0  # RELION leaves out what is near the edge
-    better = of_noise[looked_at] < COARSE
+    better = of_noise[looked_at] < 0.999 * lowest
     return {
         "median": float(resolution[inside].median()),
         "correlation": float(torch.corrcoef(stacked)[0, 1]),
