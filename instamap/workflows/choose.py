@@ -25,8 +25,8 @@ RULE = (
     ("poses", "--deform rigid corrects whole particles from a table, with no regulariser or stage"),
     (
         "map",
-        "anything else: objective normal where all particles share one density and noise is"
-        " Gaussian, else objective images",
+        "anything else: objective normal where all particles share one density, noise is Gaussian"
+        " and images are of planes (not --forward ewald), else objective images",
     ),
 )
 """What `instamap describe workflow auto` says: each workflow, and where it is taken."""

@@ -132,14 +132,14 @@ def test_what_is_described_is_what_is_taken():
         if beside not in ("nothing", "from=image", "bodies", "regulariser", "stages"):
             continue
         found = by_api(deformation, likelihood, forward, beside)
-        expected = _described(deformation, likelihood, beside)
+        expected = _described(deformation, likelihood, forward, beside)
         refused = " " in found and found.split()[0] not in ORDER
         assert refused or found == expected, (deformation, likelihood, forward, beside)
         if beside == "nothing" and deformation != "subspace":
             assert not refused, found
 
 
-def _described(deformation: str, likelihood: str, beside: str) -> str:
+def _described(deformation: str, likelihood: str, forward: str | None, beside: str) -> str:
     """As the sentences say."""
     noise_is_gaussian = issubclass(
         default().get("likelihood", likelihood).load(), GaussianLikelihood
@@ -153,7 +153,7 @@ def _described(deformation: str, likelihood: str, beside: str) -> str:
         return "motion conformations"
     if deformation == "rigid" and plain and noise_is_gaussian:
         return "poses normal"
-    if issubclass(chosen, SharedDensity) and noise_is_gaussian:
+    if issubclass(chosen, SharedDensity) and noise_is_gaussian and forward != "ewald":
         return "map normal"
     return "map images"
 
