@@ -17,6 +17,7 @@ from typer.main import get_group
 from instamap.cli import (
     accumulate,
     audit,
+    cite,
     demo,
     describe,
     doctor,
@@ -34,6 +35,7 @@ from instamap.cli import (
     select,
     simulate,
     states,
+    view,
 )
 from instamap.cli.memory import OUT_OF_MEMORY, check_space, spare_threads
 from instamap.cli.terminal import show, surviving_streams, tell
@@ -61,6 +63,8 @@ COMMANDS = (
     (mask.mask, "A soft mask from a map or from an atomic model."),
     (relion_external.relion_external, "Particles to maps, as RELION's External job."),
     (relion_external.relion_reconstruct, "A map for relion_refine --external_reconstruct."),
+    (view.view, "The maps of a run in ChimeraX."),
+    (cite.cite, "The publications behind a run, as BibTeX."),
     (parts.parts, "The parts that can be chosen by name."),
     (describe.describe, "A part and its options, a stage, or the rule for auto."),
 )

@@ -254,7 +254,7 @@ def slice_pictures(volume: Tensor) -> list[tuple[str, str]]:
     """Words on each central slice of a map "D D D", and the address of its picture."""
     volume = volume.detach().float().cpu()
     cuts = [volume.select(view.axis, len(volume) // 2) for view in VIEWS]
-    low, high = _gray_range(torch.stack(cuts))
+    low, high = _gray_range(torch.cat([cut.flatten() for cut in cuts]))
     found = []
     for cut, view in zip(cuts, VIEWS, strict=True):
         picture = pixels.data_uri(_at_most(cut, MAX_SLICE_EDGE), low, high)
@@ -262,8 +262,8 @@ def slice_pictures(volume: Tensor) -> list[tuple[str, str]]:
     return found
 
 
-def _gray_range(cuts: Tensor) -> tuple[float, float]:
-    ordered = cuts.flatten().sort().values
+def _gray_range(values: Tensor) -> tuple[float, float]:
+    ordered = values.sort().values
     last = len(ordered) - 1
     low, high = (float(ordered[round(quantile * last)]) for quantile in GRAY_QUANTILES)
     return low, high

@@ -88,7 +88,8 @@ class Surface:
 def of_map(volume: Tensor, mask: Tensor | None, pixel_size: float) -> Surface:
     """The surface of a map "D D D" in its mask."""
     volume = volume.detach().float().cpu()
-    crop = crop_to(volume if mask is None else mask)
+    fitting = mask is not None and mask.shape == volume.shape
+    crop = crop_to(mask if mask is not None and fitting else volume)
     level, _ = render.threshold(crop.of(volume).flatten())
     packed = pack(volume, crop, pixel_size, MAX_EDGE, MAP_BYTES)
     return Surface([packed], ["map"], min(level, 0.9 * packed.high))
@@ -164,7 +165,7 @@ def crop_to(mask: Tensor) -> Crop:
         whole = tuple(mask.shape)
         return Crop((0, 0, 0), (whole[0], whole[1], whole[2]))
     low = (found.amin(0) - MARGIN).clamp(min=0).tolist()
-    high = (found.amax(0) + 1 + MARGIN).clamp(max=len(mask)).tolist()
+    high = (found.amax(0) + 1 + MARGIN).minimum(torch.tensor(mask.shape)).tolist()
     return Crop((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
