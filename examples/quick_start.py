@@ -11,7 +11,7 @@ It prints, with other numbers, what came out, and draws FOLDER/run/map.png and F
     half2: step 50 was the best, 14.7 nats per held-out image beyond an empty map
     the maps agree to 9.4 Å
     verdict: resolution 9.38 Å
-    saved: fsc.csv, fsc.png, half1.mrc, half2.mrc, held_out.png, log.jsonl, map.mrc, map.png, ...
+    saved: SHA256SUMS, fsc.csv, fsc.png, half1.mrc, half2.mrc, held_out.png, log.jsonl, ...
     loaded: resolution 9.38 Å
 """
 

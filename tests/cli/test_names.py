@@ -41,6 +41,8 @@ COMMANDS = (
     "mask",
     "relion-external",
     "relion-reconstruct",
+    "view",
+    "cite",
     "parts",
     "describe",
 )
