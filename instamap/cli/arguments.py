@@ -39,3 +39,10 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
 ]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Tell nothing while it runs, but what goes wrong.")
+]
+JsonLines = Annotated[
+    bool,
+    typer.Option("--json", help="Tell what happens as JSON lines on standard error, for programs."),
+]

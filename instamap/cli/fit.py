@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from instamap.cli import run
-from instamap.cli.arguments import OutFolder, ReplaceRun, Resume
+from instamap.cli.arguments import JsonLines, OutFolder, Quiet, ReplaceRun, Resume
 from instamap.cli.flags import with_settings
 from instamap.workflows.read_settings import Typed
 
@@ -22,6 +22,8 @@ def fit(
     out: OutFolder = Path("out"),
     force: ReplaceRun = False,
     resume: Resume = False,
+    quiet: Quiet = False,
+    json: JsonLines = False,
     *,
     typed: Typed,
 ) -> None:
@@ -33,4 +35,4 @@ def fit(
     from instamap.workflows.statistics_folder import StatisticsFolder
 
     record = StatisticsFolder.open(statistics).settings.record()
-    run.run_record(record, typed, run.Place(out, force, resume))
+    run.run_record(record, typed, run.Place(out, force, resume, quiet, json))

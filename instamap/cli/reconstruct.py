@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from instamap.cli import run
-from instamap.cli.arguments import OptionalParticles, OutFolder, ReplaceRun, Resume
+from instamap.cli.arguments import (
+    JsonLines,
+    OptionalParticles,
+    OutFolder,
+    Quiet,
+    ReplaceRun,
+    Resume,
+)
 from instamap.cli.flags import with_settings
 from instamap.workflows.read_settings import Typed
 
@@ -24,6 +31,8 @@ def reconstruct(
     ] = None,
     force: ReplaceRun = False,
     resume: Resume = False,
+    quiet: Quiet = False,
+    json: JsonLines = False,
     *,
     typed: Typed,
 ) -> None:
@@ -32,5 +41,5 @@ def reconstruct(
     Usually `instamap reconstruct particles.star -o out` is all. How far particles move is found
     with --deform bending-field, and their poses are corrected with --deform rigid.
     """
-    place = run.Place(out, force, resume)
+    place = run.Place(out, force, resume, quiet, json)
     run.run(config, run.with_plain(typed, particles=particles), place)

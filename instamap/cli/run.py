@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instamap.cli.terminal import show, tell
+from instamap.errors import OptionError
 from instamap.plugin.choice import load_class
 from instamap.plugin.options import to_dict
 from instamap.workflows.read_settings import Typed
 
 if TYPE_CHECKING:
+    from instamap.cli.progress_bars import ProgressBars
+    from instamap.cli.progress_lines import QuietProgress
     from instamap.fitting.stage import Stage
     from instamap.workflows.result import Result
     from instamap.workflows.settings import Settings
@@ -23,11 +26,31 @@ def with_plain(typed: Typed, **values: Any) -> Typed:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is written: a folder, which may hold a run (force) or a stopped one (resume)."""
+    """Where a run is written: a folder, which may hold a run (force) or a stopped one (resume).
+
+    quiet, json: what is told while it runs is nothing, or JSON lines. Raises OptionError for both.
+    """
 
     out: Path
     force: bool = False
     resume: bool = False
+    quiet: bool = False
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.json:
+            raise OptionError("--quiet and --json exclude each other; give one of them")
+
+    def progress(self, introduction: list[str]) -> "ProgressBars | QuietProgress":
+        """The listener to which the run tells how it goes, after an introduction."""
+        from instamap.cli.progress_bars import ProgressBars
+        from instamap.cli.progress_lines import ProgressLines, QuietProgress
+
+        if self.quiet:
+            return QuietProgress()
+        if self.json:
+            return ProgressLines(introduction)
+        return ProgressBars(introduction)
 
 
 def run(config: Path | None, typed: Typed, place: Place) -> None:
@@ -58,13 +81,12 @@ def run_settings(settings: "Settings", place: Place, automatic: list[str] | None
 
     What steps have done is kept meanwhile, so that a run that is stopped can be resumed.
     """
-    from instamap.cli.progress_bars import ProgressBars
     from instamap.workflows import api, output, resume
     from instamap.workflows.result import run_folder
 
     out = place.out
     kind = run_folder(settings)
-    bars = ProgressBars(introduction(settings, automatic or []))
+    bars = place.progress(introduction(settings, automatic or []))
     with output.reserve(out, kind, place.force, settings.input_files()) as folder, bars:
         progress = resume.keep_in(out, settings, place.resume, bars)
         try:
