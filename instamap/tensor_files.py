@@ -120,7 +120,11 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
 
 def _bytes_of(tensor: Tensor) -> Array:
     """The numbers of a tensor as bytes, in the order of its last axis."""
+    if not tensor.numel():
+        return np.empty(0, np.uint8)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # a single number may have any
+        flat = torch.empty_like(flat).copy_(flat).as_strided((len(flat),), (1,))
     return flat.view(torch.uint8).numpy()
 
 

@@ -29,6 +29,7 @@ TENSORS = {
     "half": torch.ones(3, dtype=torch.bfloat16),
     "empty": torch.zeros(0, 4),
     "turned": torch.arange(12).view(3, 4).mT,
+    "strided": torch.zeros(1).as_strided((1,), (0,)),
     "odd": torch.arange(5, dtype=torch.uint8),
 }
 VALUES = {"version": 1, "scene": {"pixel_size": 0.1, "mask": None, "name": "β-sheet"}}

@@ -30,6 +30,7 @@ from instamap.fourier.gridding import Grid
 from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
 VERSION = 2  # of the files
+TENSORS = ("b", "kernel")
 SAME_PIXEL_SIZE = 1e-4  # relative difference that is mere rounding
 
 
@@ -180,21 +181,30 @@ class Statistics:
                 f"'{path}' does not hold statistics of version {VERSION}; write it again with this"
                 " version of instamap"
             )
+        _check_arrays(found, path)
         values: dict[str, Any] = {}
         for name, array in found.items():
             if array.ndim:
                 values[name] = torch.from_numpy(array)
             else:
                 values[name] = array.item()
-        statistics = Statistics(**values)
-        _check_shapes(statistics, path)
-        return statistics
+        return Statistics(**values)
 
 
-def _check_shapes(statistics: Statistics, path: str | Path) -> None:
-    """Raises DataError where b and the kernel are not of the box."""
-    box = statistics.box
-    shapes = (tuple(statistics.b.shape), tuple(statistics.kernel.shape))
+def _check_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> None:
+    """Raises DataError where b and the kernel are not real numbers of the box, or the rest is no
+    number.
+    """
+    for name, array in arrays.items():
+        allowed = "iu" if name in ("box", "count") else "fiu"
+        if name in TENSORS:
+            allowed = "f"
+        elif array.ndim:
+            allowed = ""
+        if array.dtype.kind not in allowed:
+            raise DataError(f"'{path}' has statistics whose {name} is no number; write it again")
+    box = int(arrays["box"])
+    shapes = (arrays["b"].shape, arrays["kernel"].shape)
     if shapes != ((box, box, box), (2 * box, 2 * box, box + 1)):
         raise DataError(
             f"'{path}' has statistics of shapes {shapes[0]} and {shapes[1]}, which are not of"

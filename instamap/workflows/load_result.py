@@ -74,7 +74,15 @@ def _reading(file: Path) -> Iterator[None]:
     """Turns whatever is wrong with what a file says into a DataError that names it."""
     try:
         yield
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, csv.Error):
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        csv.Error,
+    ):
         raise DataError(
             f"'{file}' is damaged; copy the whole folder again, or repeat the run"
         ) from None

@@ -316,5 +316,5 @@ def _listed_files(mark: Path) -> list[str]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"'{path}' cannot be read: {error}; give a whole record") from None

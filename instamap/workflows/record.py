@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The values of a record. Raises DataError where it is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise DataError(

@@ -19,7 +19,7 @@ from instamap.data.particle_table import (
     RowNumbers,
     Source,
 )
-from instamap.errors import DataError
+from instamap.errors import DataError, is_out_of_memory
 from instamap.geometry import rotations
 from instamap.scene import Optics, Views
 
@@ -282,10 +282,13 @@ def _load(path: Path) -> Rows:
         raise DataError(
             f"'{path}' does not exist; give a .cs file, or keep the files of a job in one folder"
         ) from error
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except DataError:
+        raise
+    except Exception as error:  # damaged headers fail in many ways
+        if is_out_of_memory(error):
+            raise
         raise DataError(
-            f"'{path}' can't be read as a .cs file ({reason}); copy it again"
+            f"'{path}' can't be read as a .cs file: it is cut off or damaged; copy it again"
         ) from error
     if rows.dtype.names is None or rows.ndim != 1 or _UID not in rows.dtype.names:
         raise DataError(f"'{path}' has no rows with a uid; give a .cs file of particles")
