@@ -2,6 +2,8 @@
 
 import errno
 
+LONGEST_LINE = 600  # characters
+
 
 class InstamapError(Exception):
     """Base of all of them; the command line prints it as one line and exits with code 2."""
@@ -25,6 +27,15 @@ class CompositionError(InstamapError):
 
 class OutputError(InstamapError):
     """An output folder or file that cannot be written."""
+
+
+def line_of(error: BaseException) -> str:
+    """What is told of an error: one line, without its middle where a damaged file has filled it."""
+    line = " ".join(str(error).split())
+    if len(line) <= LONGEST_LINE:
+        return line
+    kept = LONGEST_LINE // 2
+    return f"{line[:kept]} ... {line[-kept:]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

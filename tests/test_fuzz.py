@@ -44,7 +44,7 @@ def test_whole_files_are_read(seeds):
 
 
 def test_what_is_at_fault_is_told(seeds, monkeypatch):
-    """A guard that trips: a reader that fails, one that hangs, one whose message has two lines."""
+    """A guard that trips: a reader that fails, one that hangs, one that gives bad advice."""
 
     def hang(path):
         while True:
@@ -54,7 +54,7 @@ def test_what_is_at_fault_is_told(seeds, monkeypatch):
         raise KeyError(path)
 
     def talk(path):
-        raise fuzz.DataError("one\ntwo")
+        raise fuzz.DataError("give weights_only=False")
 
     monkeypatch.setattr(fuzz, "SECONDS", 1)
     for read, outcome in ((hang, "hang"), (fail, "traceback"), (talk, "message")):

@@ -7,8 +7,8 @@ Inputs are whole files, made here, of which bytes or words were changed: flipped
 and spliced pieces, extreme numbers, deep nesting. Files with checksums are tried as they are and
 "resealed": what is in them was changed and the checksum made right, so that what lies behind it is
 reached. An input is at fault where anything but an InstamapError comes out of the reader, its
-message has more than one line, it takes longer than 20 s, or more than 256 MB beyond what was taken
-before. The same seed draws the same inputs; the number of one at fault is in the JSON.
+message is no line, it takes longer than 20 s, or more than 256 MB beyond what was taken before. The
+same seed draws the same inputs; the number of one at fault is in the JSON.
 """
 
 import argparse
@@ -40,7 +40,8 @@ from instamap import checksums
 from instamap.cli.earlier import translated_record
 from instamap.data.formats import recognise
 from instamap.data.particles import Particles
-from instamap.errors import DataError, InstamapError
+from instamap.errors import DataError, InstamapError, line_of
+from instamap.files import escaped
 from instamap.fitting.checkpoint import Checkpoint, Fitted, Position
 from instamap.maps import mask, mrc
 from instamap.motion import conformation_maps, selection
@@ -57,6 +58,7 @@ from instamap.workflows.settings import check_record
 from instamap.workflows.statistics_folder import StatisticsFolder
 
 SECONDS = 20  # that one input may take
+LONGEST = 3000  # characters of a message as it is shown, with control characters escaped
 MEMORY = 256_000_000  # bytes that one input may take beyond what was taken before
 ADDRESSES = 8 << 30  # bytes: the worker's limit, so that a machine is not brought down
 BOX = 16
@@ -461,9 +463,9 @@ def _try(reader: Reader, path: Path) -> dict:
     try:
         reader.read(path)
     except InstamapError as error:
-        lines = str(error).splitlines()
-        if len(lines) != 1 or "weights_only" in lines[0]:
-            return {"outcome": "message", "why": str(error)[:500]}
+        line = escaped(line_of(error))  # as the command line shows it
+        if not line or len(line) > LONGEST or "weights_only" in line:
+            return {"outcome": "message", "why": f"{len(line)} characters: {line[:300]}"}
         return {"outcome": "refused"}
     except TimeoutError:
         return {"outcome": "hang", "why": f"more than {SECONDS} s"}

@@ -39,7 +39,7 @@ from instamap.cli import (
 )
 from instamap.cli.memory import OUT_OF_MEMORY, check_space, spare_threads
 from instamap.cli.terminal import show, surviving_streams, tell
-from instamap.errors import InstamapError, PartError, is_out_of_memory
+from instamap.errors import InstamapError, PartError, is_out_of_memory, line_of
 from instamap.plugin.registry import Registry, default
 from instamap.version import __version__
 
@@ -124,8 +124,7 @@ def main() -> None:
         try:
             application(default())()
         except InstamapError as error:
-            line = " ".join(str(error).split())
-            tell(f"error: {line}")
+            tell(f"error: {line_of(error)}")
             sys.exit(2)
         except (MemoryError, RuntimeError, ImportError, OSError) as error:
             if not is_out_of_memory(error):

@@ -9,7 +9,7 @@ import pytest
 from support.command import QUICK, instamap
 
 from instamap.cli.memory import spare_threads
-from instamap.errors import is_out_of_memory
+from instamap.errors import DataError, is_out_of_memory, line_of
 from instamap.simulate import particle_set
 from instamap.workflows import api, resume
 
@@ -82,3 +82,10 @@ def test_a_limit_of_addresses_ends_in_a_line_or_is_enough(tmp_path, megabytes):
     assert "Traceback" not in done.stderr
     if done.returncode:
         assert "memory is exhausted" in done.stderr.splitlines()[-1]
+
+
+def test_what_a_damaged_file_has_filled_is_told_without_its_middle():
+    assert line_of(DataError("a\n b\x0c c")) == "a b c"
+    line = line_of(DataError(f"x of 'y' is {'9' * 5000}; give a number"))
+    assert line.startswith("x of 'y' is 999") and line.endswith("999; give a number")
+    assert " ... " in line and len(line) < 700
