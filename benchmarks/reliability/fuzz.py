@@ -26,7 +26,7 @@ import time
 import tomllib
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from instamap import checksums
 from instamap.cli.earlier import translated_record
 from instamap.data.formats import recognise
 from instamap.data.particles import Particles
-from instamap.errors import DataError, InstamapError, line_of
+from instamap.errors import DataError, InstamapError, is_out_of_memory, line_of
 from instamap.files import escaped
 from instamap.fitting.checkpoint import Checkpoint, Fitted, Position
 from instamap.maps import mask, mrc
@@ -60,7 +60,7 @@ from instamap.workflows.statistics_folder import StatisticsFolder
 SECONDS = 20  # that one input may take
 LONGEST = 3000  # characters of a message as it is shown, with control characters escaped
 MEMORY = 256_000_000  # bytes that one input may take beyond what was taken before
-ADDRESSES = 8 << 30  # bytes: the worker's limit, so that a machine is not brought down
+ADDRESSES = 1 << 30  # bytes beyond what a worker has: who asks for more at once is at fault too
 BOX = 16
 PIXEL = 6.0
 COUNT = 40
@@ -463,6 +463,8 @@ def _try(reader: Reader, path: Path) -> dict:
     try:
         reader.read(path)
     except InstamapError as error:
+        if any(is_out_of_memory(one) for one in _chain(error)):
+            return {"outcome": "memory", "why": f"asked for too much: {traceback.format_exc()}"}
         line = escaped(line_of(error))  # as the command line shows it
         if not line or len(line) > LONGEST or "weights_only" in line:
             return {"outcome": "message", "why": f"{len(line)} characters: {line[:300]}"}
@@ -474,6 +476,13 @@ def _try(reader: Reader, path: Path) -> dict:
     finally:
         signal.alarm(0)
     return {"outcome": "read"}
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _too_long(number: int, frame: object) -> None:
@@ -492,7 +501,7 @@ def _addresses() -> int:
 # The benchmark
 
 
-def fuzz(seeds: Path, name: str, count: int, seed: int, batch: int = 1000) -> list[dict]:
+def fuzz(seeds: Path, name: str, count: int, seed: int, batch: int = 2500) -> list[dict]:
     """What came out of each input, tried in processes of their own: one that dies is a row too."""
     rows: list[dict] = []
     while len(rows) < count:
