@@ -245,7 +245,10 @@ def _array(file: IO[bytes], size: int) -> Array:
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    shape, columns_first, dtype = readers[version](file)
+    try:
+        shape, columns_first, dtype = readers[version](file)
+    except MemoryError:  # of Python's parser
+        raise DamagedFile("its header is nested too deeply") from None
     if dtype.kind not in _PLAIN_KINDS or dtype.hasobject or len(shape) > MAX_DIMENSIONS:
         raise DamagedFile("it holds other things than numbers")
     items = math.prod(shape)

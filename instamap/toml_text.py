@@ -9,6 +9,8 @@ from typing import Any
 from instamap.errors import DataError
 from instamap.files import refusal, replacing
 
+MAX_DEPTH = 100  # of tables within tables
+
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> None:
     """Writes values, tables of values and lists of such tables, whole or not at all."""
@@ -39,7 +41,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The values of a file, such as an earlier run's run.toml. Raises DataError naming the file."""
     remedy = "give the run.toml of an earlier run"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(_is_too_deep(line) for line in text.splitlines()):
+            raise RecursionError
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise DataError(f"settings file '{path}' does not exist; {remedy}") from None
     except OSError as error:
@@ -51,3 +56,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):  # numbers of thousands of digits, brackets likewise
         reason = "it has numbers that are too long, or tables too deep"
     raise DataError(f"settings file '{path}' cannot be read: {reason}; {remedy}")
+
+
+def _is_too_deep(line: str) -> bool:
+    """Whether a line has a key of so many parts that the parser's time and memory, which grow with
+    their square, would be felt.
+    """
+    key, _, _ = line.partition("=")
+    return "," not in key and key.count(".") > MAX_DEPTH

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -174,7 +174,7 @@ class OptionSpec:
     def _check_range(self, value: float) -> None:
         below = self.low is not None and value < self.low
         above = self.high is not None and value > self.high
-        if below or above or not math.isfinite(value):
+        if below or above or not abs(value) <= sys.float_info.max:  # also nan, and long integers
             self._refuse(value)
 
 

@@ -2,8 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from instamap.progress import Evaluation
 from instamap.scene import Scene
 from instamap.toml_text import read_toml
 from instamap.workflows import output
-from instamap.workflows.record import read_json
+from instamap.workflows.record import read_json, reading
 from instamap.workflows.result import RECORD, Result
 from instamap.workflows.settings import Settings
 
@@ -40,7 +38,7 @@ def load_result(folder: Path) -> Result:
     settings = Settings.from_record(plain)
     record = read_json(folder / RECORD)
     maps, pixel_size = _read_maps(folder)
-    with _reading(folder / RECORD):
+    with reading(folder / RECORD):
         fits = _read_fits(record, maps)
         resolution = record["resolution"]
         counts = record["counts"]
@@ -67,25 +65,6 @@ def _check_whole(folder: Path, record: dict[str, Any]) -> None:
     if not names and isinstance(listed, list) and checksums.LIST in listed:
         raise DataError(f"'{folder}' has no {checksums.LIST}; copy the whole folder again")
     checksums.check(folder, [name for name in names if not name.endswith(PICTURES)])
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turns whatever is wrong with what a file says into a DataError that names it."""
-    try:
-        yield
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-        csv.Error,
-    ):
-        raise DataError(
-            f"'{file}' is damaged; copy the whole folder again, or repeat the run"
-        ) from None
 
 
 def _read_maps(folder: Path) -> tuple[dict[str, Tensor], float]:
@@ -126,7 +105,7 @@ def _read_curves(file: Path) -> dict[str, Tensor]:
     """The FSC curves of fsc.csv by name; none without the file."""
     if not file.exists():
         return {}
-    with _reading(file):
+    with reading(file):
         with file.open(newline="", encoding="utf-8") as text:
             rows = list(csv.DictReader(text))
         names = [name for name in rows[0] if name not in COLUMNS_BESIDE]
@@ -136,6 +115,6 @@ def _read_curves(file: Path) -> dict[str, Tensor]:
 def _read_log(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
-    with _reading(file):
+    with reading(file):
         lines = file.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]

@@ -229,14 +229,12 @@ def _result(
 def _with_motion(result: Result, files: MotionFiles) -> MotionResult:
     """The result, with what the motion's record says of it."""
     values = {name: getattr(result, name) for name in Result.__dataclass_fields__}
-    record = files.record
-    gains = {name: fit["gain_over_rigid"] for name, fit in record["fits"].items()}
     return MotionResult(
         **values,
         motion=files.motion,
-        moving=record["motion_found"],
-        gains=gains,
-        agreement=record["agreement"],
+        moving=files.moving,
+        gains=files.gains,
+        agreement=files.agreement,
     )
 
 

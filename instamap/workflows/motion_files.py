@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from instamap.motion.motion_model import LATENTS, MotionModel
-from instamap.workflows.record import read_json, write_json
+from instamap.workflows.record import read_json, reading, write_json
 from instamap.workflows.result import Artefact
 
 RECORD = "motion.json"
@@ -29,6 +29,23 @@ class MotionFiles(Artefact):
     def latents(self) -> Tensor:
         return self.motion.latents
 
+    @property
+    def moving(self) -> bool:
+        """Whether anything moves."""
+        return bool(self.record["motion_found"])
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """What the held-out particles of each fit gain over one rigid map, in nats."""
+        fits = self.record["fits"]
+        return {name: float(fit["gain_over_rigid"]) for name, fit in fits.items()}
+
+    @property
+    def agreement(self) -> float | None:
+        """How far the fits' coordinates correlate; None where there are none to compare."""
+        value = self.record["agreement"]
+        return None if value is None else float(value)
+
     def files(self) -> list[str]:
         return [*self.motion.files(), RECORD]
 
@@ -38,6 +55,11 @@ class MotionFiles(Artefact):
 
     @staticmethod
     def open(folder: Path) -> "MotionFiles":
-        """Reads what `write` wrote. Raises DataError for a folder without a motion."""
+        """Reads what `write` wrote. Raises DataError for a folder without a motion, or with a
+        damaged one.
+        """
         motion = MotionModel.open(folder)
-        return MotionFiles(motion, read_json(folder / RECORD))
+        read = MotionFiles(motion, read_json(folder / RECORD))
+        with reading(folder / RECORD):
+            _ = (read.moving, read.gains, read.agreement)
+        return read

@@ -1,6 +1,9 @@
 """The log of a run: what each evaluation of its fits found, for plugins and log.jsonl."""
 
+import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +61,22 @@ def read_json(path: Path) -> dict[str, Any]:
             f"'{path}' is missing or damaged; copy the whole folder again, or repeat the run"
         )
     return values
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns whatever is wrong with what a file says into a DataError that names it."""
+    try:
+        yield
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        csv.Error,
+    ):
+        raise DataError(
+            f"'{file}' is damaged; copy the whole folder again, or repeat the run"
+        ) from None

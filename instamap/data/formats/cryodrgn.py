@@ -1,7 +1,9 @@
 """Particles of cryoDRGN: poses and CTF in pickles of NumPy arrays, images in a stack beside."""
 
+import io
 import math
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,9 @@ class CryodrgnSource(Source):
             pickle.dump((self._rotation, self._shift), file, protocol=4)
 
 
+_MEMORIES = ("PUT", "BINPUT", "LONG_BINPUT")
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows NumPy arrays and nothing else."""
 
@@ -184,8 +189,9 @@ def _encode(text: str, encoding: str) -> bytes:
 
 def _load(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return _ArrayUnpickler(file).load()
+        data = path.read_bytes()
+        _check_sizes(data)
+        return _ArrayUnpickler(io.BytesIO(data)).load()
     except FileNotFoundError as error:
         raise DataError(f"'{path}' does not exist; give a pickle of cryoDRGN's poses") from error
     except Exception as error:  # damaged pickles fail in any way
@@ -194,6 +200,16 @@ def _load(path: Path) -> Any:
             f"'{path}' can't be read as a pickle of arrays ({reason}); make it anew with cryodrgn"
             " parse_pose_star or parse_ctf_star"
         ) from error
+
+
+def _check_sizes(data: bytes) -> None:
+    """Raises UnpicklingError where a pickle asks for more room than its bytes warrant: for the
+    number under which an object is remembered, the unpickler makes a table of that length. What is
+    longer than the pickle itself raises ValueError.
+    """
+    for code, argument, _ in pickletools.genops(data):
+        if code.name in _MEMORIES and argument is not None and int(argument) > len(data):
+            raise pickle.UnpicklingError(f"it remembers an object as number {argument}")
 
 
 def _poses(path: Path) -> tuple[Numbers, Numbers]:

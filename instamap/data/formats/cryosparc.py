@@ -276,8 +276,7 @@ def _load(path: Path) -> Rows:
                 f"'{path}' is compressed; export it with cryosparc-tools as a plain .cs file"
             )
         # as a map, so that a header that claims more than the file holds costs nothing
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        rows = np.array(mapped)
+        rows = np.array(_mapped(path))
     except FileNotFoundError as error:
         raise DataError(
             f"'{path}' does not exist; give a .cs file, or keep the files of a job in one folder"
@@ -302,6 +301,13 @@ def _load(path: Path) -> Rows:
             " expanded by symmetry"
         )
     return rows
+
+
+def _mapped(path: Path) -> Rows:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except MemoryError:  # of Python's parser
+        raise ValueError("its header is nested too deeply") from None
 
 
 def _joined(rows: Rows, more: Rows, path: Path, other: Path) -> Rows:
