@@ -142,7 +142,8 @@ class ParticleTable:
     columns that say something which is not modelled. columns: everything else, by name. terms:
     the file's own names for "image", "box", "pixel size", "half" and "premultiplied", for
     errors. source: what can be written again. particle "n": numbers from 0 of the particles that
-    the images show, or None where each image shows its own.
+    the images show, or None where each image shows its own. assumed: what the file does not say and
+    is taken for granted, in words; None if nothing is.
     """
 
     path: Path
@@ -163,6 +164,7 @@ class ParticleTable:
     terms: Mapping[str, str]
     source: Source
     particle: Tensor | None = None
+    assumed: str | None = None
 
     def __len__(self) -> int:
         return len(self.image_names)

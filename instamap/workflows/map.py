@@ -110,6 +110,8 @@ def describe(settings: Settings, prepared: Prepared, progress: Progress) -> None
     progress.message(f"sets            {sets}, held out {held_out}")
     if prepared.particles is not None and prepared.particles.lattice_change:
         progress.message(f"images          {prepared.particles.lattice_change}")
+    if prepared.particles is not None and prepared.particles.table.assumed:
+        progress.message(f"assumed         {prepared.particles.table.assumed}")
     if prepared.particles is not None and prepared.particles.ignored:
         progress.message(f"not modelled    {', '.join(prepared.particles.ignored)}")
     assert scene.mask is not None  # prepared scenes have one

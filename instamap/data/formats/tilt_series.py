@@ -56,7 +56,9 @@ class TiltSeriesFormat(InputFormat):
     2025) for each tilt, which its length tells.
 
     Exports of WarpTools up to 2025 count coordinates in pixels of the images, but state another
-    pixel size and one hand for all: no depth is taken from these, as their own CTF does.
+    pixel size, and one hand for all. No depth is taken from these, and they are mirrored in the
+    tomogram's z, as defocus grows along it in the one such set of which the hand is known. In all
+    files instamapMirrored, 0 or 1 of each tomogram, says otherwise.
     """
 
     @classmethod
@@ -107,7 +109,10 @@ class _Images:
         before = np.cumsum([0, *(len(each) for each in self._series)])
         # place among the tilts of all series, one after the other
         self._row_of_tilt = before[self._series_number][self.particle] + self.tilt
+        self._is_old_export = self._counts_in_other_pixels()
         self._has_depth = not self._depth_is_unknown()
+        mirrored = [self._is_mirrored(each) for each in self._series]
+        self._sign_of_z = np.where(mirrored, -1.0, 1.0)[self._series_number][self.particle]
 
     def table(self, columns: StarColumns, *, ctf: bool) -> ParticleTable:
         """What is read of the images. Raises DataError."""
@@ -122,6 +127,7 @@ class _Images:
                 "ignored": (*table.ignored, *left_out),
                 "source": TiltSeriesSource(table.source, series, self.particle),
                 "particle": torch.from_numpy(self.particle),
+                "assumed": self._assumed(),
             }
         )
 
@@ -131,7 +137,7 @@ class _Images:
         """
         particles = self._particles.particles
         rows = particles.without(_OF_PARTICLES_ALONE).take(self.particle)
-        rotation = self._projection() @ self._poses()
+        rotation = self._mirrored(self._projection() @ self._poses())
         values = _degrees(rotation)
         origin = self._projected(self._origins())
         values |= {name: origin[:, axis] for axis, name in enumerate(_ORIGIN[:2])}
@@ -146,6 +152,31 @@ class _Images:
             elif table.name != "general":  # which says that images are stacks
                 tables.append(table)
         return StarColumns(self._particles.path, tables)
+
+    def _mirrored(self, rotation: Numbers) -> Numbers:
+        """Rotations "n 3 3" by which a particle that is mirrored in z is seen as it is seen without
+        that by those given.
+        """
+        signs = np.ones((len(rotation), 3))
+        signs[:, 2] = self._sign_of_z
+        return signs[:, :, None] * rotation * signs[:, None, :]
+
+    def _is_mirrored(self, series: TiltSeries) -> bool:
+        """Whether the particles of a tilt series are mirrored in z."""
+        if series.is_mirrored is not None:
+            return series.is_mirrored
+        return self._is_old_export
+
+    def _assumed(self) -> str | None:
+        """What is taken for granted of the hand, in words."""
+        unsaid = [each.name for each in self._series if each.is_mirrored is None]
+        if not self._is_old_export or not unsaid:
+            return None
+        return (
+            f"'{self._tomograms_file}' does not say which way z points ({tomograms.HAND} is -1 in"
+            " all exports of WarpTools up to 2025): mirrored; if the map has the wrong hand, add"
+            f" {tomograms.MIRRORED} 0 to data_{tomograms.GLOBAL}"
+        )
 
     def _poses(self) -> Numbers:
         """Rotations "n 3 3" from the particle to the tomogram."""
@@ -230,6 +261,14 @@ class _Images:
             return True
         if any(each.centre is None for each in self._series):
             return True
+        return self._is_old_export
+
+    def _counts_in_other_pixels(self) -> bool:
+        """Whether this is an export of WarpTools up to 2025: places in pixels of the images, beside
+        the pixel size of the raw data and projections without shifts.
+        """
+        if all(name in self._particles for name in _CENTRED):
+            return False
         binning = self._particles.numbers(BINNING, default=1.0)
         shifted = any(each.is_shifted for each in self._series)
         return bool((binning != 1).any()) and not shifted

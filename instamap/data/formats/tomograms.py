@@ -17,6 +17,7 @@ NAME = "rlnTomoName"
 SERIES_FILE = "rlnTomoTiltSeriesStarFile"
 HAND = "rlnTomoHand"
 PIXEL_SIZE = "rlnTomoTiltSeriesPixelSize"
+MIRRORED = "instamapMirrored"  # 1 of tomograms whose z axis is to point the other way
 _MATRIX = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
 _SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ")
 _OF_CTF = (
@@ -39,6 +40,8 @@ class TiltSeries:
     electrons/Å² before the image. b_factor_per_dose: 0 where dose acts as it does in proteins.
     depth_slope: by how much defocus grows with depth, or None. centre "3": Å, or None. pixel_size:
     Å, of the tilt series. is_shifted: the matrices carry the shifts of the alignment too.
+    is_mirrored: whether the tomogram's z axis is to point the other way; None where the file does
+    not say.
     """
 
     name: str
@@ -50,6 +53,7 @@ class TiltSeries:
     centre: Numbers | None
     pixel_size: float
     is_shifted: bool
+    is_mirrored: bool | None = None
 
     def __len__(self) -> int:
         return len(self.projection)
@@ -212,6 +216,11 @@ def _series(path: Path, overview: Table, row: int, name: str, tilts: _Tilts) -> 
     assert slope is not None
     per_dose = value("rlnCtfBfactorPerElectronDose", 0.0)
     assert per_dose is not None
+    mirrored = value(MIRRORED, None)
+    if mirrored is not None and mirrored not in (0.0, 1.0):
+        raise DataError(
+            f"{MIRRORED} of tomogram '{name}' in '{path}' is {mirrored:g}; it must be 0 or 1"
+        )
     return TiltSeries(
         name=name,
         projection=tilts.projections(),
@@ -222,4 +231,5 @@ def _series(path: Path, overview: Table, row: int, name: str, tilts: _Tilts) -> 
         centre=centre,
         pixel_size=pixel_size,
         is_shifted=tilts.is_shifted(),
+        is_mirrored=None if mirrored is None else bool(mirrored),
     )

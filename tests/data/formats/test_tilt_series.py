@@ -362,13 +362,38 @@ def test_poses_are_written_once_an_image(write_set, tmp_path):
     assert torch.equal(new.optics.dose, table.optics.dose)
 
 
-def test_exports_whose_depth_is_unknown(write_set):
-    """WarpTools up to 2025 counted in other pixels than it said, and wrote one hand for all."""
+def test_exports_whose_depth_and_hand_are_unknown(write_set):
+    """WarpTools up to 2025 counted in other pixels than it said, and wrote one hand for all: what
+    is seen is that of a particle mirrored in z.
+    """
     table = formats.read(write_set(centred=False, shifted=False))
     assert table.ignored == ("rlnTomoHand",)
+    assert "mirrored" in table.assumed and "instamapMirrored 0" in table.assumed
+    plain = formats.read(write_set(centred=False, shifted=False, instamapMirrored=0))
+    assert plain.ignored == ("rlnTomoHand",)
+    assert plain.assumed is None
+    atoms = torch.from_numpy(np.random.default_rng(1).uniform(-20, 20, (4, 3)))
+    mirrored = atoms * torch.tensor([1.0, 1.0, -1.0])
+    seen = (table.rotation @ mirrored.mT)[:, :2]
+    torch.testing.assert_close(seen, (plain.rotation @ atoms.mT)[:, :2])
+    torch.testing.assert_close(torch.linalg.det(table.rotation), torch.ones(len(table)).double())
+    assert torch.equal(table.origin, plain.origin)
     tilts = [tilt for _, tilt in images_of_sample()]
     assert table.optics.defocus_v.tolist() == [19000.0 + 100 * tilt for tilt in tilts]
-    assert formats.read(write_set(centred=True, shifted=False)).ignored == ()
+    sound = formats.read(write_set(centred=True, shifted=False))
+    assert sound.ignored == () and sound.assumed is None
+
+
+def test_any_tomogram_can_be_mirrored(write_set):
+    """Depth and with it defocus stay what they are; z of the map alone points the other way."""
+    plain = formats.read(write_set())
+    mirrored = formats.read(write_set(instamapMirrored=1))
+    signs = torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+    expected = signs[:, None] * plain.rotation * signs
+    torch.testing.assert_close(mirrored.rotation, expected, atol=1e-7, rtol=0)
+    assert torch.equal(mirrored.origin, plain.origin)
+    assert torch.equal(mirrored.optics.defocus_u, plain.optics.defocus_u)
+    fails(write_set(instamapMirrored=2), "instamapMirrored", "TS_0", "is 2", "0 or 1")
 
 
 def fails(path: Path, *words: str) -> None:
@@ -434,15 +459,11 @@ def ribosomes(shared_data):
 
 
 def test_real_series_are_the_images_of_the_plain_file(ribosomes):
-    """The plain file's poses were mirrored in z to another hand; its numbers have 6 decimals, and
-    its B-factor is twice the dose, in Å².
-    """
+    """The plain file's numbers have 6 decimals, and its B-factor is twice the dose, in Å²."""
     series, plain = ribosomes
     rows = torch.arange(plain.count)
     assert torch.equal(series.images(rows), plain.images(rows))
-    mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
-    mirrored = mirror @ series.views.rotation @ mirror
-    torch.testing.assert_close(mirrored, plain.views.rotation, atol=1e-7, rtol=0)
+    torch.testing.assert_close(series.views.rotation, plain.views.rotation, atol=1e-7, rtol=0)
     assert torch.equal(series.views.origin, plain.views.origin)
     for name in ("defocus_u", "defocus_v", "defocus_angle", "voltage", "phase_shift"):
         ours = getattr(series.views.optics, name)
@@ -453,15 +474,15 @@ def test_real_series_are_the_images_of_the_plain_file(ribosomes):
 
 
 def test_real_series_make_the_map_of_the_plain_file(ribosomes):
-    """But for hand, and for weights of dose and tilt, which the plain file leaves out."""
+    """But for weights of dose and tilt, which the plain file leaves out."""
     series, plain = ribosomes
     ours = least_squares(series)
     theirs = least_squares(plain)
-    mirrored = ours.flip(0).roll(1, 0)
-    curve = fsc.fsc(mirrored, theirs)
+    curve = fsc.fsc(ours, theirs)
     assert (curve[1:13] > 0.99).all(), curve
     assert (curve > 0.98).all(), curve
-    assert fsc.fsc(ours, theirs)[6:12].max() < 0.5
+    mirrored = ours.flip(0).roll(1, 0)
+    assert fsc.fsc(mirrored, theirs)[6:12].max() < 0.5
 
 
 def least_squares(particles: Particles) -> torch.Tensor:
