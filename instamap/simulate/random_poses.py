@@ -1,15 +1,18 @@
 """Poses and optics of particles that are to be simulated: drawn, or those of a STAR file."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from instamap.data import formats
 from instamap.data.formats import star
+from instamap.data.formats.star_columns import StarColumns
+from instamap.data.particle_table import ParticleTable
 from instamap.errors import DataError, OptionError
-from instamap.fourier import aberrations
+from instamap.geometry import rotations
 from instamap.scene import Optics
 
 VOLTAGE = 300.0  # kV
@@ -81,10 +84,11 @@ def _constant(value: float, count: int) -> Tensor:
 def from_star(path: Path, count: int | None, generator: torch.Generator) -> Poses:
     """Poses and optics of a STAR file: all of them, or `count` rows drawn at random, in its order.
 
-    Its images are not looked at. Beam tilt and other aberrations are left out. Raises DataError, or
-    OptionError if it has fewer rows.
+    Its images are not looked at, so that they may be absent. Particles of tilt series have the pose
+    and the dose of each tilt. A distortion of the images (anisotropic magnification) is left out.
+    Raises DataError, or OptionError if it has fewer rows.
     """
-    table = star.read(path)
+    table = formats.read(path)
     if count is not None and count > len(table):
         raise OptionError(
             f"count is {count}, but '{path}' has {len(table)} rows; give at most as many"
@@ -98,17 +102,28 @@ def from_star(path: Path, count: int | None, generator: torch.Generator) -> Pose
     if count is not None and count < len(table):
         drawn = torch.randperm(len(table), generator=generator)[:count]
         rows = drawn.sort().values
-    optics = aberrations.without(table.optics[rows])
-    # old files may hold several microscopes in one group
-    microscope = torch.stack(
-        [
-            table.group[rows].double(),
-            optics.voltage,
-            optics.spherical_aberration,
-            optics.amplitude_contrast,
-        ],
-        -1,
-    )
-    _, group = microscope.unique(dim=0, return_inverse=True)
-    angles = star.euler_angles(table.columns)
-    return Poses(angles[rows], table.origin[rows], optics, group)
+    optics = replace(table.optics[rows], magnification=None)
+    _, group = _microscope(table.group[rows], optics).unique(dim=0, return_inverse=True)
+    return Poses(_angles(table)[rows], table.origin[rows], optics, group)
+
+
+def _microscope(group: Tensor, optics: Optics) -> Tensor:
+    """What is said once of an optics group, "n K": old files may hold several in one group."""
+    alone = [
+        group.double(),
+        optics.voltage,
+        optics.spherical_aberration,
+        optics.amplitude_contrast,
+    ]
+    columns = [torch.stack(alone, -1)]
+    for aberration in (optics.beam_tilt, optics.odd, optics.even):
+        if aberration is not None:
+            columns.append(aberration)
+    return torch.cat(columns, -1)
+
+
+def _angles(table: ParticleTable) -> Tensor:
+    """Angles "n 3" in radians: as a STAR file writes them, or of the rotations."""
+    if isinstance(table.columns, StarColumns):
+        return star.euler_angles(table.columns)
+    return rotations.to_euler(table.rotation)

@@ -10,15 +10,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from instamap.data.formats import star_file
+from instamap.data.formats import star, star_file, star_optics
 from instamap.data.formats.star_file import Column, Table
 from instamap.data.stacks import ImageStackWriter, new_stack
 from instamap.errors import DataError, OutputError
 from instamap.files import replacing, reported
+from instamap.fourier import aberrations
 from instamap.fourier.ctf import ctf
 from instamap.geometry import rotations
 from instamap.maps import mrc
 from instamap.progress import SILENT, Progress
+from instamap.scene import Optics
 from instamap.simulate.exposure import Exposure
 from instamap.simulate.random_poses import Poses
 
@@ -139,8 +141,12 @@ def _write_signal(
     rotation = rotations.from_euler(*poses.angles.unbind(-1))
     for rows in _chunks(len(poses), specimen.box):
         projections = specimen.project(rotation[rows], poses.origin[rows]).double()
-        transfer = ctf(poses.optics[rows], specimen.box, specimen.pixel_size)
+        optics = poses.optics[rows]
+        transfer = ctf(optics, specimen.box, specimen.pixel_size)
         transform = torch.fft.rfft2(projections) * transfer
+        phases = aberrations.modulation(optics, specimen.box, specimen.pixel_size)
+        if phases is not None:
+            transform = transform * phases
         images = torch.fft.irfft2(transform, s=projections.shape[1:])
         span = _span(rows)
         stack.write(span.start, images.float().numpy())
@@ -181,7 +187,19 @@ def _optics_table(poses: Poses, specimen: Specimen) -> Table:
         "rlnImageSize": _integers(torch.full((count,), specimen.box)),
         "rlnImageDimensionality": _integers(torch.full((count,), 2)),
     }
-    return Table("optics", columns)
+    return Table("optics", columns | _aberrations(optics))
+
+
+def _aberrations(optics: Optics) -> dict[str, Column]:
+    """Columns of what optics groups have beyond spherical aberration."""
+    columns = {}
+    if optics.beam_tilt is not None:
+        for name, values in zip(star_optics.BEAM_TILT, optics.beam_tilt.unbind(1), strict=True):
+            columns[name] = _decimals(values)
+    for name, terms in ((star_optics.ODD, optics.odd), (star_optics.EVEN, optics.even)):
+        if terms is not None:
+            columns[name] = Column.of(map(_vector, terms.tolist()))
+    return columns
 
 
 def _particle_table(poses: Poses, half: Tensor) -> Table:
@@ -207,11 +225,18 @@ def _particle_table(poses: Poses, half: Tensor) -> Table:
         columns["rlnCtfBfactor"] = _decimals(optics.b_factor)
     if (optics.scale != 1.0).any():
         columns["rlnCtfScalefactor"] = _decimals(optics.scale)
+    if optics.dose is not None:
+        columns[star.DOSE] = _decimals(optics.dose)
     return Table("particles", columns)
 
 
 def _integers(values: Tensor) -> Column:
     return Column.of(str(value) for value in values.tolist())
+
+
+def _vector(values: list[float]) -> str:
+    """As RELION writes coefficients; these are of very different sizes."""
+    return "[" + ",".join(map(repr, values)) + "]"
 
 
 def _decimals(values: Tensor) -> Column:

@@ -3,6 +3,7 @@ its own STAR file.
 """
 
 import math
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -18,6 +19,7 @@ from instamap.fourier.ctf import ctf
 from instamap.geometry import rotations
 from instamap.simulate import particle_set
 from instamap.simulate.beads import Beads, molecule
+from instamap.simulate.exposure import Exposure
 
 seeds = st.integers(0, 2**31)
 
@@ -234,3 +236,53 @@ def test_nothing_is_overwritten(tmp_path, name):
         particle_set.demo(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_aberrations_and_dose_of_another_file_are_in_the_images(tmp_path):
+    """Coma and three-fold astigmatism by hand: phases -2π Cs λ² s² t·k and c Re (kx + i ky)³; dose
+    by Grant and Grigorieff; and what is written says so again.
+    """
+    labels = "rlnOpticsGroup rlnVoltage rlnSphericalAberration rlnAmplitudeContrast"
+    labels += " rlnImagePixelSize rlnBeamTiltX rlnBeamTiltY rlnOddZernike rlnEvenZernike"
+    lines = ["data_optics", "", "loop_", *(f"_{name}" for name in labels.split())]
+    lines += ["1 300 2.7 0.1 5 1.5 -0.5 [0,0,0,0,0,90] [0,0,0,20]"]
+    lines += ["2 300 2.7 0.1 5 0 0 [0] [0]", ""]
+    labels = "rlnImageName rlnOpticsGroup rlnAngleRot rlnAngleTilt rlnAnglePsi rlnDefocusU"
+    labels += " rlnDefocusV rlnDefocusAngle rlnOriginXAngst rlnOriginYAngst instamapDose"
+    lines += ["data_particles", "", "loop_", *(f"_{name}" for name in labels.split())]
+    for n in range(1, 7):
+        pose = f"{40 * n} {20 * n} {90 - n}"
+        lines += [f"{n}@absent.mrcs {1 + n % 2} {pose} 15000 14500 {10 * n} {n} -3 {4 * n}"]
+    source = tmp_path / "source.star"
+    source.write_text("\n".join([*lines, ""]))
+    beads, mass = molecule()
+    specimen = Beads(beads * 120.0, mass, 24, 5.0)
+    plan = particle_set.Plan(star=source)
+    written = particle_set.simulate(tmp_path / "set", specimen, plan, Exposure(1e10), seed=3)
+    particles = Particles.open(written.star)
+    optics = particles.views.optics
+    assert particles.ignored == []
+    assert torch.equal(optics.dose, 4.0 * torch.arange(1, 7).double())
+    tilted = torch.arange(1, 7) % 2 == 0
+    assert torch.equal(optics.beam_tilt[tilted], torch.tensor([[1.5, -0.5]] * 3).double())
+    assert torch.equal(optics.odd[~tilted], torch.zeros(3, 6).double())
+
+    frequency = np.fft.fftfreq(24, 5.0)
+    y, x = np.meshgrid(frequency, frequency[:13], indexing="ij")
+    x[:, 12] = 0.1  # of the two signs of the Nyquist frequency this is what rfft2 stands for
+    square = x**2 + y**2
+    wavelength = 12.2643247 / math.sqrt(3e5 * (1 + 3e5 * 0.978466e-6))
+    coma = -2 * math.pi * 2.7e7 * wavelength**2 * square * (1.5e-3 * x - 0.5e-3 * y)
+    trefoil = 90 * ((x + 1j * y) ** 3).real
+    phases = tilted.numpy()[:, None, None] * (coma + trefoil)
+    with np.errstate(divide="ignore"):
+        critical = 0.245 * square ** (-1.665 / 2) + 2.81
+    faded = np.exp(-2.0 * np.arange(1, 7)[:, None, None] / critical)
+    bare = replace(optics, beam_tilt=None, odd=None, dose=None)
+    flat = specimen.project(particles.views.rotation, particles.views.origin) * written.gain
+    spectrum = torch.fft.rfft2(flat).numpy() * ctf(bare, 24, 5.0).numpy() * faded
+    expected = np.fft.irfft2(spectrum * np.exp(1j * phases), s=(24, 24))
+    images = particles.images(torch.arange(6)).double().numpy()
+    assert np.abs(images - expected).max() < 1e-4 * images.std()
+    plainly = np.fft.irfft2(spectrum, s=(24, 24))
+    assert np.abs(images - plainly)[tilted].max() > 0.02 * images.std()
