@@ -19,7 +19,7 @@ SAMPLED = 29  # one point in so many tells how many reach each plane
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 
 
-@jit(fastmath=True)
+@jit()  # without fastmath: both passes must find each point in the same tile, to the last bit
 def _sort(
     edge: int,
     half: int,
