@@ -4,40 +4,17 @@
 """
 
 import inspect
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from instamap.cli.terminal import tell
-from instamap.errors import OptionError
+from instamap.workflows import earlier_record
+from instamap.workflows.earlier_record import Translation, kind_of_engine, kind_of_option
 from instamap.workflows.read_settings import Typed
 
-OBJECTIVES = ("normal", "images")
-WORKFLOWS = {"states": "motion", "poses": "poses"}
-OBJECTIVE_OF = {"motion": "conformations", "poses": "normal"}
-RENAMED = {"look": "evaluate_every"}
-OF_WORKFLOWS = ("coarse", "dimensions", "nodes", "rounds", "newton")
 GROUP_BY = typer.Option("--together", hidden=True)
-
-
-@dataclass
-class Translation:
-    """Earlier words and today's, of one command line or one file."""
-
-    earlier: list[str] = field(default_factory=list)
-    today: list[str] = field(default_factory=list)
-
-    def add(self, earlier: str, today: str) -> None:
-        """Notes that something is written in another way now."""
-        self.earlier.append(earlier)
-        self.today.append(today)
-
-    def tell(self) -> None:
-        """Tells in one line how all of it is written now."""
-        if self.earlier:
-            words = " ".join(self.earlier)
-            tell(f"note: {words} is now written {' '.join(self.today)}")
 
 
 def flags(command: str) -> list[inspect.Parameter]:
@@ -63,7 +40,7 @@ def group_by(column: str | None, earlier_column: str | None) -> str | None:
     """The column of --group-by, or of --together, of which a line is told."""
     translation = Translation()
     chosen = _group_by(column, earlier_column, translation)
-    translation.tell()
+    _tell(translation)
     return chosen
 
 
@@ -87,12 +64,12 @@ def translated(typed: Typed, values: dict[str, Any]) -> Typed:
     options = {kind: list(words) for kind, words in typed.options.items()}
     engine = values.get("engine")
     if engine is not None:
-        kind, name = _engine(engine)
+        kind, name = kind_of_engine(engine)
         translation.add(f"--engine {engine}", f"--{kind} {name}")
         names[kind] = names.get(kind) or name
     words: dict[str, list[str]] = {}
     for item in values.get("engine_options") or []:
-        kind, word = _option(item)
+        kind, word = kind_of_option(item)
         flag = "-O" if kind == "objective" else "-W"
         translation.add(f"-E {item}", f"{flag} {word}")
         words.setdefault(kind, []).append(word)
@@ -101,25 +78,13 @@ def translated(typed: Typed, values: dict[str, Any]) -> Typed:
     earlier_column = values.get("earlier_group_by")
     if earlier_column is not None:
         plain["group_by"] = _group_by(plain.get("group_by"), earlier_column, translation)
-    translation.tell()
+    _tell(translation)
     return replace(typed, plain=plain, names=names, options=options)
 
 
 def translated_record(record: dict[str, Any], where: str) -> dict[str, Any]:
     """A run.toml of version 0.1, from the file `where`, in today's words; one line tells it."""
-    translation = Translation()
-    new = dict(record)
-    if "together" in new:
-        new["group_by"] = new.pop("together")
-        translation.add("together", "group_by")
-    if isinstance(new.get("preprocess"), dict):
-        steps = new.pop("preprocess")
-        new.update(steps)
-        translation.add("[preprocess]", " ".join(steps))
-    if isinstance(new.get("engine"), dict):
-        tables = _tables_of_engine(new.pop("engine"), where)
-        new.update(tables)
-        translation.add("[engine]", " ".join(f"[{kind}]" for kind in tables) or "nothing (auto)")
+    new, translation = earlier_record.translated(record, where)
     if translation.earlier:
         tell(
             f"note: '{where}' is of version 0.1: {', '.join(translation.earlier)} are read as"
@@ -128,46 +93,8 @@ def translated_record(record: dict[str, Any], where: str) -> dict[str, Any]:
     return new
 
 
-def _tables_of_engine(engine: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """The tables "objective" and "workflow" for a table "engine" of version 0.1.
-
-    Raises OptionError for options of an engine that is not named.
-    """
-    options = dict(engine)
-    name = options.pop("name", "auto")
-    if name == "auto" and options:
-        raise OptionError(
-            f"table [engine] in '{where}' sets {', '.join(options)} but names no engine; write"
-            f' name = "..." into it ({", ".join((*OBJECTIVES, *WORKFLOWS))})'
-        )
-    if name == "auto":
-        return {}
-    kind, chosen = _engine(name)
-    tables = {kind: {"name": chosen}}
-    if kind == "workflow":
-        tables["objective"] = {"name": OBJECTIVE_OF[chosen]}
-    for key, value in options.items():
-        target, word = _option(key)
-        if target in tables:
-            tables[target][word] = value
-    return tables
-
-
-def _engine(name: str) -> tuple[str, str]:
-    """The kind and the name that an engine of version 0.1 has now."""
-    if name in WORKFLOWS:
-        return "workflow", WORKFLOWS[name]
-    if name in OBJECTIVES or name == "auto":
-        return "objective", name
-    allowed = ", ".join((*OBJECTIVES, *WORKFLOWS))
-    raise OptionError(
-        f"engine '{name}' is unknown; engines are now objectives and workflows: choose --objective"
-        f" or --workflow (version 0.1 had {allowed})"
-    )
-
-
-def _option(item: str) -> tuple[str, str]:
-    """The kind that has an option of an engine now, and how it is written."""
-    key, equals, value = item.partition("=")
-    word = RENAMED.get(key, key) + equals + value
-    return ("workflow" if key in OF_WORKFLOWS else "objective"), word
+def _tell(translation: Translation) -> None:
+    """Tells in one line how all of it is written now."""
+    if translation.earlier:
+        words = " ".join(translation.earlier)
+        tell(f"note: {words} is now written {' '.join(translation.today)}")

@@ -1,5 +1,6 @@
 """`instamap infer`: coordinates of new particles under a motion that was fitted to others."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,7 @@ def infer(
     import numpy as np
 
     from instamap.data.writers import write_latents
-    from instamap.motion.motion_model import LATENTS, MotionModel
+    from instamap.motion.motion_model import LATENTS, SETTINGS, MotionModel
     from instamap.version import __version__
     from instamap.workflows import embed_new, output
     from instamap.workflows.record import write_json
@@ -61,7 +62,9 @@ def infer(
     column = earlier.group_by(group_by, earlier_group_by)
     kind = output.FolderKind("coordinates", RECORD, (LATENTS, "particles_latents.*", RECORD))
     output.check(out, kind, force)
-    model = MotionModel.open(motion)
+    opened_model = MotionModel.open(motion)
+    settings = earlier.translated_record(opened_model.settings, str(motion / SETTINGS))
+    model = replace(opened_model, settings=settings)
     opened = embed_new.open_particles(model, particles, datadir)
     particle = embed_new.particle_numbers(model, opened, column)
     inputs = (opened.path, *opened.stacks.files)

@@ -16,7 +16,7 @@ from instamap.plugin.choice import load_class
 from instamap.progress import Evaluation
 from instamap.scene import Scene
 from instamap.toml_text import read_toml
-from instamap.workflows import output
+from instamap.workflows import earlier_record, output
 from instamap.workflows.record import read_json, reading
 from instamap.workflows.result import RECORD, Result
 from instamap.workflows.settings import Settings
@@ -35,7 +35,8 @@ def load_result(folder: Path) -> Result:
         raise DataError(f"'{folder}' holds no result: no {output.MARK}; give the folder of a run")
     plain = read_toml(folder / output.MARK)
     _check_whole(folder, plain)
-    settings = Settings.from_record(plain)
+    today, _ = earlier_record.translated(plain, str(folder / output.MARK))
+    settings = Settings.from_record(today)
     record = read_json(folder / RECORD)
     maps, pixel_size = _read_maps(folder)
     with reading(folder / RECORD):

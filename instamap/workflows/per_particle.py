@@ -10,6 +10,7 @@ from instamap.fitting.objective import ImageData
 from instamap.model import Model
 from instamap.parts import ContinuousDeformation, RigidCorrection
 from instamap.workflows import learned_poses, motion_files
+from instamap.workflows.kept_files import KeptFiles
 from instamap.workflows.learned_motion import learned_motion
 from instamap.workflows.prepare import Prepared
 from instamap.workflows.result import Artefact
@@ -20,10 +21,11 @@ FILES = (*motion_files.PATTERNS, *learned_poses.PATTERNS)
 
 
 def reload(folder: Path) -> Sequence[Artefact]:
-    """What an earlier run has learned of a bending, from its folder; nothing where it has not."""
-    if not (folder / motion_files.RECORD).exists():
-        return []
-    return [motion_files.MotionFiles.open(folder)]
+    """What an earlier run has learned, from its folder; nothing where it has not."""
+    if (folder / motion_files.RECORD).exists():
+        return [motion_files.MotionFiles.open(folder)]
+    kept = KeptFiles.matching(folder, learned_poses.PATTERNS)
+    return [kept] if kept.names else []
 
 
 def learned(

@@ -22,6 +22,7 @@ from instamap.poses.pose_prior import PosePrior
 from instamap.poses.rounds import PoseRound, Round
 from instamap.progress import SILENT, Progress
 from instamap.workflows import map as map_workflow
+from instamap.workflows.kept_files import KeptFiles
 from instamap.workflows.learned_poses import REFINED
 from instamap.workflows.prepare import Dataset, Prepared, open_dataset, prepare_dataset
 from instamap.workflows.record import LoggedProgress, read_json, write_json
@@ -140,7 +141,9 @@ class PosesWorkflow(Workflow):
 
     @classmethod
     def reload(cls, folder: Path, result: Result) -> Result:
-        return _with_poses(result, read_json(folder / RECORD), None)
+        kept = KeptFiles.matching(folder, (REFINED, RECORD))
+        loaded = replace(result, artefacts=(kept,))
+        return _with_poses(loaded, read_json(folder / RECORD), None)
 
     def _rounds(
         self,

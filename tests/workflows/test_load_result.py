@@ -1,6 +1,8 @@
 """A result that was saved is read back as it was."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +116,40 @@ def test_corrected_poses_come_back(star, tmp_path):
     assert found.verdict == result.verdict
     assert found.poses == result.poses
     assert found.z is None, "the STAR file has them"
+    found.save(tmp_path / "again")
+    load_result(tmp_path / "again").save(tmp_path / "again", force=True)
+    for name in ("particles_refined.star", "poses.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    (tmp_path / "out" / "particles_refined.star").unlink()
+    with pytest.raises(DataError, match="particles_refined.star' is gone"):
+        found.save(tmp_path / "once-more")
+    assert not (tmp_path / "once-more" / "map.mrc").exists()
+
+
+@pytest.mark.slow
+def test_poses_that_mini_batches_learned_are_saved_again(star, tmp_path):
+    result = api.reconstruct(star, deformation="rigid", objective=("images", {"steps": 30}))
+    result.save(tmp_path / "out")
+    found = load_result(tmp_path / "out")
+    assert found.files() == result.files()
+    found.save(tmp_path / "again")
+    name = "particles_refined.star"
+    assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_a_folder_of_the_first_version_is_understood(saved, tmp_path):
+    """Its table [engine] is what is now [objective], and together is group_by."""
+    result, folder = saved
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    text = (old / "run.toml").read_text()
+    text = re.sub(r"\[objective\]", "[engine]", text)
+    text = re.sub(r"(?s)\[workflow\].*?(?=\n\[|$)", "", text)
+    (old / "run.toml").write_text('together = "rlnImageName"\n' + text)
+    checksums.write_list(old)
+    found = load_result(old)
+    assert found.settings.objective == result.settings.objective
+    assert found.settings.group_by == "rlnImageName"
 
 
 # What is refused
