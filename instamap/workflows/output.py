@@ -135,11 +135,21 @@ def reserve(
     another, is held by somebody else, or has a file that the run may write and that no earlier one
     lists as its own; or where a file that would go is one of the `inputs`.
     """
+    with hold(out, kind) as folder:
+        check(out, kind, force, inputs)  # now that nobody else changes what is there
+        yield folder
+
+
+@contextmanager
+def hold(out: Path, kind: FolderKind) -> Iterator[OutputFolder]:
+    """Holds the folder `out`, whatever it has, for a run that may go on with what is there.
+
+    Another run is refused meanwhile. Raises OutputError where `out` is no folder, or is held.
+    """
     _check_folder(out)
     with _locked(out):
         _finish_move(out, kind)
         _sweep(out)
-        check(out, kind, force, inputs)  # now that nobody else changes what is there
         yield OutputFolder(out, kind)
 
 
@@ -235,6 +245,12 @@ def check(
             f" replace {kind.pronoun}"
         )
     own = recorded_files(out, kind)
+    check_foreign(out, kind, own)
+    _check_inputs(out, own, inputs)
+
+
+def check_foreign(out: Path, kind: FolderKind, own: Sequence[str]) -> None:
+    """Raises OutputError where a file would be replaced that is not among a run's `own`."""
     for path in sorted(out.iterdir()) if out.exists() else ():
         foreign = path.name not in own
         if foreign and any(fnmatch.fnmatch(path.name, pattern) for pattern in kind.may_write):
@@ -242,7 +258,6 @@ def check(
                 f"output folder '{out}' has a file '{path.name}' that {kind.what} would replace and"
                 " that no earlier one lists as its own; move it away or choose another folder"
             )
-    _check_inputs(out, own, inputs)
 
 
 def check_file(path: Path, force: bool = False, inputs: Sequence[Path] = ()) -> None:

@@ -15,10 +15,11 @@ from instamap.progress import SILENT, Progress
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate as accumulate_statistics
 from instamap.version import __version__
+from instamap.workflows.output import OutputFolder
 from instamap.workflows.prepare import Dataset, open_dataset
 from instamap.workflows.settings import Settings
 from instamap.workflows.shard import ALL_ROWS, Shard, missing_share
-from instamap.workflows.statistics_folder import SETS, StatisticsFolder
+from instamap.workflows.statistics_folder import SETS, StatisticsFolder, hold
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,22 @@ def accumulate(
     done is kept each time the Fourier grid is emptied (every 16,384 images over the order of the
     symmetry): the same call after an interruption goes on from there, with the same outcome to the
     last bit, and does nothing if all is done. Raises InstamapError, before anything is written if
-    the particles, the settings or the folder are to blame.
+    the particles, the settings or the folder are to blame; so it is where another is at work there.
     """
     _check_likelihood(settings)
-    dataset = open_dataset(settings, progress)
+    with hold(out) as held:
+        return _accumulate(settings, held, shard, force, progress)
+
+
+def _accumulate(
+    settings: Settings, held: OutputFolder, shard: Shard, force: bool, progress: Progress
+) -> StatisticsFolder:
+    """Gathers a shard's statistics in a folder that is held."""
+    dataset = open_dataset(settings, progress, shard)
     rows = {name: chosen[shard.holds(chosen)] for name, chosen in dataset.sets.items()}
-    folder = StatisticsFolder(out, _manifest(settings, dataset, shard, rows))
+    folder = StatisticsFolder(held.path, _manifest(settings, dataset, shard, rows))
     likelihood = make_part("likelihood", settings.likelihood, dataset.scene)
-    with folder.writable(force) as place:
+    with folder.writable(held, force) as place:
         state = place.begin(force)
         _describe(folder, shard, progress)
         if state == "done":
@@ -149,7 +158,7 @@ def merge(paths: list[Path], out: Path, *, force: bool = False) -> StatisticsFol
     manifest = {**folders[0].manifest, "shards": words, "sets": counts}
     target = StatisticsFolder(out, manifest)
     sums = {name: _sum(folders, name) for name in SETS}
-    with target.writable(force) as place:
+    with hold(out) as held, target.writable(held, force) as place:
         if place.begin(force) != "done":
             for name, total in sums.items():
                 total.save(place.file(name))

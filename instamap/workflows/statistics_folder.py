@@ -1,9 +1,8 @@
 """A folder of statistics on disk: what `fit` and `merge` need of the images, and their origin."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from instamap.errors import DataError, InstamapError, OptionError, OutputError
 from instamap.scene import Scene
 from instamap.statistics.statistics import Statistics
 from instamap.toml_text import read_toml, write_toml
+from instamap.workflows import output
 from instamap.workflows.settings import Settings, facts_of, plain_settings
 from instamap.workflows.shard import Shard
 
@@ -22,9 +22,16 @@ SETS = ("half1", "half2", "held_out")
 MARK = "accumulate.toml"
 UNFINISHED = "unfinished.toml"  # the same text: becomes the mark when all files are there
 NOISE_ROUNDING = 1e-5  # relative: the same estimate on another machine differs by rounding
-REPLACEMENT = ".replacement"  # folder in the folder, for statistics that replace complete ones
+FILES = "files"  # in the record: the names of the files of sets
 SUM = "sha256"  # in the record: of what else it says
 AGAIN = "accumulate again"
+
+STATISTICS = output.FolderKind(
+    "statistics",
+    MARK,
+    tuple(f"{name}{suffix}.npz" for name in SETS for suffix in ("", "-merged", "-[0-9]*of[0-9]*")),
+)
+UNFINISHED_STATISTICS = replace(STATISTICS, mark=UNFINISHED)
 
 MANIFEST: dict[str, type] = {
     "instamap": str,
@@ -63,7 +70,12 @@ class StatisticsFolder:
                 f"folder '{path}' holds no statistics ({MARK} is missing); give one that"
                 " accumulate or merge has written"
             )
-        manifest, digest = _read_manifest(path / MARK)
+        if (path / output.READY).exists():
+            raise DataError(
+                f"statistics in '{path}' are being replaced; wait for it or, where that was"
+                " stopped, run its command again"
+            )
+        manifest, as_written = _read_manifest(path / MARK)
         folder = StatisticsFolder(path, manifest)
         _check_manifest(manifest, path / MARK)
         try:
@@ -73,7 +85,7 @@ class StatisticsFolder:
             whole = False
         if not whole:
             raise DataError(f"'{path / MARK}' is damaged; {AGAIN}")
-        if digest != checksums.of_values(manifest):
+        if not as_written:
             raise DataError(
                 f"'{path / MARK}' is not as it was written (its checksum differs): it is damaged;"
                 f" copy the whole folder again, or {AGAIN}"
@@ -169,22 +181,15 @@ class StatisticsFolder:
         return None
 
     @contextmanager
-    def writable(self, force: bool) -> Iterator["StatisticsFolder"]:
-        """The folder to begin and to end: this one or, where complete statistics are replaced by
-        `force`, one inside it, whose files take their place when the block has succeeded.
+    def writable(self, held: output.OutputFolder, force: bool) -> Iterator["StatisticsFolder"]:
+        """The folder to begin and to end: this one, which is `held`, or, where complete statistics
+        are replaced by `force`, another whose files take their place when the block has succeeded.
         """
         if not force or not (self.path / MARK).exists():
             yield self
             return
-        inside = StatisticsFolder(self.path / REPLACEMENT, self.manifest)
-        try:
-            yield inside
-            (self.path / MARK).unlink()
-            for name in SETS:
-                inside.file(name).replace(self.file(name))
-            (inside.path / MARK).replace(self.path / MARK)
-        finally:
-            shutil.rmtree(inside.path, ignore_errors=True)
+        with held.filled() as inside:
+            yield StatisticsFolder(inside, self.manifest)
 
     def begin(self, force: bool) -> Literal["new", "resumed", "done"]:
         """Makes the folder and marks it as unfinished.
@@ -193,8 +198,6 @@ class StatisticsFolder:
         any case. Raises OutputError if it holds statistics that were gathered otherwise, or cannot
         be a folder.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"output '{self.path}' is a file; name a folder")
         for mark in () if force else (MARK, UNFINISHED):
             if not (self.path / mark).exists():
                 continue
@@ -221,12 +224,12 @@ class StatisticsFolder:
         """Makes the folder, without files of earlier statistics, and marks it as unfinished."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for old in [*map(self.file, SETS), self.path / MARK, self.path / UNFINISHED]:
-                old.unlink(missing_ok=True)
+            for old in _own_files(self.path):
+                (self.path / old).unlink(missing_ok=True)
         except OSError as error:
             raise self._unusable(error) from None
-        digest = checksums.of_values(self.manifest)
-        write_toml(self.path / UNFINISHED, {**self.manifest, SUM: digest})
+        record = {**self.manifest, FILES: [self.file(name).name for name in SETS]}
+        write_toml(self.path / UNFINISHED, {**record, SUM: checksums.of_values(record)})
 
     def _reopen(self) -> None:
         """Lets files that are gone or damaged be written again."""
@@ -258,11 +261,31 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
-    """What a record of statistics says, and the checksum that it has. Raises DataError."""
+@contextmanager
+def hold(path: Path) -> Iterator[output.OutputFolder]:
+    """Holds the folder `path` for one writer of statistics; another is refused meanwhile.
+
+    Raises OutputError where it is no folder, is held, or has a file that statistics would replace
+    and that no earlier ones list as their own.
+    """
+    with output.hold(path, STATISTICS) as held:
+        output.check_foreign(path, STATISTICS, _own_files(path))
+        yield held
+
+
+def _own_files(path: Path) -> list[str]:
+    """The names of the files of statistics, complete or not, that are there."""
+    complete = output.recorded_files(path, STATISTICS)
+    return [*complete, *output.recorded_files(path, UNFINISHED_STATISTICS)]
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, Any], bool]:
+    """What a record of statistics says, and whether that is as it was written. Raises DataError."""
     values = read_toml(path)
     digest = values.pop(SUM, None)
-    return values, digest
+    as_written = digest == checksums.of_values(values)
+    values.pop(FILES, None)  # which the shards say too
+    return values, as_written
 
 
 def _places() -> set[str]:

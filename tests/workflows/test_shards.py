@@ -32,6 +32,7 @@ from instamap.simulate import particle_set
 from instamap.statistics import accumulator as accumulating
 from instamap.statistics import streaming
 from instamap.toml_text import write_toml
+from instamap.workflows import output
 from instamap.workflows.choose import resolve
 from instamap.workflows.prepare import prepare
 from instamap.workflows.settings import Settings
@@ -653,3 +654,70 @@ def test_a_file_is_no_folder(star, tmp_path):
     assert (
         "is a file; name a folder" in instamap("accumulate", star, "-o", tmp_path / "stats").refusal
     )
+
+
+# The folder: held by one, nothing foreign goes, and what is replaced stays until the end
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_second_accumulation_in_one_folder_is_refused_at_once(star, whole, tmp_path, small_steps):
+    out = tmp_path / "stats"
+    lines = []
+
+    class Second(Progress):
+        """Runs the same command, and merges there, while the first one is at work."""
+
+        def images_read(self, done: int, total: int) -> None:
+            if not lines:
+                lines.append(instamap("accumulate", star, "-o", out).refusal)
+                lines.append(instamap("merge", whole.path, "-o", out).refusal)
+
+    found = accumulate(Settings(star), out, progress=Second())
+    for line in lines:
+        assert f"output folder '{out}' is being written by process {os.getpid()}" in line
+    assert_alike(found, accumulate(Settings(star), tmp_path / "expected"), tolerance=0)
+    assert sorted(contents(out)) == [
+        "accumulate.toml",
+        "half1.npz",
+        "half2.npz",
+        "held_out.npz",
+    ]
+
+
+@pytest.mark.parametrize("name", ["half1.npz", "held_out-2of3.npz", "half2-merged.npz"])
+def test_foreign_files_are_not_replaced(star, whole, tmp_path, name):
+    out = tmp_path / "stats"
+    out.mkdir()
+    (out / name).write_bytes(b"of somebody")
+    for words in (("accumulate", star), ("merge", whole.path)):
+        for force in ((), ("--force",)):
+            line = instamap(*words, "-o", out, *force).refusal
+            assert f"has a file '{name}' that statistics would replace" in line
+    assert contents(out) == {name: b"of somebody"}
+
+
+def test_forced_statistics_of_another_shard_leave_none_of_the_old(star, thirds, tmp_path):
+    out = shutil.copytree(thirds[0], tmp_path / "stats")
+    (out / "notes.txt").write_text("of somebody")
+    accumulate(Settings(star), out, shard=Shard(2, 3), force=True)
+    assert contents(out) == {**contents(thirds[1]), "notes.txt": b"of somebody"}
+
+
+def test_interrupted_replacement_leaves_what_was_there(star, whole, tmp_path, small_steps):
+    out = shutil.copytree(whole.path, tmp_path / "stats")
+    interrupted(Settings(star, seed=1), out, 130, force=True)
+    assert contents(out) == contents(whole.path)
+
+
+def test_a_replacement_that_was_killed_as_it_moved_is_ended_by_the_next(star, whole, tmp_path):
+    out = shutil.copytree(whole.path, tmp_path / "stats")
+    new = accumulate(Settings(star, seed=1), tmp_path / "new")
+    shutil.copytree(new.path, out / output.READY)
+    (out / output.READY / "half1.npz").replace(out / "half1.npz")
+    with pytest.raises(DataError, match="are being replaced; wait for it or, where that was"):
+        StatisticsFolder.open(out)
+    assert resumed(Settings(star, seed=1), out)[1] == 0
+    assert contents(out) == contents(new.path)
