@@ -79,7 +79,7 @@ def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = N
         particle = torch.arange(particles.count)
     variance = noise.estimate(particles)
     latents = torch.zeros(particles.count, motion.latents.shape[1], dtype=torch.float64)
-    for rows in _chunks(particle):
+    for rows in chunks(particle):
         images = ParticleStatistics.read(particles, rows, variance, particle[rows])
         each = []
         for half in motion.halves:
@@ -90,7 +90,7 @@ def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = N
     return latents
 
 
-def _chunks(particle: Tensor) -> Iterator[Tensor]:
+def chunks(particle: Tensor) -> Iterator[Tensor]:
     """Row numbers of images, at most so many at once, of whole particles."""
     last = torch.bincount(particle).cumsum(0) - 1
     number = (last // IMAGES_AT_ONCE)[particle]

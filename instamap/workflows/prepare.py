@@ -24,9 +24,11 @@ from instamap.scene import Scene
 from instamap.statistics import initial_map, noise_refinement
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
-from instamap.workflows import preflight
+from instamap.workflows import image_contrast, preflight
+from instamap.workflows.image_contrast import MeasuredContrast
 from instamap.workflows.resume import KeptStatistics
 from instamap.workflows.settings import Settings
+from instamap.workflows.shard import ALL_ROWS, Shard
 from instamap.workflows.statistics_folder import SETS, StatisticsFolder
 
 MAX_FIRST_MAP_IMAGES = 2000  # of the first map of objectives that need no statistics
@@ -39,7 +41,8 @@ class Dataset:
 
     scene: with the user's mask, if any. rows: row numbers of each set that is fitted; held_out: of
     the one that tells when to stop. symmetry "S 3 3": rotations, None for C1. weights "n": of every
-    particle's log p, None for 1.
+    particle's log p, None for 1. contrast: what was found of the images' contrasts, which the
+    particles' views have where they count; None where nobody asked.
     """
 
     particles: Particles
@@ -48,6 +51,7 @@ class Dataset:
     held_out: Tensor
     symmetry: Tensor | None
     weights: Tensor | None
+    contrast: MeasuredContrast | None = None
 
     @property
     def sets(self) -> dict[str, Tensor]:
@@ -60,12 +64,14 @@ class Prepared:
     """A scene with its mask and scale, and what each fit may see.
 
     particles: None where statistics on disk took their place. mask_was_found: in a first map.
+    contrast: see `Dataset`.
     """
 
     particles: Particles | None
     scene: Scene
     fits: dict[str, FitData]
     mask_was_found: bool
+    contrast: MeasuredContrast | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -75,10 +81,14 @@ class Prepared:
         return {**counts, HELD_OUT: first.held_out_count}
 
 
-def open_dataset(settings: Settings, progress: Progress = SILENT) -> Dataset:
-    """Reads and checks the particles, estimates the noise, draws the sets. Raises InstamapError.
+def open_dataset(
+    settings: Settings, progress: Progress = SILENT, shard: Shard = ALL_ROWS
+) -> Dataset:
+    """Reads and checks the particles, estimates the noise, draws the sets, finds contrasts. Raises
+    InstamapError.
 
-    What is doubtful of the particles is told in notes.
+    What is doubtful of the particles is told in notes. shard: the rows whose images will be used;
+    all else is the same for all shards.
     """
     particles = Particles.open(
         settings.particles, datadir=settings.datadir, preprocess=settings.preprocess
@@ -89,7 +99,7 @@ def open_dataset(settings: Settings, progress: Progress = SILENT) -> Dataset:
     if settings.mask:
         window = mask.load(settings.mask, particles.box, particles.pixel_size)
     excluded = preflight.outliers(particles, settings, progress)
-    rows, held_out = _draw_sets(particles, settings, excluded)
+    rows, held_out = draw_sets(particles, settings, excluded)
     settle(preflight.of_copies(particles), progress)
     weights = _weights(particles, settings, {**rows, HELD_OUT: held_out})
     spectra = noise.estimate(particles, _without(particles, excluded), seed=settings.seed)
@@ -107,6 +117,37 @@ def open_dataset(settings: Settings, progress: Progress = SILENT) -> Dataset:
     check_compatible(settings.parts, scene.premultiplied)
     symmetry = settings.point_group
     dataset = Dataset(particles, scene, rows, held_out, symmetry, weights)
+    dataset = _with_refined_noise(dataset, settings)
+    if settings.contrast == "none":
+        return dataset
+    return _with_contrast(dataset, settings, progress, shard)
+
+
+def _with_contrast(
+    dataset: Dataset, settings: Settings, progress: Progress, shard: Shard
+) -> Dataset:
+    """The dataset with the factors of its images, where held-out ones favour them."""
+    particles = dataset.particles
+    wanted = shard.holds(torch.arange(particles.count))
+    fitted = torch.cat(list(dataset.rows.values()))
+    wanted[noise_refinement.sample(fitted)] = True
+    measured = image_contrast.survey(
+        particles,
+        dataset.scene,
+        dataset.rows,
+        dataset.held_out,
+        particles.exclusive_groups(settings.group_by),
+        wanted,
+        symmetry=dataset.symmetry,
+        weights=dataset.weights,
+    )
+    if measured is None:
+        return dataset
+    progress.message(f"contrast        {measured.line}")
+    dataset = replace(dataset, contrast=measured)
+    if measured.factors is None:
+        return dataset
+    dataset = replace(dataset, particles=particles.with_contrast(measured.factors))
     return _with_refined_noise(dataset, settings)
 
 
@@ -162,10 +203,13 @@ def _bodies(settings: Settings, particles: Particles) -> Tensor | None:
     return torch.stack(masks)
 
 
-def _draw_sets(
+def draw_sets(
     particles: Particles, settings: Settings, excluded: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Row numbers of each fit and of the held-out set. Raises DataError where one is empty."""
+    """Row numbers of each fit and of the held-out set, which are the same for the same settings.
+
+    excluded: rows that no set gets. Raises DataError where one is empty.
+    """
     group = particles.exclusive_groups(settings.group_by)
     half = particles.split(settings.seed, settings.group_by) if settings.halves else None
     rows, held_out = splits.draw_sets(
@@ -237,7 +281,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
     for name, fitted in statistics.items():
         fits[name] = StatisticsData(fitted, held_out, distinct)
     scene, mask_was_found = with_mask_and_scale(dataset.scene, list(statistics.values()))
-    return Prepared(dataset.particles, scene, fits, mask_was_found)
+    return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
 
 
 def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> Prepared:
@@ -257,7 +301,7 @@ def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> 
     for name, rows in dataset.rows.items():
         fits[name] = ImageData(dataset.particles, rows, dataset.held_out)
     scene, mask_was_found = with_mask_and_scale(dataset.scene, [statistics["first"]])
-    return Prepared(dataset.particles, scene, fits, mask_was_found)
+    return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
 
 
 def _prepare_statistics(settings: Settings) -> Prepared:
