@@ -211,6 +211,7 @@ class Model(nn.Module):
         if isinstance(operator, CurvedOperator) and views.optics is not None:
             return self._project_curved(operator, self.field(z), views, views.optics, generator)
         projection = operator(self.field(z), views, generator=generator)
+        projection = views.with_contrast(projection)
         if views.optics is None:
             return projection, projection
         pixel_size = self.scene.pixel_size
@@ -227,6 +228,8 @@ class Model(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What `project` returns, on the Ewald sphere."""
         in_phase, quadrature = operator.in_phase_and_quadrature(density, views, generator=generator)
+        in_phase = views.with_contrast(in_phase)
+        quadrature = views.with_contrast(quadrature)
         pixel_size = self.scene.pixel_size
         padding = operator.padding
         predicted = ctf.apply(in_phase, optics, pixel_size, padding=padding)

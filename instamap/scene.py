@@ -70,12 +70,23 @@ class Optics(_Rows):
 
 
 @dataclass(frozen=True)
+class ContrastFactors(_Rows):
+    """How strong each image's signal is beside that of the others: mean "B" and mean square "B" of
+    the factor a of its projection, given what the image says of it.
+    """
+
+    mean: Tensor
+    square: Tensor
+
+
+@dataclass(frozen=True)
 class Views(_Rows):
     """How particles were seen.
 
     rotation "B 3 3": particle frame to image frame (RELION's A). origin "B 2": Å; a density at
     particle-frame point x lands at (A x)[:2] - origin. optics: None means no contrast transfer.
-    index "B": the particle's row. group "B": its optics group.
+    index "B": the particle's row. group "B": its optics group. contrast: factors of the images'
+    signal; None means 1 for all.
     """
 
     rotation: Tensor
@@ -83,6 +94,7 @@ class Views(_Rows):
     index: Tensor
     group: Tensor
     optics: Optics | None = None
+    contrast: ContrastFactors | None = None
 
     def __len__(self) -> int:
         return len(self.rotation)
@@ -127,6 +139,12 @@ class Views(_Rows):
         whole = torch.eye(3).to(magnification).repeat(len(self), 1, 1)
         whole[:, :2, :2] = torch.linalg.inv(magnification)
         return whole
+
+    def with_contrast(self, predicted: Tensor) -> Tensor:
+        """Predicted images "B D D" with the contrast that each image is likely to have."""
+        if self.contrast is None:
+            return predicted
+        return predicted * self.contrast.mean[:, None, None]
 
     @staticmethod
     def of(rotation: Tensor, origin: Tensor | None = None, optics: Optics | None = None) -> "Views":

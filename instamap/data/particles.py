@@ -1,6 +1,7 @@
 """Particles: images with their poses and optics, read when asked for."""
 
 import functools
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from instamap.data.particle_table import ParticleTable
 from instamap.data.preprocess import NOTHING, Preprocess, Preprocessor
 from instamap.data.stacks import Stacks
 from instamap.errors import DataError
-from instamap.scene import Batch, Views
+from instamap.scene import Batch, ContrastFactors, Views
 
 _PIXELS_AT_ONCE = 1 << 21  # of the images, as they are on disk, that are preprocessed at once
 # relative difference of pixel sizes that is mere rounding: 0.02 Å across 200 Å
@@ -35,7 +36,11 @@ class Particles:
     """
 
     def __init__(
-        self, table: ParticleTable, stacks: Stacks, preprocess: Preprocess = NOTHING
+        self,
+        table: ParticleTable,
+        stacks: Stacks,
+        preprocess: Preprocess = NOTHING,
+        contrast: ContrastFactors | None = None,
     ) -> None:
         self.table = table
         self.stacks = stacks
@@ -57,7 +62,7 @@ class Particles:
                 " or normalise the images before they are multiplied"
             )
         index = torch.arange(self.count)
-        self.views = Views(table.rotation, table.origin, index, table.group, table.optics)
+        self.views = Views(table.rotation, table.origin, index, table.group, table.optics, contrast)
         self.half = table.half
         self.inspector: Inspector | None = None
         self.ignored = list(table.ignored)
@@ -88,7 +93,18 @@ class Particles:
     def with_box(self, box: int) -> "Particles":
         """The particles as their file has them, in images scaled to `box` pixels an edge."""
         steps = replace(self.preprocessor.steps, box=box)
-        return Particles(self.table, self.stacks, steps)
+        return Particles(self.table, self.stacks, steps, self.contrast)
+
+    @property
+    def contrast(self) -> ContrastFactors | None:
+        """The factors of the signal of all rows; None where they are 1."""
+        return self.views.contrast
+
+    def with_contrast(self, contrast: ContrastFactors) -> "Particles":
+        """The same particles, whose images have these factors of the signal."""
+        changed = copy(self)
+        changed.views = replace(self.views, contrast=contrast)
+        return changed
 
     def images(self, rows: Tensor) -> Tensor:
         """Images "B D D" [y, x] of `rows` "B", float32, preprocessed. Raises DataError for pixels

@@ -74,6 +74,9 @@ def weighted_slices(
     image_transfer = pixel_size if premultiplied else transfer
     data = spectrum * (precision * image_transfer)
     power = precision * transfer**2
+    if views.contrast is not None:
+        data = data * views.contrast.mean[:, None]
+        power = power * views.contrast.square[:, None]
     return WeightedSlices(data, power, energy)
 
 

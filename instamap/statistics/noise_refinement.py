@@ -39,8 +39,7 @@ def refine(
     group without images, and a set of fewer than 2 MIN_HALF_IMAGES, keeps the scene's variance.
     """
     before = _known_variance(scene)
-    step = math.ceil(len(rows) / MAX_IMAGES)
-    rows = rows[:: max(1, step)]
+    rows = sample(rows)
     if len(rows) < 2 * MIN_HALF_IMAGES:
         return before
     halves = _halves(particles, rows)
@@ -58,6 +57,12 @@ def refine(
     spectrum = _smoothed(spectrum, scene.box)
     refined = torch.where(measured, spectrum, before.double())
     return refined.to(before.dtype)
+
+
+def sample(rows: Tensor) -> Tensor:
+    """The rows whose residuals are looked at: at most MAX_IMAGES, at equal steps."""
+    step = math.ceil(len(rows) / MAX_IMAGES)
+    return rows[:: max(1, step)]
 
 
 def _known_variance(scene: Scene) -> Tensor:
@@ -108,7 +113,7 @@ def _spectra(
 def _residuals(projector: Projector, volume: Tensor, batch: Batch, scene: Scene) -> Tensor:
     """Images less the map's projections, after as much contrast transfer as they have seen."""
     views = batch.views
-    predicted = projector(volume, views)
+    predicted = views.with_contrast(projector(volume, views))
     if views.optics is None:
         return batch.images - predicted
     predicted = ctf.apply(predicted, views.optics, scene.pixel_size)

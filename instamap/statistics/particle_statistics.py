@@ -184,7 +184,11 @@ def _weighted_components(
     if transfer is not None and not particles.premultiplied:
         weight = weight * plane.select(transfer)
     spectrum = plane.particle_components(batch.images, views, size)
-    return spectrum * weight, power
+    data = spectrum * weight
+    if views.contrast is not None:
+        data = data * views.contrast.mean[:, None]
+        power = power * views.contrast.square[:, None]
+    return data, power
 
 
 def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:
@@ -198,7 +202,7 @@ def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:
     if box >= particles.box:
         return particles
     steps = replace(particles.preprocessor.steps, box=box)
-    return Particles(particles.table, particles.stacks, steps)
+    return Particles(particles.table, particles.stacks, steps, particles.contrast)
 
 
 def drop_small_shares(share: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from instamap.progress import Evaluation
 from instamap.scene import Scene
 from instamap.toml_text import read_toml
 from instamap.workflows import earlier_record, output
+from instamap.workflows.image_contrast import MeasuredContrast
 from instamap.workflows.record import read_json, reading
 from instamap.workflows.result import RECORD, Result
 from instamap.workflows.settings import Settings
@@ -43,6 +44,9 @@ def load_result(folder: Path) -> Result:
         fits = _read_fits(record, maps)
         resolution = record["resolution"]
         counts = record["counts"]
+        contrast = None
+        if "contrast" in record:
+            contrast = MeasuredContrast.from_record(record["contrast"])
     result = Result(
         settings=settings,
         scene=_scene(folder, maps["map"], pixel_size, settings),
@@ -53,6 +57,7 @@ def load_result(folder: Path) -> Result:
         counts=counts,
         mask_was_found=(folder / "mask.mrc").exists(),
         log=_read_log(folder / "log.jsonl"),
+        contrast=contrast,
     )
     if settings.workflow is None:
         return result

@@ -181,6 +181,7 @@ def make_result(
         log=logged.entries,
         artefacts=artefacts,
         rotations=None if prepared.particles is None else prepared.particles.views.rotation,
+        contrast=prepared.contrast,
     )
 
 

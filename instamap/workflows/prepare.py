@@ -131,7 +131,7 @@ def _with_contrast(
     wanted = shard.holds(torch.arange(particles.count))
     fitted = torch.cat(list(dataset.rows.values()))
     wanted[noise_refinement.sample(fitted)] = True
-    measured = image_contrast.survey(
+    measured = image_contrast.measure(
         particles,
         dataset.scene,
         dataset.rows,

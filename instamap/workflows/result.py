@@ -18,7 +18,8 @@ from instamap.progress import Evaluation
 from instamap.report import card, fsc_plot, html, likelihood_plot, slices
 from instamap.scene import Scene
 from instamap.toml_text import write_toml
-from instamap.workflows import output
+from instamap.workflows import image_contrast, output
+from instamap.workflows.image_contrast import CONTRAST, MeasuredContrast
 from instamap.workflows.record import write_json, write_log
 from instamap.workflows.settings import Settings
 
@@ -63,7 +64,9 @@ class Result:
     resolution: where the last of them falls to 0.143, in Å, None without a signal or halves.
     counts: images of each set, "held_out" among them. log: an entry for each evaluation.
     mask_was_found: the mask was made from a first map. artefacts: whatever else was found.
-    rotations "n 3 3": of all particles, where they are known (a saved result has none).
+    rotations "n 3 3": of all particles, where they are known (a saved result has none). contrast:
+    what was found of the images' contrasts, None where nobody asked (a saved result has no
+    factors).
     """
 
     settings: Settings
@@ -77,6 +80,7 @@ class Result:
     log: list[dict[str, Any]] = field(default_factory=list)
     artefacts: Sequence[Artefact] = ()
     rotations: Tensor | None = None
+    contrast: MeasuredContrast | None = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -115,6 +119,8 @@ class Result:
             names.append("held_out.png")
         if self.fsc:
             names.append("fsc.csv")
+        if self.contrast is not None and self.contrast.factors is not None:
+            names.append(CONTRAST)
         if not self.without_signal:
             names += ["fsc.png"] * bool(self.fsc) + ["map.png"]
         for artefact in self.artefacts:
@@ -155,6 +161,8 @@ class Result:
             fsc.write_csv(folder / "fsc.csv", self.fsc, scene.box, scene.pixel_size)
         if not self.without_signal:
             self._draw(folder)
+        if self.contrast is not None and self.contrast.factors is not None:
+            image_contrast.write_csv(folder / CONTRAST, self.contrast.factors)
         for artefact in self.artefacts:
             artefact.write(folder)
         write_log(folder / "log.jsonl", self.log)
@@ -205,17 +213,22 @@ class Result:
     def facts(self) -> dict[str, Any]:
         """What was found as plain values, for programs: result.json."""
         evaluations = {name: [asdict(e) for e in some] for name, some in self.evaluations.items()}
-        return {
+        facts = {
             "verdict": self.verdict,
             "resolution": self.resolution,
             "counts": self.counts,
             "without_signal": self.without_signal,
             "evaluations": evaluations,
         }
+        if self.contrast is not None:
+            facts["contrast"] = self.contrast.record()
+        return facts
 
     def summary(self) -> list[str]:
         """What the maps are worth, in lines for a person."""
         lines = []
+        if self.contrast is not None and self.contrast.counts:
+            lines.append(f"contrast: {self.contrast.line}")
         for name, evaluations in self.evaluations.items():
             best = max(evaluations, key=lambda one: one.held_out)
             lines.append(

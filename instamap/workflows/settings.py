@@ -227,6 +227,12 @@ class Settings:
         flag="--exclude-outliers/--keep-outliers",
         default_words="keep-outliers",
     )
+    contrast: Literal["auto", "none"] = setting(
+        "auto",
+        "Factors of the images' signal: auto, where held-out images gain by them, or none.",
+        commands=FROM_IMAGES,
+        role="data",
+    )
     device: Literal["cpu"] = setting(
         "cpu", "Where it computes; this version computes on the CPU.", commands=(), role="fit"
     )

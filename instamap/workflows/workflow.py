@@ -17,6 +17,7 @@ MAP_FILES = (
     "run.toml",
     checksums.LIST,
     "result.json",
+    "contrast.csv",
     "log.jsonl",
     "map.mrc",
     "half1.mrc",
