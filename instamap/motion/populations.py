@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instamap.errors import OptionError
+from instamap.errors import DataError
 from instamap.files import replacing
 from instamap.fitting.loop import FALSE_POSITIVE_RATE
 from instamap.motion import mixing_weights
 from instamap.motion.conformation_maps import coordinate_names
 from instamap.motion.mixing_weights import FOLDS, STIFFNESS, MixingWeights, Smoothing
-from instamap.motion.regions import Region, find_wells, pieces
+from instamap.motion.regions import Region, find_wells
 from instamap.progress import SILENT, Progress
 
 REPLICATES = 200  # of the particles, drawn with replacement
@@ -32,6 +32,8 @@ TINY = torch.finfo(torch.float64).tiny
 SHARE_COLUMNS = ("population", "low", "high", "log_population")
 TABLE = "populations.csv"
 PROFILE = "profile.csv"
+STATES = "states.csv"
+STATE_COLUMNS = ("population", "minus_log_population")
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,31 @@ def _write(file: Path, rows: list[list[object]]) -> None:
             writer.writerow(cells)
 
 
+def add_to_states(file: Path, populations: Populations) -> None:
+    """Gives a table of states columns of the share of the particles that are nearest to each, and
+    of its -log; those of an earlier call are replaced.
+
+    A state that no conformation with particles is nearest to has no logarithm. Raises DataError,
+    OutputError.
+    """
+    names = coordinate_names(populations.fits[0].nodes.shape[1])
+    with file.open(newline="", encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    if not rows or not set(names) <= set(rows[0]):
+        raise DataError(
+            f"'{file}' has no columns {', '.join(names)}; write it again with `instamap states`, or"
+            " give another folder with -o"
+        )
+    places = [[float(row[name]) for name in names] for row in rows]
+    shares = populations.nearest_to(torch.tensor(places, dtype=torch.float64))
+    kept = [name for name in rows[0] if name not in STATE_COLUMNS]
+    table: list[list[object]] = [[*kept, *STATE_COLUMNS]]
+    for row, share in zip(rows, shares.tolist(), strict=True):
+        energy = -math.log(share) if share > 0 else ""
+        table.append([*(row[name] for name in kept), share, energy])
+    _write(file, table)
+
+
 @dataclass(frozen=True)
 class _Draw:
     """What one set of particles says: the weights "K" of each fit, and if there is a profile, the
@@ -184,25 +211,14 @@ class _Draw:
 
 def estimate(
     fits: Sequence[FitLikelihood],
-    regions: Sequence[Region],
-    splits: Sequence[float] | None = None,
+    regions: Sequence[Region] = (),
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Populations:
-    """The populations of conformations, of regions, and of the pieces of a single coordinate that
-    `splits` part.
-
-    splits: None takes the barriers of the density; none where there are regions. Raises
-    OptionError for splits of several coordinates.
-    """
+    """The populations of conformations and of regions; without any, of a coordinate's wells."""
     latent = fits[0].nodes.shape[1]
-    if splits and latent > 1:
-        raise OptionError(
-            f"split is for a single coordinate, but particles have {latent}; give --region, with"
-            " bounds of each"
-        )
     generator = torch.Generator().manual_seed(seed)
     line = _Line.through(fits, generator) if latent == 1 else None
     whole = _draw(fits, line)
@@ -214,14 +230,10 @@ def estimate(
         progress.counted("replicates", number + 1, replicates)
     combine = _Combination(whole, draws)
     profile = None if line is None else _profile(line, combine)
-    parts = list(regions)
-    found: list[tuple[Region, Interval]] = []
-    if profile is not None and line is not None:
-        if splits is None and not regions:
-            found = _wells(fits, line, combine)
-        elif splits:
-            parts += pieces(splits)
-    found += [(region, _share_of(fits, region, combine)) for region in parts]
+    if line is not None and not regions:
+        found = _wells(fits, line, combine)
+    else:
+        found = [(region, _share_of(fits, region, combine)) for region in regions]
     return Populations(
         fits=list(fits),
         weights=whole.weights,
@@ -283,13 +295,14 @@ class _Line:
         return float(self.z[piece] + self.z[piece + 1]) / 2
 
     def below(self, fit: FitLikelihood, energy: Tensor) -> Tensor:
-        """The share of particles "G+1" below each end, of the energy "K" of a fit, which is taken
-        as linear between its conformations.
+        """The share of particles "G+1" below each end, of the energy "K" of a fit.
+
+        The density is linear between conformations, so that each has the share that it had.
         """
         nodes = fit.nodes[:, 0]
         z = torch.cat([self.z, nodes]).unique()
         place = _interpolate(z, nodes, fit.place)
-        density = torch.exp(-_interpolate(place, fit.place, energy))
+        density = _interpolate(place, fit.place, torch.exp(energy.min() - energy))
         mean = (density[1:] + density[:-1]) / 2
         mass = (mean * place.diff()).cumsum(0)
         below = torch.cat([mass.new_zeros(1), mass]) / mass[-1]

@@ -28,7 +28,6 @@ def estimate(
     motion: MotionModel,
     particles: Particles,
     regions: Sequence[Region] = (),
-    splits: Sequence[float] | None = None,
     *,
     replicates: int = populations.REPLICATES,
     seed: int = 0,
@@ -47,9 +46,7 @@ def estimate(
             " 100 %"
         )
     fits = likelihoods(motion, particles, progress)
-    return populations.estimate(
-        fits, regions, splits, replicates=replicates, seed=seed, progress=progress
-    )
+    return populations.estimate(fits, regions, replicates=replicates, seed=seed, progress=progress)
 
 
 @torch.no_grad()

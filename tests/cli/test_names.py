@@ -33,6 +33,7 @@ COMMANDS = (
     "infer",
     "select",
     "audit",
+    "populations",
     "morph",
     "simulate",
     "demo",
