@@ -157,14 +157,14 @@ class ContrastMeasurement:
                 found = self.priors[key].factors(images)
                 mean[chosen] = found.mean
                 square[chosen] = found.square
+        sample = _sample(self._counting(self.held_out), MAX_HELD_OUT_IMAGES)
+        common = torch.stack(list(self.maps.values())).mean(0)
+        images = self._contrasts(sample, common)
+        prior = contrast_factors.mean_of_spread(images, self._spread())
         chosen = self.held_out[wanted[self.held_out]]
-        if len(chosen):
-            common = torch.stack(list(self.maps.values())).mean(0)
-            images = self._contrasts(chosen, common)
-            prior = contrast_factors.mean_of_spread(images, self._spread())
-            found = prior.factors(images)
-            mean[chosen] = found.mean
-            square[chosen] = found.square
+        found = prior.factors(self._contrasts(chosen, common))
+        mean[chosen] = found.mean
+        square[chosen] = found.square
         return ContrastFactors(mean, square)
 
     def _spread(self) -> float:
@@ -212,6 +212,8 @@ class ContrastMeasurement:
         slope = torch.zeros(len(rows), dtype=torch.float64)
         curvature = torch.zeros(len(rows), dtype=torch.float64)
         for chunk in torch.arange(len(rows)).split(IMAGES_AT_ONCE):
+            if not len(chunk):
+                continue
             images = ParticleStatistics.read(self.particles, rows[chunk], variance, chunk)
             gram, h = images.normal_equations(volume[None])
             slope[chunk] = h[:, 0]
