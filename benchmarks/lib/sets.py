@@ -59,6 +59,16 @@ RECIPES = {
         "--model {data}/models/adk_open.pdb.gz --model2 {data}/models/adk_closed.pdb.gz --box 48"
         " --count 5000 --snr 0.1 --pixel 2.5 --solvent 0.6 --motion pair --seed 4"
     ),
+    "two-states": (
+        "--model {data}/models/adk_open.pdb.gz --model2 {data}/models/adk_closed.pdb.gz --poses"
+        " {data}/empiar-10076-poses.npz --count 10000 --snr 0.1 --pixel 2 --solvent 0.6 --motion"
+        " pair --states 2 --seed 1"
+    ),
+    "two-states-noisy": (
+        "--model {data}/models/adk_open.pdb.gz --model2 {data}/models/adk_closed.pdb.gz --poses"
+        " {data}/empiar-10076-poses.npz --count 10000 --snr 0.02 --pixel 2 --solvent 0.6 --motion"
+        " pair --states 2 --seed 3"
+    ),
 }
 REFERENCES = ("truth.mrc", "relion_reference.mrc")
 

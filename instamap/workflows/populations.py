@@ -22,6 +22,7 @@ from instamap.workflows.settings import Settings
 ANGSTROM = "Å"
 RELATIVE = "of the map's norm"
 MIN_WINDOW = 0.5  # of a mask, where motion is measured
+MIN_STEP = 1e-3  # between conformations, of the mean step
 
 
 def estimate(
@@ -116,7 +117,14 @@ def _along(half: HalfModel, nodes: Tensor, maps: Tensor) -> tuple[Tensor, str]:
 
 
 def _sums(steps: Tensor) -> Tensor:
-    """Sums "K" of the steps "K-1" before."""
+    """Sums "K" of the steps "K-1" before; all steps are alike where they are not known, and none is
+    nothing.
+    """
+    mean = steps.mean()
+    if not mean > 0:
+        steps = torch.ones_like(steps)
+        mean = steps.mean()
+    steps = steps.clamp(min=MIN_STEP * float(mean))
     return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
 

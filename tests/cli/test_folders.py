@@ -31,6 +31,7 @@ COMMANDS = {
     "states": (["run", "--kmeans", 3, "--frames", 0], "states.json", "state_001.mrc"),
     "audit": (["run"], "audit.json", "strain.mrc"),
     "infer": (["run", "particles.star"], "inferred.json", "latents.npy"),
+    "populations": (["run", "--bootstrap", 20], "populations.json", "profile.csv"),
 }
 
 
