@@ -341,6 +341,8 @@ def _lattices(table: ParticleTable, boxes: Tensor) -> tuple[list[Lattice], Tenso
             sizes[table.pixel_size == size] = near[0]
         else:
             distinct.append(size)
+    if len(distinct) == 1 and (boxes == boxes[0]).all():
+        return [Lattice(int(boxes[0]), distinct[0])], torch.zeros_like(boxes)
     pairs = torch.stack([boxes.double(), sizes.double()], 1)
     kinds, number, count = pairs.unique(dim=0, return_inverse=True, return_counts=True)
     order = torch.argsort(count, descending=True, stable=True)

@@ -35,7 +35,8 @@ def exclusive_groups(links: Sequence[Tensor]) -> Tensor:
         before = group
         for link in links:
             group = _lowest(group, link)
-    return group_numbers(group.tolist())
+    # a group is called by its lowest row, so that order is that of the rows
+    return group.unique(return_inverse=True)[1]
 
 
 def _lowest(group: Tensor, link: Tensor) -> Tensor:

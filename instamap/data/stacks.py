@@ -292,7 +292,7 @@ class _Source:
             place = first + number * self._layout.section_bytes
             self._file.read_into([line], place, line_bytes)
         layout = replace(self._layout, shape=(len(index), 1, columns))
-        return np.stack([line[0] for line in layout.decode(raw)])
+        return layout.decode(raw)[:, 0]
 
     def _read_bytes(self, index: np.ndarray, buffers: list[np.ndarray]) -> None:
         """Fill a buffer for each image; neighbours in one call."""

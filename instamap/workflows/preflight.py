@@ -32,8 +32,9 @@ from instamap.statistics.particle_statistics import fewer_pixels
 from instamap.statistics.streaming import accumulate
 from instamap.workflows.settings import Settings
 
-CONTRAST_IMAGES = 1000  # of the map by which the contrast is told
+CONTRAST_IMAGES = 400  # of the map by which the contrast is told
 CONTRAST_BOX = 32  # its voxels along an edge
+CONTRAST_NOISE_IMAGES = 250  # by which its noise is told
 MIN_CONTRAST_IMAGES = 8
 
 
@@ -113,7 +114,7 @@ def measure_contrast(particles: Particles, rows: Tensor) -> Contrast | None:
     edge = particles.box * particles.pixel_size
     coarse = fewer_pixels(particles, edge / CONTRAST_BOX)
     chosen = rows[:: -(-len(rows) // CONTRAST_IMAGES)]
-    spectra = noise.estimate(coarse, chosen)
+    spectra = noise.estimate(coarse, chosen, limit=CONTRAST_NOISE_IMAGES)
     scene = Scene(
         box=coarse.box,
         pixel_size=coarse.pixel_size,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from instamap.data.checks.finding import settle
 from instamap.errors import CompositionError, DataError
 from instamap.fitting.normal import NormalEquations
 from instamap.model import make_part, part_classes
@@ -15,6 +16,7 @@ from instamap.progress import SILENT, Progress
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate as accumulate_statistics
 from instamap.version import __version__
+from instamap.workflows import preflight
 from instamap.workflows.output import OutputFolder
 from instamap.workflows.prepare import Dataset, open_dataset
 from instamap.workflows.settings import Settings
@@ -82,6 +84,7 @@ def _accumulate(
             before=before,
             checkpoint=FolderCheckpoint(place),
         )
+        settle(preflight.of_later_images(dataset.particles), progress)
         place.end()
     return folder
 

@@ -23,13 +23,14 @@ def same_pixels(stacks: Stacks) -> Numbers:
     """
     names = stacks.identity
     _, first = np.unique(names, return_index=True)  # a row of each name
-    lines = np.full(len(first), b"", dtype=object)
+    fingerprints = np.zeros(len(first), np.uint64)
+    is_varied = np.zeros(len(first), bool)
     for places in _batches(stacks, first):
-        found = stacks.middle_lines(first[places])
-        varied = np.flatnonzero((found != found[:, :1]).any(1))
-        for index in varied.tolist():
-            lines[places[index]] = _digest(found[index])
-    suspects = _shared(lines)
+        lines = stacks.middle_lines(first[places])
+        is_varied[places] = (lines != lines[:, :1]).any(1)
+        fingerprints[places] = _fingerprints(lines)
+    varied = np.flatnonzero(is_varied)
+    suspects = varied[_shared(fingerprints[varied])]
     if not len(suspects):
         return names
     number = np.arange(len(first))
@@ -74,29 +75,30 @@ def _digest(values: npt.NDArray[np.float32]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16).digest()
 
 
-def _shared(digests: npt.NDArray[np.object_]) -> Numbers:
-    """Places of digests that several have; empty ones count as different."""
-    seen: dict[bytes, int] = {}
-    shared: set[int] = set()
-    for place, digest in enumerate(digests.tolist()):
-        if not digest:
-            continue
-        earlier = seen.setdefault(digest, place)
-        if earlier != place:
-            shared.update((earlier, place))
-    return np.array(sorted(shared), dtype=np.int64)
+def _fingerprints(lines: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """A number for each line "n D", the same where all bits are the same, and hardly ever else."""
+    bits = np.ascontiguousarray(lines).view(np.uint32).astype(np.uint64)
+    random = np.random.default_rng(0)
+    factors = random.integers(1 << 63, size=bits.shape[1], dtype=np.uint64)
+    products: npt.NDArray[np.uint64] = (bits * (2 * factors + 1)).sum(1)  # modulo 2**64
+    return products
+
+
+def _shared(fingerprints: npt.NDArray[np.uint64]) -> Numbers:
+    """Places of the fingerprints that several have."""
+    _, number, count = np.unique(fingerprints, return_inverse=True, return_counts=True)
+    return np.flatnonzero(count[number] > 1)
 
 
 def parted(same: Tensor, identity: Tensor, half: Tensor) -> str:
     """Pairs of rows in different halves that have the same pixels under two names, in words; none
     if there are none.
     """
-    first: dict[int, int] = {}
-    pairs = []
-    for row, number in enumerate(same.tolist()):
-        earlier = first.setdefault(number, row)
-        if identity[earlier] != identity[row] and half[earlier] != half[row]:
-            pairs.append(f"{earlier + 1} and {row + 1}")
+    _, first, number = np.unique(same.numpy(), return_index=True, return_inverse=True)
+    earlier = torch.from_numpy(first[number.reshape(-1)])
+    is_parted = (identity[earlier] != identity) & (half[earlier] != half)
+    rows = is_parted.nonzero()[:, 0].tolist()
+    pairs = [f"{int(earlier[row]) + 1} and {row + 1}" for row in rows]
     words = ", ".join(pairs[:MAX_ROWS_NAMED])
     rest = len(pairs) - MAX_ROWS_NAMED
     return f"rows {words}{f' and {rest} more pairs' if rest > 0 else ''}" if pairs else ""

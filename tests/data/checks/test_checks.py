@@ -6,7 +6,8 @@ import pytest
 import starfile
 import torch
 
-from instamap.data.checks import half_sets, views
+from instamap.data import noise
+from instamap.data.checks import half_sets, image_values, views
 from instamap.data.checks.finding import Finding, named, settle
 from instamap.data.checks.image_values import Inspector
 from instamap.data.particles import Particles
@@ -14,6 +15,8 @@ from instamap.errors import DataError
 from instamap.geometry import rotations
 from instamap.progress import Progress
 from instamap.simulate import particle_set
+from instamap.workflows import shards
+from instamap.workflows.choose import resolve
 from instamap.workflows.prepare import open_dataset, prepare
 from instamap.workflows.settings import Settings
 
@@ -66,10 +69,10 @@ def changed(sound, tmp_path):
 
 
 def notes(path, **settings) -> str:
-    """All that is told when a set is opened."""
+    """All notes that are told when a set is opened."""
     told = Notes()
     open_dataset(Settings(particles=path, **settings), told)
-    return "\n".join(told.lines)
+    return "\n".join(line for line in told.lines if line.startswith("note: "))
 
 
 def refused(path, *words, **settings) -> None:
@@ -247,6 +250,46 @@ def test_wild_images_beyond_the_survey_are_found_while_reading(changed):
     assert inspector.findings_so_far() == []
     with pytest.raises(DataError, match="rows 41, 71"):
         particles.images(torch.arange(30, 50))
+
+
+def test_wild_images_that_the_survey_missed_are_noted_when_all_are_read(
+    changed, tmp_path, monkeypatch
+):
+    """One line for all of them, with rows and remedy, after statistics were gathered."""
+
+    def few(particles, rows=None, *, limit=30, seed=0):
+        return estimate(particles, rows, limit=limit, seed=seed)
+
+    estimate = noise.estimate
+    monkeypatch.setattr(noise, "estimate", few)
+    particles = Particles.open(changed())
+    inspector = Inspector(particles)
+    particles.inspector = inspector
+    few(particles)
+    sampled = inspector.values.measured.tolist()
+    assert len(sampled) == 30
+    high = [row for row in range(COUNT) if row not in sampled][:3]
+
+    def shining(images):
+        images[high, 3, 3] = 40
+        return images
+
+    told = Notes()
+    settings = resolve(Settings(particles=changed(images=shining)))
+    shards.accumulate(settings, tmp_path / "stats", progress=told)
+    lines = [line for line in told.lines if "wild" in line]
+    assert len(lines) == 1, told.lines
+    assert f"rows {', '.join(str(row + 1) for row in high)}:" in lines[0]
+    assert "--exclude-outliers" in lines[0]
+    assert lines[0] == told.lines[-1]
+
+
+def test_norms_are_those_of_double_precision():
+    pixels = torch.randn(40, 9)
+    pixels *= torch.logspace(-25, 25, 40)[:, None]
+    pixels[7] = 0
+    exact = torch.linalg.vector_norm(pixels, dim=1, dtype=torch.float64)
+    torch.testing.assert_close(image_values._norm(pixels), exact, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-20, 1e20, 1e30])
