@@ -149,7 +149,9 @@ def test_shards_have_the_same_factors_and_noise(found, uneven):
     assert torch.equal(part.scene.noise_variance, found.scene.noise_variance)
     rows = torch.arange(COUNT)
     rows = rows[shard.holds(rows)]
-    assert torch.equal(part.particles.contrast.mean[rows], found.particles.contrast.mean[rows])
+    expected = found.particles.contrast.mean[rows]
+    # but for the last bits: images are taken together in other numbers
+    torch.testing.assert_close(part.particles.contrast.mean[rows], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_too_few_images_say_nothing(tmp_path):
