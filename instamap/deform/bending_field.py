@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from instamap.deform.encoder import Encoder
-from instamap.errors import CompositionError
 from instamap.parts import ContinuousDeformation, PerParticleTable
 from instamap.plugin.options import DeformationOptions, option
 from instamap.scene import Scene, Views
@@ -43,7 +42,14 @@ class BendingField(ContinuousDeformation, PerParticleTable):
     @dataclass(frozen=True)
     class Options(DeformationOptions):
         latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(
-            1, "coordinates per particle; auto: what held-out images favour"
+            "auto",
+            "coordinates per particle; auto: what held-out images favour in workflow motion, and 1"
+            " elsewhere",
+        )
+        topology: Literal["auto", "line", "circle"] = option(
+            "auto",
+            "whether one coordinate has two ends or closes upon itself; auto: what held-out images"
+            " favour (a closed one is kept as cosine and sine, so in two columns)",
         )
         source: Literal["table", "image"] = option(
             "table",
@@ -61,17 +67,14 @@ class BendingField(ContinuousDeformation, PerParticleTable):
 
     def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        if options.latent == "auto":
-            raise CompositionError(
-                "latent=auto is for workflow motion, which can tell; give a number from 1 to 10"
-            )
+        count = 1 if options.latent == "auto" else options.latent
         if self.uses_table(options):
-            start = torch.randn(scene.count, options.latent)
+            start = torch.randn(scene.count, count)
             self.table = nn.Parameter(INITIAL_SPREAD * start)
         else:
-            self.encoder = Encoder(options.latent, pose=False)
+            self.encoder = Encoder(count, pose=False)
         self.half_edge = 0.5 * scene.box * scene.pixel_size
-        self.decoder = _decoder(options.latent, 3 * options.points**3)
+        self.decoder = _decoder(count, 3 * options.points**3)
         spline = _spline_weights(options.points)
         self.register_buffer("spline", spline, persistent=False)
 

@@ -21,7 +21,14 @@ class Subspace(DiscreteDeformation, SharedDensity):
     @dataclass(frozen=True)
     class Options(PartOptions):
         latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(
-            1, "coordinates per particle; auto: what held-out images favour"
+            "auto",
+            "coordinates per particle; auto: what held-out images favour in workflow motion, and 1"
+            " elsewhere",
+        )
+        topology: Literal["auto", "line", "circle"] = option(
+            "auto",
+            "whether one coordinate has two ends or closes upon itself; auto: what held-out images"
+            " favour (a closed one is kept as cosine and sine, so in two columns)",
         )
 
     def latent(

@@ -11,6 +11,8 @@ def rescale(maps: Tensor, box: int) -> Tensor:
     are dropped, or zero.
     """
     before = maps.shape[-1]
+    if before == box:
+        return maps
     spectrum = _transform(maps)
     low = box // 2 - before // 2
     high = box - before - low

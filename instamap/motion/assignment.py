@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instamap.motion import posterior
+from instamap.motion import posterior, ring
 from instamap.motion.find_motion import CoarseMotion
+from instamap.motion.ring import Shape
 from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
 
 
@@ -34,14 +35,17 @@ def assign(
     motion: CoarseMotion,
     maps: Tensor,
     nodes: Tensor,
+    shape: Shape,
 ) -> Assignment:
     """The particles' places among conformations with these maps "K N N N" at nodes "K L"."""
     held_out = posterior.infer(motion.held_out, maps, nodes)
     fitted = posterior.infer(motion.fitted, maps, nodes)
+    z = ring.on_circle(fitted.z) if shape.closed else fitted.z
+    held_out_z = ring.on_circle(held_out.z) if shape.closed else held_out.z
     return Assignment(
-        fitted.z,
+        z,
         drop_small_shares(fitted.share),
-        held_out.z,
+        held_out_z,
         drop_small_shares(held_out.share),
         maps,
         nodes,

@@ -13,6 +13,7 @@ from instamap.fitting.loop import FitResult, optimise
 from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import ObjectiveOptions, StatisticsData
 from instamap.fitting.stage import Stage
+from instamap.fourier.rescale import rescale
 from instamap.maps import mask
 from instamap.model import Model, compose
 from instamap.motion.posterior import spacing
@@ -55,11 +56,15 @@ class MotionFit:
 def with_mask_and_scale(scene: Scene, maps: Tensor) -> Scene:
     """The scene with a mask that holds all conformations, and the density's scale.
 
-    The mask is found in their maps "K N N N", unless the scene has one.
+    The mask is found in their maps "K N N N", of the scene's box or with fewer voxels, unless the
+    scene has one.
     """
+    middle = rescale(maps[len(maps) // 2], scene.box).float()
     window = scene.mask
     if window is None:
-        highest = maps.amax(0)
+        highest = middle
+        for one in maps:  # one by one: all would fill the memory
+            highest = torch.maximum(highest, rescale(one, scene.box).float())
         window = mask.from_map(
             highest,
             scene.pixel_size,
@@ -67,7 +72,6 @@ def with_mask_and_scale(scene: Scene, maps: Tensor) -> Scene:
             extend=MASK_EXTEND,
             edge=MASK_EDGE,
         )
-    middle = maps[len(maps) // 2]
     scale = initial_map.density_scale(middle, window)
     return replace(scene, mask=window, density_scale=scale)
 

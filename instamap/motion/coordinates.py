@@ -16,7 +16,6 @@ from instamap.statistics.particle_statistics import ParticleStatistics
 # Particles, at most, in which coordinates are found; all others are then placed by them.
 MAX_SAMPLE = 20000
 MIN_PARTICLES = 100  # of each conformation
-AUTO_LATENT = (1, 2, 3)  # numbers of coordinates that are tried
 MEAN_STEPS = 5  # of conjugate gradients towards the mean map
 MASK_THRESHOLD = 0.15
 MASK_EXTEND = 3
@@ -76,17 +75,17 @@ def find_conformations(
     particles: ParticleStatistics,
     validation: ParticleStatistics,
     subspace: MotionSubspace,
-    per_coordinate: int,
+    wanted: int,
     latent: int,
     generator: torch.Generator,
+    rounds: int,
 ) -> StateMixture:
     """Conformations in the subspace, in `latent` coordinates.
 
-    As many as particles bear out, but enough to span the coordinates.
+    As many as are wanted and particles bear out, but enough to span the coordinates.
     """
-    wanted = round(per_coordinate * latent**1.5)
     borne_out = particles.count // MIN_PARTICLES
     count = max(2 * latent + 1, min(wanted, borne_out))
     return state_mixture.fit_mixture(
-        particles, validation, subspace.maps, subspace.window, count, latent, generator
+        particles, validation, subspace.maps, subspace.window, count, latent, generator, rounds
     )

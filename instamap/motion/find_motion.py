@@ -1,8 +1,7 @@
-"""What one set of images says of motion, at low resolution: coordinates, a density bent into all
-conformations, and what others gain by it.
+"""What one set of images says of motion, at low resolution: coordinates, several descriptions of
+the conformations, and what others gain by each.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,68 +11,69 @@ from torch import Tensor
 from instamap.fitting.conformations import ConformationData
 from instamap.fitting.objective import StatisticsData
 from instamap.model import Model
-from instamap.motion import bend, coordinates, posterior
+from instamap.motion import bend, coordinates, find_domains, posterior, ring
 from instamap.motion.bend import MotionFit
 from instamap.motion.coordinates import MotionSubspace
+from instamap.motion.find_domains import CoarseDomains
+from instamap.motion.ring import Shape
 from instamap.motion.state_mixture import StateMixture, log_prob
 from instamap.plugin.choice import Choice, Choices
 from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
 from instamap.statistics.statistics import Statistics
 
+CONFORMATIONS = "conformations"
+BENDING = "bending"
+DOMAINS = "domains"
+# of the contrast of particles, among which validation particles choose
+CONTRAST_DEVIATIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
+
 
 @dataclass(frozen=True)
 class Search:
-    """What motion is looked for: numbers of coordinates `latents`, each of which is tried.
+    """What motion is looked for.
 
     dimensions: of the linear subspace at most. nodes: conformations per coordinate. bends: whether
     one density is bent into all of them; if not, each has a map of its own.
     """
 
-    latents: Sequence[int]
     dimensions: int
     nodes: int
     bends: bool
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A number of coordinates: its conformations, and the model that bends one density into them,
-    or None where each has a map of its own.
+class Description:
+    """A way to tell conformations apart: their maps "K N N N" at coordinates z "K L".
 
-    maps: each "K N N N", of the free conformations and of the bent density. gain: of test particles
-    over one rigid map that was fitted in the same way, in nats per particle, their conformation
-    summed out.
+    gain: of test particles over one rigid map, in nats per particle, their conformation summed out.
+    bent: the model that bends one density into them; domains: what moves as rigid bodies.
     """
 
-    mixture: StateMixture
-    bent: Model | None
-    maps: list[Tensor]
+    maps: Tensor
+    z: Tensor
     gain: float
+    bent: Model | None = None
+    domains: CoarseDomains | None = None
 
 
 @dataclass(frozen=True)
 class CoarseMotion:
-    """A motion at low resolution: its subspace, and candidates by their number of coordinates.
+    """A set of particles at low resolution, and the subspace in which they differ.
 
     fitted: the particles of the set; held_out: those outside of it. Every second held-out particle
-    ends fits and picks rounds (validation); the others are the test, on which no choice but the
-    last one depends. test_count: how many, copies of an image counting once.
+    ends fits and makes choices (validation); the others are the test, which tells whether anything
+    moves and by which description. sample: of the fitted ones. test_count: how many, copies of an
+    image counting once.
     """
 
     fitted: ParticleStatistics
     held_out: ParticleStatistics
-    subspace: MotionSubspace
-    candidates: dict[int, Candidate]
-    test_count: int
-
-
-@dataclass(frozen=True)
-class _Sets:
-    """Particles that are fitted, that end fits, and that no choice depends on."""
-
     sample: ParticleStatistics
     validation: ParticleStatistics
     test: ParticleStatistics
+    subspace: MotionSubspace
+    test_count: int
+    validation_count: int
 
 
 def with_latent(parts: Choices, latent: int) -> dict[str, Choice]:
@@ -84,67 +84,127 @@ def with_latent(parts: Choices, latent: int) -> dict[str, Choice]:
     return {**parts, "deformation": Choice(chosen.name, options)}
 
 
-def find_motion(
+def find_subspace(
     fit: MotionFit,
     search: Search,
     fitted: ParticleStatistics,
     held_out: ParticleStatistics,
     duplicate_group: Tensor,
 ) -> CoarseMotion:
-    """Tries each number of coordinates. The scene of `fit` is that of the coarse images.
+    """The subspace in which the particles `fitted` differ. The scene of `fit` is that of the coarse
+    images.
 
     duplicate_group "h": a number that held-out particles share which show copies of an image, and
     so one noise; two numbers at least.
     """
     numbers, group = duplicate_group.unique(return_inverse=True)
     chosen = torch.randperm(fitted.count, generator=fit.generator())
-    sets = _Sets(
-        sample=fitted.select(chosen[: coordinates.MAX_SAMPLE]),
-        validation=held_out.select((group % 2 == 0).nonzero()[:, 0]),
-        test=held_out.select((group % 2 == 1).nonzero()[:, 0]),
-    )
+    sample = fitted.select(chosen[: coordinates.MAX_SAMPLE])
+    validation = held_out.select((group % 2 == 0).nonzero()[:, 0])
+    test = held_out.select((group % 2 == 1).nonzero()[:, 0])
     subspace = coordinates.find_subspace(
-        sets.sample, sets.validation, fit.scene.mask, search.dimensions, fit.generator()
+        sample, validation, fit.scene.mask, search.dimensions, fit.generator()
     )
-    candidates = {}
-    for latent in search.latents:
-        candidate = _try(fit, search, subspace, sets, latent)
-        candidates[latent] = candidate
-    return CoarseMotion(fitted, held_out, subspace, candidates, len(numbers) // 2)
+    test_count = len(numbers) // 2
+    return CoarseMotion(
+        fitted,
+        held_out,
+        sample,
+        validation,
+        test,
+        subspace,
+        test_count,
+        len(numbers) - test_count,
+    )
 
 
-def _try(
+def find_conformations(
+    fit: MotionFit, search: Search, motion: CoarseMotion, latent: int, count: float, rounds: int
+) -> StateMixture:
+    """Conformations in `latent` coordinates: `count` times as many as nodes for one coordinate,
+    after so many rounds of EM.
+    """
+    return coordinates.find_conformations(
+        motion.sample,
+        motion.validation,
+        motion.subspace,
+        round(count * search.nodes),
+        latent,
+        fit.generator(),
+        rounds,
+    )
+
+
+def describe(
     fit: MotionFit,
     search: Search,
-    subspace: MotionSubspace,
-    sets: _Sets,
-    latent: int,
-) -> Candidate:
-    """The conformations in `latent` coordinates, and what test particles gain by them."""
-    mixture = coordinates.find_conformations(
-        sets.sample, sets.validation, subspace, search.nodes, latent, fit.generator()
-    )
-    bent = None
-    maps = [mixture.maps]
-    rigid = subspace.mean[None]
-    if search.bends:
-        scene = bend.with_mask_and_scale(fit.scene, mixture.maps)
-        own = replace(fit, parts=with_latent(fit.parts, latent), scene=scene)
-        whole = StatisticsData(_of_all(sets.sample), held_out=_of_all(sets.validation))
-        rigid = bend.fit_rigid(own, whole)[None]
-        z = mixture.z.float()
-        data = ConformationData(
-            _of_each(sets.sample, mixture), _of_each(sets.validation, mixture), z
-        )
-        bent = bend.bend(own, data)
-        maps.append(posterior.conformations(bent, z))
-    moving = posterior.infer(
-        sets.test,
-        maps[-1],
-        mixture.z,
-    ).log_prob
-    gain = moving - log_prob(sets.test, rigid)[:, 0]
-    return Candidate(mixture, bent, maps, float(gain.mean()))
+    motion: CoarseMotion,
+    mixture: StateMixture,
+    shape: Shape,
+) -> dict[str, Description]:
+    """Descriptions of the conformations, by name, each with what test particles gain by it."""
+    z = ring.on_circle(mixture.z) if shape.closed else mixture.z
+    mean_only = _log_prob(motion, motion.subspace.mean)
+    if not search.bends:
+        return {CONFORMATIONS: _description(motion, mixture.maps, z, mean_only)}
+    scene = bend.with_mask_and_scale(fit.scene, mixture.maps)
+    own = replace(fit, parts=with_latent(fit.parts, shape.latent), scene=scene)
+    sample = motion.sample
+    whole = StatisticsData(_of_all(sample), held_out=_of_all(motion.validation))
+    rigid_map = bend.fit_rigid(own, whole)
+    rigid = _log_prob(motion, rigid_map)
+    fitted = _of_each(sample, mixture)
+    data = ConformationData(fitted, _of_each(motion.validation, mixture), z.float())
+    bent = bend.bend(own, data)
+    dense = ring.with_middles(z, shape)
+    bending = _description(motion, posterior.conformations(bent, dense.float()), dense, rigid)
+    likeliest_rigid = max(rigid, mean_only, key=lambda one: float(one.mean()))
+    still = torch.maximum(likeliest_rigid.mean(), _with_contrast(motion, rigid_map).mean())
+    found = {
+        BENDING: Description(posterior.conformations(bent, z.float()), z, bending.gain, bent=bent),
+        CONFORMATIONS: _description(motion, mixture.maps, z, still),
+    }
+    domains = find_domains.find(bent, z.float(), mixture.maps, fitted, 1 + shape.domains)
+    if domains is None:
+        return found
+    moved = _description(motion, domains.maps(dense.float()), dense, rigid)
+    return {DOMAINS: replace(moved, bent=bent, domains=domains), **found}
+
+
+def _log_prob(motion: CoarseMotion, volume: Tensor) -> Tensor:
+    """log p "m" of the test particles given one map."""
+    return log_prob(motion.test, volume[None])[:, 0]
+
+
+def _with_contrast(motion: CoarseMotion, volume: Tensor) -> Tensor:
+    """log p "m" of the test particles given one map whose contrast differs from particle to
+    particle, normally distributed about 1 with the deviation that validation particles favour.
+
+    Maps of conformations can also tell contrast apart, which is no motion.
+    """
+    deviations = torch.tensor(CONTRAST_DEVIATIONS, dtype=torch.float64)
+    of_validation = _contrast_integral(motion.validation, volume, deviations)
+    best = of_validation.mean(0).argmax()
+    return _contrast_integral(motion.test, volume, deviations)[:, best]
+
+
+def _contrast_integral(particles: ParticleStatistics, volume: Tensor, deviations: Tensor) -> Tensor:
+    """log of the integral "m S" over the contrast a of exp(a h - ½ a² G), a ~ N(1, s²)."""
+    gram, h = particles.normal_equations(volume[None])
+    curvature = gram[:, 0]
+    at_one = h - 0.5 * curvature
+    variance = deviations.square()
+    spread = 1 + variance * curvature
+    slope = h - curvature
+    return at_one + 0.5 * variance * slope.square() / spread - 0.5 * spread.log()
+
+
+def _description(motion: CoarseMotion, maps: Tensor, z: Tensor, rigid: Tensor) -> Description:
+    """Conformations with these maps, and what test particles gain over what they have, "m", under
+    one rigid map.
+    """
+    moving = posterior.infer(motion.test, maps, z).log_prob
+    return Description(maps, z, float((moving - rigid).mean()))
 
 
 def _of_all(particles: ParticleStatistics) -> Statistics:

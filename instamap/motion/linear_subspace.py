@@ -14,6 +14,7 @@ from instamap.statistics.solve import conjugate_gradients
 
 MAX_SAMPLE = 3000  # particles, at most, that the subspace is fitted to
 ROUNDS = 4  # of EM after each new dimension
+ONE_BY_ONE = 4  # dimensions up to which each is added by itself, and then two at a time
 STEPS = 3  # of conjugate gradients in each round, from the last maps
 INITIAL_SIZE = 0.3  # of a new component, relative to the mean map's
 BLUR = 1.5  # voxels: σ of the blur of the noise that it starts as
@@ -24,8 +25,8 @@ class Subspace:
     """Maps "q+1 N N N": the mean V₀ and V₁ ... V_q, by falling size, of V(z) = V₀ + Σ z_j V_j with
     z normal of unit variance.
 
-    held_out: for each number of dimensions tried, from 0, log p of the held-out particles beyond V₀
-    alone, in nats per particle.
+    held_out: for each number of dimensions, from 0, log p of the held-out particles beyond V₀
+    alone, in nats per particle; of two that were added at once both have what they gain together.
     """
 
     maps: Tensor
@@ -79,9 +80,8 @@ def fit(
     limit: int,
     generator: torch.Generator,
 ) -> Subspace:
-    """The subspace about the map `mean`: dimensions are added one by one, up to `limit`.
-
-    As long as the held-out particles `validation` become likelier by more than chance.
+    """The subspace about the map `mean`: dimensions are added, up to `limit`, as long as the
+    held-out particles `validation` become likelier by more than chance.
     """
     kept = mean[None]
     held_out = [0.0]
@@ -89,12 +89,13 @@ def fit(
     order = torch.randperm(particles.count, generator=generator)
     sample = particles.select(order[:MAX_SAMPLE])
     chance = math.log(limit / FALSE_POSITIVE_RATE)
-    for _ in range(limit):
-        maps = grow(sample, kept, window, generator)
+    while len(kept) <= limit:
+        added = 1 if len(kept) <= ONE_BY_ONE else min(2, limit + 1 - len(kept))
+        maps = grow(sample, kept, window, generator, added)
         gain = infer(validation, maps).log_prob - mean_only
-        added = float(gain.mean()) - max(held_out)
-        held_out.append(float(gain.mean()))
-        if added * validation.count < chance:
+        more = float(gain.mean()) - max(held_out)
+        held_out += [float(gain.mean())] * added
+        if more * validation.count < chance:
             break
         kept = maps
     return Subspace(_principal(kept), held_out)
@@ -105,10 +106,11 @@ def grow(
     maps: Tensor,
     window: Tensor,
     generator: torch.Generator,
+    added: int = 1,
 ) -> Tensor:
-    """Maps "q+2 N N N" of a subspace with one dimension more than that of `maps` "q+1 N N N"."""
-    added = _noise(maps[0], window, generator)
-    maps = torch.cat([maps, added[None]])
+    """Maps of a subspace with so many dimensions more than that of `maps` "q+1 N N N"."""
+    new = [_noise(maps[0], window, generator) for _ in range(added)]
+    maps = torch.cat([maps, torch.stack(new)])
     for _ in range(ROUNDS):
         maps = _round(particles, maps, window)
     return maps

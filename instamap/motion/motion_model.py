@@ -15,6 +15,7 @@ from instamap import checksums
 from instamap.errors import DataError, is_out_of_memory
 from instamap.files import refusal
 from instamap.model import Model, compose
+from instamap.motion.domains import Domains, Placement
 from instamap.motion.posterior import spacing
 from instamap.plugin.choice import PART_KINDS, Choice, Choices, from_record
 from instamap.scene import Scene
@@ -26,6 +27,7 @@ SETTINGS = "run.toml"
 RELATIVE_WIDTH = 0.5  # σ of the weights of conformations, in their mean distance to each other
 VERSION = 1  # of the files of models
 STATE = "state."  # begins names of the parameters of a model
+DOMAINS = "domains."  # of its domains
 SCENE = "scene."  # begins names of the tensors of a scene
 COORDINATES = ("turn", "offset", "nodes", "coarse_maps")
 # What a whole file of another model raises; NotImplementedError and the like are RuntimeErrors.
@@ -42,7 +44,8 @@ class HalfModel:
     halves share ("L L", "L"). nodes "K L": its own coordinates of the conformations that it was
     fitted to. coarse_maps "K N N N": of these at low resolution; they place particles. own_maps "K
     D D D": at full resolution where each conformation has its own map, or None where the model
-    bends one density into all.
+    bends one density into all. domains: those that move as rigid bodies, with `densities` "M D D
+    D", or None.
     """
 
     model: Model
@@ -51,6 +54,8 @@ class HalfModel:
     nodes: Tensor
     coarse_maps: Tensor
     own_maps: Tensor | None = None
+    domains: Domains | None = None
+    densities: Tensor | None = None
 
     def to_own(self, z: Tensor) -> Tensor:
         """This fit's own coordinates "* L" of shared ones."""
@@ -69,6 +74,8 @@ class HalfModel:
             return torch.einsum("k,kzyx->zyx", weights, self.own_maps)
         window = self.model.scene.mask
         inside = 1.0 if window is None else (window > 0).float()
+        if self.domains is not None and self.densities is not None:
+            return self.domains.map(self.densities, own[0]) * inside
         return self.model.raster(own) * inside
 
     @torch.no_grad()
@@ -77,6 +84,8 @@ class HalfModel:
         coordinates z "L" are: x + u(x; z).
         """
         own = self.to_own(z.float()[None])
+        if self.domains is not None:
+            return self.domains.pull_back(x.float(), own[0])
         return self.model.deformation(x.float()[None], own)[0]
 
     def save(self, path: Path) -> None:
@@ -91,6 +100,12 @@ class HalfModel:
         }
         if self.own_maps is not None:
             tensors["own_maps"] = self.own_maps
+        if self.domains is not None and self.densities is not None:
+            tensors["densities"] = self.densities
+            tensors[f"{DOMAINS}masks"] = self.domains.masks
+            tensors[f"{DOMAINS}nodes"] = self.domains.nodes
+            tensors[f"{DOMAINS}turn"] = self.domains.placement.turn
+            tensors[f"{DOMAINS}shift"] = self.domains.placement.shift
         plain = {name: one for name, one in facts.items() if not isinstance(one, Tensor)}
         write_safetensors(path, tensors, {"version": VERSION, "scene": plain})
 
@@ -105,7 +120,18 @@ class HalfModel:
         model = compose(parts, scene)
         model.load_state_dict(_within(tensors, STATE))
         own = {name: tensors[name] for name in COORDINATES}
-        return HalfModel(model.eval(), **own, own_maps=tensors.get("own_maps"))
+        moved = _within(tensors, DOMAINS)
+        domains = None
+        if moved:
+            placement = Placement(moved["turn"], moved["shift"])
+            domains = Domains(moved["masks"], moved["nodes"], placement, scene.pixel_size)
+        return HalfModel(
+            model.eval(),
+            **own,
+            own_maps=tensors.get("own_maps"),
+            domains=domains,
+            densities=tensors.get("densities"),
+        )
 
 
 def _within(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

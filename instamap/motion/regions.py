@@ -106,7 +106,7 @@ class Wells:
 
 def find_wells(energy: Tensor, sure_height: Callable[[int, int, int], float]) -> Wells:
     """The wells of an energy "G" (kT) that barriers part which are surely MIN_BARRIER high: of all
-    dips, those that are parted least are joined first.
+    dips, those that the lowest of the other barriers part are joined first.
 
     sure_height(start, barrier, end): how high at least an energy is in the piece `barrier`, above
     the shallower of the wells in the pieces from `start` to there and from there to before `end`.
@@ -116,16 +116,17 @@ def find_wells(energy: Tensor, sure_height: Callable[[int, int, int], float]) ->
     barriers = []
     for well, following in pairwise(wells):
         barriers.append(max(range(well, following), key=values.__getitem__))
-    while barriers:
+    while True:
         ends = [0, *barriers, len(values)]
-        heights = []
+        doubtful = {}
         for number, barrier in enumerate(barriers):
-            heights.append(sure_height(ends[number], barrier, ends[number + 2]))
-        lowest = heights.index(min(heights))
-        if heights[lowest] >= MIN_BARRIER:
-            break
+            if sure_height(ends[number], barrier, ends[number + 2]) < MIN_BARRIER:
+                shallower = max(values[wells[number]], values[wells[number + 1]])
+                doubtful[number] = values[barrier] - shallower
+        if not doubtful:
+            return Wells(wells, barriers)
+        lowest = min(doubtful, key=doubtful.__getitem__)
         _join(values, wells, barriers, lowest)
-    return Wells(wells, barriers)
 
 
 def _is_dip(values: Sequence[float], place: int) -> bool:

@@ -3,7 +3,8 @@ share, and put in order by their likeness.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,9 +12,15 @@ from torch import Tensor
 from instamap.motion import linear_subspace
 from instamap.motion.kmeans import kmeans
 from instamap.statistics import initial_map
-from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
+from instamap.statistics.particle_statistics import (
+    BASIS_MAPS,
+    ParticleStatistics,
+    drop_small_shares,
+)
+from instamap.statistics.statistics import Statistics
 
 ROUNDS = 12  # of EM
+EM_BASIS = 10  # maps that particles are held against in its rounds
 FIRST_WIDTH = 2.0  # σ of what neighbours share in the first round, in steps between conformations
 LAST_WIDTH = 0.5
 LAST_ORDERED_ROUND = 8  # in the even rounds up to it, the order is found anew
@@ -37,9 +44,12 @@ class StateMixture:
         return torch.softmax(log_prob(particles, self.maps), 1)
 
 
-def log_prob(particles: ParticleStatistics, maps: Tensor) -> Tensor:
-    """log p "m K" of each particle given each of the maps, beyond an empty map."""
-    gram, h = particles.normal_equations(maps)
+def log_prob(particles: ParticleStatistics, maps: Tensor, basis: int = BASIS_MAPS) -> Tensor:
+    """log p "m K" of each particle given each of the maps, beyond an empty map.
+
+    basis: see `ParticleStatistics.normal_equations`.
+    """
+    gram, h = particles.normal_equations(maps, basis)
     curvature = gram.diagonal(dim1=1, dim2=2)
     return h - 0.5 * curvature
 
@@ -68,24 +78,25 @@ def fit_mixture(
     count: int,
     latent: int,
     generator: torch.Generator,
+    rounds: int = ROUNDS,
 ) -> StateMixture:
-    """`count` conformations from a subspace's maps "q+1 N N N", refined, in `latent` coordinates.
+    """`count` conformations from a subspace's maps "q+1 N N N", refined in `rounds` of EM, in
+    `latent` coordinates.
 
     The round in which the held-out particles `validation` are likeliest is taken.
     """
     of_mean = log_prob(validation, subspace[:1])
     mean_only = float(of_mean.mean())
     maps = _first_maps(particles, subspace, count, generator)
-    share = torch.softmax(log_prob(particles, maps), 1)
+    share = torch.softmax(log_prob(particles, maps, EM_BASIS), 1)
     place = torch.zeros(count, latent)
     best: _Round | None = None
-    for i in range(ROUNDS):
+    for i in range(rounds):
+        own = _own_statistics(particles, share)
         if i <= LAST_ORDERED_ROUND and i % 2 == 0:
-            separate = _separate_maps(particles, share, window)
-            place = embed(separate, window, latent)
-        shared = share @ neighbours(place, _width(i))
-        maps = _update(particles, maps, shared, window)
-        share = torch.softmax(log_prob(particles, maps), 1)
+            place = embed(_separate_maps(own, window), window, latent)
+        maps = _update(own, neighbours(place, _width(i, rounds)), maps, window)
+        share = torch.softmax(log_prob(particles, maps, EM_BASIS), 1)
         of_conformations = marginal(log_prob(validation, maps))
         held_out = float(of_conformations.mean()) - mean_only
         if best is None or held_out > best.held_out:
@@ -96,41 +107,49 @@ def fit_mixture(
     return StateMixture(best.maps[order], z[order], best.held_out)
 
 
-def _width(number: int) -> float:
+def _width(number: int, rounds: int) -> float:
     """σ of what neighbours share in a round, in steps between conformations."""
-    done = number / (ROUNDS - 1)
+    done = number / (rounds - 1)
     return FIRST_WIDTH * (LAST_WIDTH / FIRST_WIDTH) ** done
 
 
+def _own_statistics(particles: ParticleStatistics, share: Tensor) -> list[Statistics]:
+    """The statistics of each conformation's own particles, by their shares "m K"."""
+    weights = drop_small_shares(share)
+    return [particles.statistics(weight) for weight in weights.T]
+
+
 def _update(
-    particles: ParticleStatistics,
+    own: Sequence[Statistics],
+    counts: Tensor,
     maps: Tensor,
-    share: Tensor,
     window: Tensor,
 ) -> Tensor:
-    """Maps "K N N N" of particles with these shares "m K", from the last ones on."""
-    weights = drop_small_shares(share)
+    """Maps "K N N N" from the last ones on, where particles in one conformation count for each as
+    much as `counts` "K K" has in their row.
+
+    Statistics add, so that no image is touched again.
+    """
+    b = torch.stack([one.b for one in own])
+    kernel = torch.stack([one.kernel for one in own])
     updated = []
-    for weight, volume in zip(weights.T, maps, strict=True):
-        statistics = particles.statistics(weight)
-        updated.append(initial_map.solve(statistics, window, start=volume))
+    for number, volume in enumerate(maps):
+        weight = counts[:, number].to(b.dtype)
+        shared = replace(
+            own[number],
+            b=torch.tensordot(weight, b, 1),
+            kernel=torch.tensordot(weight, kernel, 1),
+        )
+        updated.append(initial_map.solve(shared, window, start=volume))
     return torch.stack(updated)
 
 
-def _separate_maps(
-    particles: ParticleStatistics,
-    share: Tensor,
-    window: Tensor,
-) -> Tensor:
+def _separate_maps(own: Sequence[Statistics], window: Tensor) -> Tensor:
     """Maps "K N N N" of each conformation's own particles alone.
 
     What neighbours share would make them alike, and a wrong order last.
     """
-    maps = []
-    for weight in drop_small_shares(share).T:
-        statistics = particles.statistics(weight)
-        maps.append(initial_map.solve(statistics, window))
-    return torch.stack(maps)
+    return torch.stack([initial_map.solve(one, window) for one in own])
 
 
 def neighbours(place: Tensor, width: float) -> Tensor:

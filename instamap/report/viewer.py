@@ -143,7 +143,7 @@ def _conformation(motion: MotionModel, place: Tensor, crop: Crop, every: int) ->
 
 @torch.no_grad()
 def _of_half(half: HalfModel, place: Tensor, crop: Crop, every: int) -> Tensor:
-    if half.own_maps is not None:
+    if half.own_maps is not None or half.domains is not None:
         return crop.of(half.conformation(place))[::every, ::every, ::every]
     scene = half.model.scene
     first = [start - scene.box // 2 for start in crop.start]

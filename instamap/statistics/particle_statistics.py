@@ -19,8 +19,9 @@ from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import read_ahead
 
 IMAGES_AT_ONCE = 2048
+NUMBERS_AT_ONCE = 1 << 24  # of the slices of maps that are held at once: 64 MB
 MIN_PIXELS = 24  # of an image with fewer pixels, if the images have as many
-BASIS_MAPS = 10  # that stand for more of them: images are held against a basis
+BASIS_MAPS = 16  # that stand for more of them: images are held against a basis
 MIN_RELATIVE_SHARE = 0.02  # of a particle's largest share: below, it is left out of a conformation
 
 
@@ -93,17 +94,20 @@ class ParticleStatistics:
         )
 
     @torch.no_grad()
-    def normal_equations(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def normal_equations(self, maps: Tensor, basis: int = BASIS_MAPS) -> tuple[Tensor, Tensor]:
         """For maps V_c "C N N N" the G "m C C" and h "m C" (float64) of each particle: log p(Σ c_c
         V_c) = h·c - ½ c·G c + const.
+
+        basis: the number of maps, at most, that the images are held against.
         """
-        if len(maps) > BASIS_MAPS:
-            return self._by_basis(maps)
+        if len(maps) > basis:
+            return self._by_basis(maps, basis)
         count = len(maps)
         gram = torch.zeros(self.count, count, count, dtype=torch.float64)
         h = torch.zeros(self.count, count, dtype=torch.float64)
         rows = torch.arange(len(self.data))
-        for images in rows.split(IMAGES_AT_ONCE):
+        fitting = NUMBERS_AT_ONCE // (2 * count * len(self.plane))
+        for images in rows.split(max(1, min(IMAGES_AT_ONCE, fitting))):
             slices = self._slices(maps, images)
             power = 2 * self.power[images]
             data = 2 * torch.view_as_real(self.data[images])
@@ -119,15 +123,15 @@ class ParticleStatistics:
             h.index_add_(0, particle, slope.double())
         return gram, h
 
-    def _by_basis(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_basis(self, maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The normal equations of many maps, from those of the few that span nearly all of them."""
         flat = maps.flatten(1)
         u, s, v = torch.linalg.svd(flat, full_matrices=False)
-        mix = u[:, :BASIS_MAPS] * s[:BASIS_MAPS]
+        mix = u[:, :count] * s[:count]
         mix = mix.double()
-        basis = v[:BASIS_MAPS]
-        basis = basis.view(BASIS_MAPS, *maps.shape[1:])
-        gram, h = self.normal_equations(basis)
+        basis = v[:count]
+        basis = basis.view(count, *maps.shape[1:])
+        gram, h = self.normal_equations(basis, count)
         return mix @ gram @ mix.T, h @ mix.T
 
     def _slices(self, maps: Tensor, images: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from instamap.fitting.conformations import Conformations
 from instamap.fitting.loop import FitResult
 from instamap.fitting.parallel import run_in_threads
 from instamap.model import part_classes
-from instamap.motion.find_motion import CoarseMotion, with_latent
+from instamap.motion.find_motion import CoarseMotion, find_conformations, with_latent
 from instamap.motion.motion_model import MotionModel
+from instamap.motion.state_mixture import StateMixture
 from instamap.parts import (
     ContinuousDeformation,
     DiscreteDeformation,
@@ -29,7 +30,7 @@ from instamap.report import coordinates_plot
 from instamap.workflows import embed_new, motion_files, motion_fits
 from instamap.workflows import map as map_workflow
 from instamap.workflows.motion_files import MotionFiles
-from instamap.workflows.motion_fits import HalfFit, MotionInputs, SharedCoordinates
+from instamap.workflows.motion_fits import Found, HalfFit, MotionInputs, SharedCoordinates
 from instamap.workflows.record import LoggedProgress
 from instamap.workflows.result import Result
 from instamap.workflows.settings import Settings
@@ -50,12 +51,17 @@ class MotionResult(Result):
     """Maps at the origin of the coordinates, and the motion.
 
     moving: whether held-out particles of every fit are likelier by more than chance if particles
-    move. gains: what each fit's gain over one rigid map, in nats per particle. agreement: how far
-    the halves' coordinates of held-out particles correlate; None with one fit or without motion.
+    differ. description: how they differ, by what held-out particles favour: "domains" that move as
+    rigid bodies, "bending" of one density, or "conformations" with maps of their own; None where
+    nothing moves. closed: whether the coordinate closes upon itself. gains: what each fit's gain
+    over one rigid map, in nats per particle. agreement: how far the halves' coordinates of held-out
+    particles correlate; None with one fit or without motion.
     """
 
     motion: MotionModel = field(kw_only=True)
     moving: bool = field(kw_only=True)
+    description: str | None = field(kw_only=True)
+    closed: bool = field(kw_only=True)
     gains: dict[str, float] = field(kw_only=True)
     agreement: float | None = field(kw_only=True)
 
@@ -68,14 +74,19 @@ class MotionResult(Result):
         if not self.moving:
             return NO_MOTION
         each = ", ".join(f"{gain:+.4g} ({name})" for name, gain in self.gains.items())
-        line = f"{self._how} held-out particles {each} nats over one rigid map"
+        line = f"{self._shape}{self._how} held-out particles {each} nats over one rigid map"
         if self.agreement is None:
             return line
         return f"{line}; the halves' coordinates correlate by {self.agreement:.3f}"
 
     @property
     def _how(self) -> str:
-        return "bending gives" if self.motion.bends else "conformations give"
+        verb = "gives" if self.description == "bending" else "give"
+        return f"{self.description or 'bending'} {verb}"
+
+    @property
+    def _shape(self) -> str:
+        return "the motion closes upon itself, a circle; " if self.closed else ""
 
     def summary(self) -> list[str]:
         lines = [
@@ -143,7 +154,7 @@ class MotionWorkflow(Workflow):
         coarse: float = option(
             10.0, "pixel in which coordinates are found and bending begins", unit="Å", low=0.1
         )
-        dimensions: int = option(4, "dimensions of the linear subspace at most", low=1, high=8)
+        dimensions: int = option(8, "dimensions of the linear subspace at most", low=1, high=16)
 
     @classmethod
     def unsuitable(cls, settings: Settings) -> str | None:
@@ -167,24 +178,39 @@ class MotionWorkflow(Workflow):
         coarse = inputs.coarse
         logged.message(f"coordinates     in {coarse.box} px of {coarse.pixel_size:.4g} Å")
         names = list(inputs.dataset.rows)
-        dimensions = self.options.dimensions
-        nodes = self.options.nodes
+        search = motion_fits.search_for(inputs, self.options.dimensions, self.options.nodes)
 
-        def search(name: str, serialised: Progress) -> CoarseMotion:
-            return motion_fits.find_coarse_motion(inputs, name, dimensions, nodes, serialised)
+        def find_subspace(name: str, serialised: Progress) -> CoarseMotion:
+            return motion_fits.find_subspace(inputs, search, name, serialised)
 
-        motions = run_in_threads(names, search, logged)
-        decision = motion_fits.decide(motions)
-        if not decision.moving:
-            logged.message(NO_MOTION)
+        motions = run_in_threads(names, find_subspace, logged)
+
+        def find_mixtures(latent: int, count: float, rounds: int) -> dict[str, StateMixture]:
+            def find(name: str, serialised: Progress) -> StateMixture:
+                coarse_fit = motion_fits.coarse_fit(inputs, name, serialised)
+                return find_conformations(coarse_fit, search, motions[name], latent, count, rounds)
+
+            return run_in_threads(names, find, logged)
+
+        shape, mixtures = motion_fits.choose_shape(inputs, motions, find_mixtures, logged)
+        logged.message(f"coordinates     {shape}")
+
+        def find_in_shape(name: str, serialised: Progress) -> Found:
+            return motion_fits.find_in_shape(
+                inputs, search, name, motions[name], mixtures[name], shape, serialised
+            )
+
+        found = run_in_threads(names, find_in_shape, logged)
+        decision = motion_fits.decide(found, shape)
+        logged.message(f"motion          {decision.description}" if decision.moving else NO_MOTION)
 
         def fit(name: str, serialised: Progress) -> HalfFit:
-            return motion_fits.fit_half(inputs, name, motions[name], decision, serialised)
+            return motion_fits.fit_half(inputs, name, found[name], decision, serialised)
 
         fits = run_in_threads(names, fit, logged)
         shared = motion_fits.share_coordinates(inputs, fits)
-        record = motion_fits.record(motions, decision, shared.agreement)
-        return _result(inputs, decision.latent, fits, shared, record, logged)
+        record = motion_fits.record(found, decision, shared.halves, shared.agreement)
+        return _result(inputs, shape.latent, fits, shared, record, logged)
 
 
 def _result(
@@ -233,6 +259,8 @@ def _with_motion(result: Result, files: MotionFiles) -> MotionResult:
         **values,
         motion=files.motion,
         moving=files.moving,
+        description=files.description,
+        closed=files.closed,
         gains=files.gains,
         agreement=files.agreement,
     )

@@ -35,6 +35,17 @@ class MotionFiles(Artefact):
         return bool(self.record["motion_found"])
 
     @property
+    def description(self) -> str | None:
+        """How particles differ; None where they do not."""
+        value = self.record.get("description")
+        return None if value is None else str(value)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the coordinate closes upon itself."""
+        return bool(self.record.get("closed", False))
+
+    @property
     def gains(self) -> dict[str, float]:
         """What the held-out particles of each fit gain over one rigid map, in nats."""
         fits = self.record["fits"]

@@ -3,7 +3,7 @@ fits at full resolution, and coordinates that both understand.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +16,33 @@ from instamap.errors import DataError
 from instamap.fitting.conformations import ConformationData, Conformations
 from instamap.fitting.loop import FALSE_POSITIVE_RATE, FitResult
 from instamap.fourier.rescale import rescale
-from instamap.model import make_part
-from instamap.motion import assignment, bend, coordinates, posterior, weighted_maps
+from instamap.model import compose, make_part
+from instamap.motion import (
+    assignment,
+    bend,
+    domain_maps,
+    find_motion,
+    posterior,
+    ring,
+    weighted_maps,
+)
 from instamap.motion.align_latents import align
 from instamap.motion.assignment import Assignment
 from instamap.motion.bend import MotionFit
-from instamap.motion.find_motion import CoarseMotion, Search, find_motion, with_latent
+from instamap.motion.domain_maps import Seen
+from instamap.motion.domains import Placement, domain_facts
+from instamap.motion.find_motion import (
+    BENDING,
+    CONFORMATIONS,
+    DOMAINS,
+    CoarseMotion,
+    Description,
+    Search,
+    with_latent,
+)
 from instamap.motion.motion_model import HalfModel
+from instamap.motion.ring import Shape
+from instamap.motion.state_mixture import ROUNDS, StateMixture
 from instamap.parts import ContinuousDeformation, PerParticleTable
 from instamap.plugin.choice import choose, load_class
 from instamap.progress import SILENT, Progress
@@ -36,6 +56,14 @@ from instamap.workflows.prepare import Dataset, open_dataset
 from instamap.workflows.settings import Settings
 
 CONFORMATION = "conformation"
+AUTO = "auto"
+LINE = "line"
+CIRCLE = "circle"
+MORE_COORDINATES = (2, 3)  # that are tried after one
+TRIAL_ROUNDS = 7  # of EM, where more coordinates are tried
+CIRCLE_NODES = 1.5  # times as many conformations on a circle as on a line
+NOTEWORTHY = 0.03  # of what fewer coordinates gain: another one must add as much
+OWN_MAPS_MARGIN = 1.1  # by which maps that conformations have by themselves must gain more
 MIN_HELD_OUT_GROUPS = 2  # of particles that share no image: one ends fits, one is the test
 
 
@@ -70,11 +98,23 @@ class MotionInputs:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The number of coordinates, and whether particles move at all."""
+class Found:
+    """What one set says at low resolution: its motion in one shape, and descriptions by name."""
 
-    latent: int
+    motion: CoarseMotion
+    mixture: StateMixture
+    descriptions: dict[str, Description]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided for all fits together: the shape of the coordinates, whether particles move
+    at all, and the description that tells how.
+    """
+
+    shape: Shape
     moving: bool
+    description: str
 
 
 @dataclass(frozen=True)
@@ -119,33 +159,123 @@ def open_inputs(settings: Settings, pixel_size: float, progress: Progress = SILE
     return MotionInputs(settings, options, dataset, coarse, variance, particle)
 
 
-def find_coarse_motion(
-    inputs: MotionInputs, name: str, dimensions: int, nodes: int, progress: Progress
-) -> CoarseMotion:
-    """The motion of one set at low resolution."""
-    settings = inputs.settings
-    deformation = settings.deformation
-    deformation_options: Any = deformation.options
-    latent = deformation_options.latent
-    search = Search(
-        latents=coordinates.AUTO_LATENT if latent == "auto" else (latent,),
-        dimensions=dimensions,
-        nodes=nodes,
-        bends=issubclass(load_class("deformation", deformation.name), ContinuousDeformation),
+def search_for(inputs: MotionInputs, dimensions: int, nodes: int) -> Search:
+    """What motion is looked for."""
+    deformation = load_class("deformation", inputs.settings.deformation.name)
+    return Search(dimensions, nodes, bends=issubclass(deformation, ContinuousDeformation))
+
+
+def coarse_fit(inputs: MotionInputs, name: str, progress: Progress) -> MotionFit:
+    """What the fits of one set at low resolution have in common."""
+    return MotionFit(
+        inputs.settings.parts,
+        _coarse_scene(inputs),
+        inputs.options,
+        inputs.seed(name),
+        progress,
+        name,
     )
+
+
+def find_subspace(
+    inputs: MotionInputs, search: Search, name: str, progress: Progress
+) -> CoarseMotion:
+    """The subspace in which the particles of one set differ."""
     fitted = inputs.read(inputs.dataset.rows[name])
     held_out = inputs.read(inputs.dataset.held_out)
-    fit = MotionFit(
-        settings.parts, _coarse_scene(inputs), inputs.options, inputs.seed(name), progress, name
+    fit = coarse_fit(inputs, name, progress)
+    motion = find_motion.find_subspace(fit, search, fitted, held_out, duplicate_group(inputs))
+    gain = motion.subspace.gain
+    progress.message(
+        f"{name}: a linear subspace of {len(motion.subspace.maps) - 1} dimensions gives"
+        f" {max(gain):+.3g} nats/particle over the mean map"
     )
-    motion = find_motion(fit, search, fitted, held_out, duplicate_group(inputs))
-    for number, candidate in motion.candidates.items():
-        how = "conformations give" if candidate.bent is None else "bent density gives"
-        progress.message(
-            f"{name}: {len(candidate.mixture.maps)} conformations in {number} coordinates: {how}"
-            f" {candidate.gain:+.3g} nats/particle over one rigid map"
-        )
     return motion
+
+
+Mixtures = Mapping[str, StateMixture]
+
+
+def choose_shape(
+    inputs: MotionInputs,
+    motions: Mapping[str, CoarseMotion],
+    mixtures: Callable[[int, float, int], Mixtures],
+    progress: Progress = SILENT,
+) -> tuple[Shape, Mixtures]:
+    """The shape of the coordinates that validation particles of all sets favour, and conformations
+    in it.
+
+    mixtures: (coordinates, how many times the nodes of one, rounds of EM) -> the conformations of
+    each set.
+    More coordinates are taken where they gain, with as many conformations, what is beyond chance
+    and noteworthy; coordinates that close upon themselves count as one.
+    """
+    options: Any = inputs.settings.deformation.options
+    topology = options.topology
+    asked = options.latent
+    if asked not in (AUTO, 1):
+        return Shape(asked), mixtures(asked, asked**1.5, ROUNDS)
+    if topology == CIRCLE:
+        return Shape(2, closed=True), mixtures(2, CIRCLE_NODES, ROUNDS)
+    best = mixtures(1, 1.0, ROUNDS)
+    shape = Shape(1)
+    if topology == LINE and asked == 1:
+        return shape, best
+    for latent in MORE_COORDINATES:
+        if topology == LINE and latent == 2 and asked == 1:
+            break
+        trial = mixtures(latent, 1.0, TRIAL_ROUNDS)
+        gains = {name: one.held_out - best[name].held_out for name, one in trial.items()}
+        progress.message(
+            f"coordinates     {latent} give "
+            + ", ".join(f"{gain:+.3g} ({name})" for name, gain in gains.items())
+            + f" nats/particle over {latent - 1}"
+        )
+        if not _worth_it(motions, best, gains):
+            break
+        closed = latent == 2 and all(ring.closes(one.z) for one in trial.values())
+        if closed:
+            return Shape(2, closed=True), mixtures(2, CIRCLE_NODES, ROUNDS)
+        if asked == 1:
+            break
+        best, shape = trial, Shape(latent)
+    if shape.latent > 1:
+        best = mixtures(shape.latent, shape.latent**1.5, ROUNDS)
+    return shape, best
+
+
+def _worth_it(
+    motions: Mapping[str, CoarseMotion], before: Mixtures, gains: Mapping[str, float]
+) -> bool:
+    """Whether another coordinate gains more than chance allows, and a share of what others have, in
+    each set.
+    """
+    chance = math.log(len(MORE_COORDINATES) / FALSE_POSITIVE_RATE)
+    for name, gain in gains.items():
+        enough = NOTEWORTHY * before[name].held_out
+        if gain * motions[name].validation_count < chance or gain < enough:
+            return False
+    return True
+
+
+def find_in_shape(
+    inputs: MotionInputs,
+    search: Search,
+    name: str,
+    motion: CoarseMotion,
+    mixture: StateMixture,
+    shape: Shape,
+    progress: Progress,
+) -> Found:
+    """Descriptions of the motion of one set."""
+    fit = coarse_fit(inputs, name, progress)
+    descriptions = find_motion.describe(fit, search, motion, mixture, shape)
+    for how, one in descriptions.items():
+        progress.message(
+            f"{name}: {how}, {len(one.maps)} in {shape}: {one.gain:+.3g} nats/particle over one"
+            " rigid map"
+        )
+    return Found(motion, mixture, descriptions)
 
 
 def _coarse_scene(inputs: MotionInputs) -> Scene:
@@ -180,73 +310,145 @@ def duplicate_group(inputs: MotionInputs) -> Tensor:
     return group
 
 
-def decide(motions: Mapping[str, CoarseMotion]) -> Decision:
-    """The number of coordinates with which test particles are likeliest, and whether each fit's are
-    so by more than chance.
+def decide(found: Mapping[str, Found], shape: Shape) -> Decision:
+    """Whether particles move, and which description tells how.
+
+    They move if test particles of every set are likelier by more than chance under any of the
+    descriptions. Among those the likeliest is taken; maps that conformations have by themselves
+    only where they gain noticeably more, since images of one conformation make a noisier map.
     """
-    each = list(motions.values())
-    latents = list(each[0].candidates)
-    latent = max(latents, key=lambda size: sum(one.candidates[size].gain for one in each))
-    chance = math.log(len(latents) / FALSE_POSITIVE_RATE)
-    gains = [one.candidates[latent].gain * one.test_count for one in each]
-    return Decision(latent, all(gain > chance for gain in gains))
+    each = list(found.values())
+    names = [name for name in each[0].descriptions if all(name in one.descriptions for one in each)]
+    chance = math.log(len(names) / FALSE_POSITIVE_RATE)
+    moving = [
+        name
+        for name in names
+        if all(one.descriptions[name].gain * one.motion.test_count > chance for one in each)
+    ]
+
+    def worth(name: str) -> float:
+        gain = sum(one.descriptions[name].gain for one in each)
+        return gain / OWN_MAPS_MARGIN if name == CONFORMATIONS else gain
+
+    if moving:
+        return Decision(shape, True, max(moving, key=worth))
+    return Decision(shape, False, names[0] if names == [CONFORMATIONS] else BENDING)
 
 
 def fit_half(
     inputs: MotionInputs,
     name: str,
-    motion: CoarseMotion,
+    found: Found,
     decision: Decision,
     progress: Progress,
 ) -> HalfFit:
     """Conformations at full resolution, and where particles are in them."""
-    candidate = motion.candidates[decision.latent]
-    assigned = _assigned(motion, decision)
+    assigned = _assigned(found, decision)
     scene = inputs.dataset.scene
-    fine_maps = rescale(assigned.maps, scene.box).float()
     fit = MotionFit(
-        with_latent(inputs.settings.parts, decision.latent),
-        bend.with_mask_and_scale(scene, fine_maps),
+        with_latent(inputs.settings.parts, decision.shape.latent),
+        bend.with_mask_and_scale(scene, assigned.maps),
         inputs.options,
         inputs.seed(name),
         progress,
         name,
     )
-    z = assigned.nodes.float()
-    data = _conformation_data(inputs, name, motion, assigned)
+    half = HalfModel(
+        fit.model(),
+        torch.eye(decision.shape.latent),
+        torch.zeros(decision.shape.latent),
+        assigned.nodes.float(),
+        assigned.maps,
+    )
+    if decision.moving and decision.description == DOMAINS:
+        return _fit_domains(inputs, name, found, half, assigned, fit)
+    return _fit_nodes(inputs, name, found, half, assigned, fit, decision)
+
+
+def _fit_nodes(
+    inputs: MotionInputs,
+    name: str,
+    found: Found,
+    half: HalfModel,
+    assigned: Assignment,
+    fit: MotionFit,
+    decision: Decision,
+) -> HalfFit:
+    """The fit to statistics of each conformation: of one density that bends, or of a map each."""
+    description = found.descriptions[decision.description]
+    data = _conformation_data(inputs, name, found.motion, assigned)
     own_maps = None
-    if candidate.bent is None:
+    if decision.description == CONFORMATIONS:
         weighted = weighted_maps.fit_maps(fit, data)
         model = weighted.model
         result = weighted.result
         own_maps = weighted.maps
     else:
-        coarse = candidate.bent if decision.moving else None
+        coarse = description.bent if decision.moving else None
         model, result = bend.sharpen(fit, data, coarse)
         if decision.moving:
-            bent = rescale(posterior.conformations(model, z), motion.fitted.box)
-            again = assignment.assign(motion, bent, assigned.nodes)
+            z = assigned.nodes.float()
+            box = found.motion.fitted.box
+            bent = torch.cat(
+                [rescale(posterior.conformations(model, one), box) for one in z.split(1)]
+            )
+            again = assignment.assign(found.motion, bent, assigned.nodes, decision.shape)
             assigned = assignment.most_likely([assigned, again])
-    half = HalfModel(
-        model.eval(),
-        torch.eye(decision.latent),
-        torch.zeros(decision.latent),
-        assigned.nodes.float(),
-        assigned.maps,
-        own_maps,
+    half = replace(
+        half,
+        model=model.eval(),
+        nodes=assigned.nodes.float(),
+        coarse_maps=assigned.maps,
+        own_maps=own_maps,
     )
     return HalfFit(half, assigned.z, assigned.held_out_z, result)
 
 
-def _assigned(motion: CoarseMotion, decision: Decision) -> Assignment:
-    """The particles at the nodes of the likeliest of a candidate's maps; at one where nothing
-    moves.
+def _fit_domains(
+    inputs: MotionInputs,
+    name: str,
+    found: Found,
+    half: HalfModel,
+    assigned: Assignment,
+    fit: MotionFit,
+) -> HalfFit:
+    """The fit of each domain's density to all images, each at its own place."""
+    coarse = found.descriptions[DOMAINS].domains
+    assert coarse is not None  # domains were found
+    motion = found.motion
+    dataset = inputs.dataset
+    z = assigned.z[motion.fitted.particle].float()
+    held_out_z = assigned.held_out_z[motion.held_out.particle].float()
+    fitted = _seen(inputs, dataset.rows[name], coarse.domains.at(z))
+    held_out = _seen(inputs, dataset.held_out, coarse.domains.at(held_out_z))
+    maps = domain_maps.fit_maps(fit, coarse, fitted, held_out)
+    domains = replace(coarse.domains, masks=maps.masks, pixel_size=dataset.particles.pixel_size)
+    window = domain_maps.reached(domains)
+    model = compose(fit.parts, replace(maps.model.scene, mask=window), fit.seed)
+    model.load_state_dict(maps.model.state_dict())
+    half = replace(half, model=model.eval(), domains=domains, densities=maps.densities)
+    return HalfFit(half, assigned.z, assigned.held_out_z, maps.result)
+
+
+def _seen(inputs: MotionInputs, rows: Tensor, placement: Placement) -> Seen:
+    dataset = inputs.dataset
+    variance = dataset.scene.noise_variance
+    assert variance is not None  # it was measured
+    return Seen(dataset.particles, rows, variance, placement, dataset.weights)
+
+
+def _assigned(found: Found, decision: Decision) -> Assignment:
+    """The particles at the nodes of the description; where one density bends, of those maps, the
+    bent ones or their own, that are likelier. At one node where nothing moves.
     """
+    motion = found.motion
     if not decision.moving:
-        return assignment.single_state(motion, decision.latent)
-    candidate = motion.candidates[decision.latent]
-    nodes = candidate.mixture.z
-    each = [assignment.assign(motion, maps, nodes) for maps in candidate.maps]
+        return assignment.single_state(motion, decision.shape.latent)
+    description = found.descriptions[decision.description]
+    candidates = [description.maps]
+    if decision.description == BENDING:
+        candidates.append(found.mixture.maps)
+    each = [assignment.assign(motion, maps, description.z, decision.shape) for maps in candidates]
     return assignment.most_likely(each)
 
 
@@ -321,23 +523,29 @@ def _fill_table(half: HalfModel, rows: Tensor, own: Tensor) -> None:
 
 
 def record(
-    motions: Mapping[str, CoarseMotion], decision: Decision, agreement: float | None
+    found: Mapping[str, Found],
+    decision: Decision,
+    halves: Sequence[HalfModel],
+    agreement: float | None,
 ) -> dict[str, Any]:
     """What motion.json says; all gains in nats per held-out particle."""
     fits = {}
-    for name, motion in motions.items():
-        chosen = motion.candidates[decision.latent]
-        gains = {str(latent): one.gain for latent, one in motion.candidates.items()}
+    for (name, one), half in zip(found.items(), halves, strict=True):
+        gains = {how: description.gain for how, description in one.descriptions.items()}
         fits[name] = {
-            "conformations": len(chosen.mixture.maps),
-            "gain_by_subspace_dimensions": motion.subspace.gain,
-            "gain_over_rigid_by_coordinates": gains,
-            "gain_over_rigid": chosen.gain,
-            "test_particles": motion.test_count,
+            "conformations": len(one.mixture.maps),
+            "gain_by_subspace_dimensions": one.motion.subspace.gain,
+            "gain_over_rigid_by_description": gains,
+            "gain_over_rigid": gains[decision.description],
+            "test_particles": one.motion.test_count,
         }
+        if half.domains is not None:
+            fits[name]["domains"] = domain_facts(half.domains)
     return {
-        "coordinates": decision.latent,
+        "coordinates": 1 if decision.shape.closed else decision.shape.latent,
+        "closed": decision.shape.closed,
         "motion_found": decision.moving,
+        "description": decision.description if decision.moving else None,
         "agreement": agreement,
         "fits": fits,
     }

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,6 @@ from support.bending import set_linear
 from torch import Tensor
 
 from instamap.deform.bending_field import BendingField
-from instamap.errors import CompositionError
 from instamap.forward.ray import Ray
 from instamap.geometry import grids, rotations
 from instamap.model import compose, default_parts
@@ -268,13 +268,13 @@ def test_beyond_the_box_the_field_goes_on_as_at_its_surface():
         assert torch.allclose(u, surface)
 
 
-def test_auto_is_refused_where_nobody_can_tell():
+def test_auto_is_one_coordinate_where_nobody_can_tell():
     parts = {
         **default_parts("bending-field"),
         "deformation": choose("deformation", "bending-field", ["latent=auto"]),
     }
-    with pytest.raises(CompositionError, match="give a number"):
-        compose(parts, SCENE)
+    scene = replace(SCENE, noise_variance=torch.ones(1, BOX // 2 + 1))
+    assert compose(parts, scene).deformation.table.shape[1] == 1
 
 
 def test_coordinates_from_images_are_zero_at_birth_and_do_not_see_the_turn_in_the_plane():

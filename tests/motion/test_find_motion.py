@@ -3,6 +3,7 @@ choice has seen.
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,41 +14,120 @@ from instamap.errors import DataError
 from instamap.fitting.loop import FALSE_POSITIVE_RATE
 from instamap.motion import find_motion
 from instamap.motion.bend import MotionFit
-from instamap.motion.find_motion import Candidate, CoarseMotion, Search
+from instamap.motion.find_motion import (
+    BENDING,
+    CONFORMATIONS,
+    DOMAINS,
+    CoarseMotion,
+    Description,
+    Search,
+)
+from instamap.motion.ring import Shape
 from instamap.motion.state_mixture import StateMixture
+from instamap.plugin.choice import choose
 from instamap.progress import SILENT
 from instamap.workflows import motion_fits
 from instamap.workflows.choose import resolve
-from instamap.workflows.motion_fits import Decision, MotionInputs
+from instamap.workflows.motion_fits import Decision, Found, MotionInputs
 from instamap.workflows.settings import Settings
 
 
-def coarse_motion(gains: dict[int, float], test_count: int = 100) -> CoarseMotion:
-    mixture = StateMixture(torch.zeros(3, 2, 2, 2), torch.zeros(3, 1), 0.0)
-    candidates = {n: Candidate(mixture, None, [], gain) for n, gain in gains.items()}
-    return CoarseMotion(None, None, None, candidates, test_count)
+def found(gains: dict[str, float], test_count: int = 100) -> Found:
+    maps = torch.zeros(3, 2, 2, 2)
+    z = torch.zeros(3, 1)
+    descriptions = {how: Description(maps, z, gain) for how, gain in gains.items()}
+    motion = CoarseMotion(None, None, None, None, None, None, test_count, test_count)
+    return Found(motion, StateMixture(maps, z, 0.0), descriptions)
+
+
+LINE = Shape(1)
 
 
 def test_motion_needs_every_fit_and_more_than_chance():
     chance = math.log(1 / FALSE_POSITIVE_RATE) / 100  # nats a test particle, of 100
-    enough = coarse_motion({1: 1.1 * chance})
-    little = coarse_motion({1: 0.9 * chance})
-    assert motion_fits.decide({"half1": enough, "half2": enough}).moving
-    assert not motion_fits.decide({"half1": enough, "half2": little}).moving
-    few = coarse_motion({1: 1.1 * chance}, test_count=90)
-    assert not motion_fits.decide({"map": few}).moving, "fewer test particles must be surer"
-    tries = {n: 1.1 * chance for n in (1, 2, 3)}  # the best of three exceeds chance more easily
-    assert not motion_fits.decide({"map": coarse_motion(tries)}).moving
+    enough = found({BENDING: 1.1 * chance})
+    little = found({BENDING: 0.9 * chance})
+    assert motion_fits.decide({"half1": enough, "half2": enough}, LINE).moving
+    assert not motion_fits.decide({"half1": enough, "half2": little}, LINE).moving
+    few = found({BENDING: 1.1 * chance}, test_count=90)
+    assert not motion_fits.decide({"map": few}, LINE).moving, "fewer particles must be surer"
+    tries = dict.fromkeys((DOMAINS, BENDING, CONFORMATIONS), 1.1 * chance)
+    # the best of three exceeds chance more easily
+    assert not motion_fits.decide({"map": found(tries)}, LINE).moving
 
 
-def test_coordinates_are_those_with_which_all_test_particles_are_likeliest():
-    motions = {
-        "half1": coarse_motion({1: 3.0, 2: 5.0, 3: 1.0}),
-        "half2": coarse_motion({1: 4.0, 2: 1.0, 3: 2.0}),
+def test_any_description_shows_motion_and_the_likeliest_tells_how():
+    """Bending denied, while conformations with maps of their own gain in both halves."""
+    halves = {
+        "half1": found({BENDING: 11.3, CONFORMATIONS: 50.0}),
+        "half2": found({BENDING: -5.7, CONFORMATIONS: 49.0}),
     }
-    assert motion_fits.decide(motions) == Decision(1, True)
-    worse = {"map": coarse_motion({1: -3.0, 2: -2.0, 3: -1.0})}
-    assert motion_fits.decide(worse) == Decision(3, False)
+    assert motion_fits.decide(halves, LINE) == Decision(LINE, True, CONFORMATIONS)
+    halves = {
+        "half1": found({DOMAINS: 3.0, BENDING: 5.0, CONFORMATIONS: 1.0}),
+        "half2": found({DOMAINS: 3.0, BENDING: 2.0, CONFORMATIONS: 1.0}),
+    }
+    assert motion_fits.decide(halves, LINE) == Decision(LINE, True, BENDING)
+    still = {"map": found({DOMAINS: -3.0, BENDING: -2.0, CONFORMATIONS: -1.0})}
+    assert motion_fits.decide(still, LINE) == Decision(LINE, False, BENDING)
+
+
+def test_a_map_for_each_conformation_must_gain_noticeably_more():
+    assert (
+        motion_fits.decide({"map": found({BENDING: 5.0, CONFORMATIONS: 5.2})}, LINE).description
+        == BENDING
+    )
+    assert (
+        motion_fits.decide({"map": found({BENDING: 5.0, CONFORMATIONS: 6.0})}, LINE).description
+        == CONFORMATIONS
+    )
+
+
+def test_a_description_that_one_half_has_not_is_none():
+    halves = {
+        "half1": found({DOMAINS: 9.0, BENDING: 5.0}),
+        "half2": found({BENDING: 5.0}),
+    }
+    assert motion_fits.decide(halves, LINE).description == BENDING
+
+
+def chosen(options: dict, gains: dict[int, float], closed: bool = False):
+    """The shape that is chosen where each number of coordinates has such gains, and what was
+    tried.
+    """
+    asked = choose("deformation", "bending-field", [f"{k}={v}" for k, v in options.items()])
+    settings = SimpleNamespace(deformation=asked)
+    angle = 2 * math.pi * torch.arange(16) / 16
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    tried = []
+
+    def mixtures(latent, count, rounds):
+        tried.append((latent, count))
+        z = circle if closed and latent == 2 else torch.randn(16, latent)
+        return {"map": StateMixture(torch.zeros(16, 2, 2, 2), z, gains[latent])}
+
+    motions = {"map": found({}).motion}
+    shape, _ = motion_fits.choose_shape(SimpleNamespace(settings=settings), motions, mixtures)
+    return shape, tried
+
+
+MORE = {1: 10.0, 2: 12.0, 3: 12.1}
+
+
+def test_coordinates_are_added_while_they_gain():
+    assert chosen({}, MORE) == (Shape(2), [(1, 1.0), (2, 1.0), (3, 1.0), (2, 2**1.5)])
+    assert chosen({}, {1: 10.0, 2: 10.1})[0] == Shape(1)
+    assert chosen({}, {1: 10.0, 2: 12.0, 3: 14.0})[0] == Shape(3)
+
+
+def test_a_circle_is_found_and_can_be_ordered_or_ruled_out():
+    closed = Shape(2, closed=True)
+    assert chosen({}, MORE, closed=True)[0] == closed
+    assert chosen({"latent": 1}, MORE, closed=True)[0] == closed
+    assert chosen({"latent": 1}, MORE)[0] == Shape(1)
+    assert chosen({"latent": 1, "topology": "line"}, MORE, closed=True) == (Shape(1), [(1, 1.0)])
+    assert chosen({"topology": "circle"}, MORE)[0] == closed
+    assert chosen({"latent": 2}, MORE, closed=True)[0] == Shape(2)
 
 
 def inputs(folder, **plain) -> MotionInputs:
@@ -89,9 +169,9 @@ def test_copies_of_an_image_are_on_one_side(tmp_path, monkeypatch):
     monkeypatch.setattr(type(held_out), "select", select)
     monkeypatch.setattr(find_motion.coordinates, "find_subspace", stop)
     fit = MotionFit(shared.settings.parts, shared.dataset.scene, shared.options, 0, SILENT, "half1")
-    search = Search(latents=(1,), dimensions=1, nodes=3, bends=True)
+    search = Search(dimensions=1, nodes=3, bends=True)
     with pytest.raises(InterruptedError):
-        find_motion.find_motion(fit, search, held_out, held_out, group)
+        find_motion.find_subspace(fit, search, held_out, held_out, group)
     copies = shared.dataset.particles.exclusive_groups()
     validation, test = (set(copies[rows[some]].tolist()) for some in selected[-2:])
     assert validation and test and not validation & test

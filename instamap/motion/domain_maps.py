@@ -1,0 +1,216 @@
+"""Maps of rigid domains at full resolution: each from all images, seen from itself, after what the
+others add to them is taken off.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from instamap.data.particles import Particles
+from instamap.fitting.loop import FitResult, optimise
+from instamap.fitting.normal import NormalEquations
+from instamap.fitting.objective import StatisticsData
+from instamap.fitting.stage import Stage
+from instamap.fourier.central_slices import Spectrum
+from instamap.fourier.gridding import Grid
+from instamap.fourier.rescale import rescale
+from instamap.geometry import grids
+from instamap.geometry.sampling import sample_volumes
+from instamap.maps import mask
+from instamap.model import Model
+from instamap.motion.bend import MotionFit, single_density_options
+from instamap.motion.domains import Domains, Placement, brought_back
+from instamap.motion.find_domains import CoarseDomains
+from instamap.statistics import accumulator, initial_map
+from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.statistics import Statistics
+
+BYTES_AT_ONCE = 1 << 27  # of the Fourier components of images that are held at once
+BYTES_OF_COMPONENT = 40
+FIRST_STEPS = 4  # of conjugate gradients for the first maps, which are taken off
+MASK_THRESHOLD = 0.15
+MASK_EXTEND = 6.0  # Å
+MASK_EDGE = 6.0  # Å
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images `rows` "n" of a set in noise of `variance`, and where the domains are in each:
+    `placement` of all n.
+
+    weights "n": of the images, None for 1.
+    """
+
+    particles: Particles
+    rows: Tensor
+    variance: Tensor
+    placement: Placement
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DomainMaps:
+    """Densities "M D D D" of the domains; their masks; the model and the result of the last fit."""
+
+    densities: Tensor
+    masks: Tensor
+    model: Model
+    result: FitResult
+
+
+def fit_maps(fit: MotionFit, coarse: CoarseDomains, fitted: Seen, held_out: Seen) -> DomainMaps:
+    """The domains' densities at full resolution.
+
+    First by a few steps of conjugate gradients, starting from what is known at low resolution, then
+    by a fit of the representation, both the smallest domain last.
+    """
+    box = fit.scene.box
+    densities = rescale(coarse.densities, box).float()
+    masks = _masks(densities, fit.scene.pixel_size)
+    densities = densities * masks
+    results = []
+    models = []
+    for m in range(len(masks)):
+        statistics = gather(fitted, densities, m)
+        densities = _with_one(densities, m, initial_map.solve(statistics, masks[m], FIRST_STEPS))
+    for m in range(len(masks)):
+        data = StatisticsData(gather(fitted, densities, m), held_out=gather(held_out, densities, m))
+        model, result = _fit_one(fit, data, masks[m], m)
+        densities = _with_one(densities, m, result.map)
+        models.append(model)
+        results.append(result)
+    return DomainMaps(densities, masks, models[0], results[0])
+
+
+def _with_one(densities: Tensor, m: int, density: Tensor) -> Tensor:
+    changed = densities.clone()
+    changed[m] = density
+    return changed
+
+
+def _masks(densities: Tensor, pixel_size: float) -> Tensor:
+    masks = [
+        mask.from_map(
+            density,
+            pixel_size,
+            threshold=MASK_THRESHOLD,
+            extend=MASK_EXTEND / pixel_size,
+            edge=MASK_EDGE / pixel_size,
+        )
+        for density in densities
+    ]
+    return torch.stack(masks)
+
+
+def _fit_one(
+    fit: MotionFit, data: StatisticsData, window: Tensor, m: int
+) -> tuple[Model, FitResult]:
+    """The density of a domain inside its mask."""
+    first = initial_map.solve(data.fitted, window)
+    scale = initial_map.density_scale(first, window)
+    own = replace(fit, scene=replace(fit.scene, mask=window, density_scale=scale))
+    usual = single_density_options(fit.options)
+    model = own.model()
+    longer = replace(usual, steps=2 * usual.steps)
+    result = optimise(
+        model,
+        NormalEquations(longer, model, data),
+        (Stage(deformation=0.0),),
+        generator=own.generator(),
+        progress=fit.progress,
+        name=f"{fit.name} domain {m + 1}",
+    )
+    return model, result
+
+
+def gather(seen: Seen, densities: Tensor, m: int) -> Statistics:
+    """What images say of domain m in its own frame, given the densities "M D D D" of the others.
+
+    The slices of the others, each at its own pose, are taken off the images; what is left is moved
+    to the domain's centre and counts at its pose.
+    """
+    particles = seen.particles
+    box = particles.box
+    grid = Grid(box)
+    others = [j for j in range(len(densities)) if j != m and densities[j].any()]
+    spectra = {j: Spectrum(densities[j].float()) for j in others}
+    weight = 0.0
+    for chosen in torch.arange(len(seen.rows)).split(_images_at_once(box)):
+        rows = seen.rows[chosen]
+        images = ParticleStatistics.read(particles, rows, seen.variance, torch.arange(len(rows)))
+        placement = seen.placement[chosen]
+        left = images.data
+        for j, spectrum in spectra.items():
+            left = left - images.power * _slices(images, spectrum.slices, placement, j)
+        counts = torch.ones(len(rows)) if seen.weights is None else seen.weights[rows].float()
+        data = left * _wave(images, placement, m).conj() * counts[:, None]
+        power = images.power * counts[:, None]
+        frames = _frames(images, placement, m)
+        accumulator.spread(grid, frames, images.plane, data, power)
+        weight += float(counts.sum())
+    energy = math.nan  # not known of these images
+    return Statistics.from_grid(grid, particles.pixel_size, len(seen.rows), weight, energy)
+
+
+def log_prob(seen: Seen, densities: Tensor) -> Tensor:
+    """log p "n" (float64) of each image given the domains' densities, beyond that of an empty
+    map.
+    """
+    spectra = [Spectrum(density.float()) for density in densities]
+    values = []
+    for chosen in torch.arange(len(seen.rows)).split(_images_at_once(seen.particles.box)):
+        rows = seen.rows[chosen]
+        images = ParticleStatistics.read(
+            seen.particles, rows, seen.variance, torch.arange(len(rows))
+        )
+        placement = seen.placement[chosen]
+        predicted = torch.zeros_like(images.data)
+        for j, spectrum in enumerate(spectra):
+            predicted = predicted + _slices(images, spectrum.slices, placement, j)
+        explained = (images.data.conj() * predicted).real.double().sum(1)
+        square = (images.power * predicted.abs().square()).double().sum(1)
+        values.append(2 * explained - square)
+    return torch.cat(values)
+
+
+def reached(domains: Domains) -> Tensor:
+    """Where density may be in any conformation: the highest value "D D D" of the moved masks."""
+    box = domains.masks.shape[-1]
+    voxels = grids.voxel_centres(box, domains.pixel_size).reshape(-1, 3).float()
+    window = domains.masks.amax(0).reshape(-1)
+    for k in range(len(domains.nodes)):
+        there = brought_back(voxels, domains.placement[[k]])
+        inside = sample_volumes(domains.masks, there, domains.pixel_size)
+        window = torch.maximum(window, inside.amax(0))
+    return window.view(box, box, box)
+
+
+def _slices(
+    images: ParticleStatistics,
+    slices: Callable[[Tensor, Tensor], Tensor],
+    placement: Placement,
+    m: int,
+) -> Tensor:
+    """What domain m adds to each image, "n P"."""
+    values = slices(_frames(images, placement, m), images.plane)
+    return values * _wave(images, placement, m)
+
+
+def _frames(images: ParticleStatistics, placement: Placement, m: int) -> Tensor:
+    """The images' frames "n 2 3" as seen from domain m."""
+    return (images.frames @ placement.turn[:, m].float()).contiguous()
+
+
+def _wave(images: ParticleStatistics, placement: Placement, m: int) -> Tensor:
+    """What the shift of domain m does to each Fourier component, "n P"."""
+    shift = placement.shift[:, m].float() / images.pixel_size
+    in_image = images.frames @ shift[:, :, None]
+    phase = -2 * math.pi / images.box * (images.plane @ in_image)[..., 0]
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def _images_at_once(box: int) -> int:
+    return max(16, BYTES_AT_ONCE // (box * box // 2 * BYTES_OF_COMPONENT))

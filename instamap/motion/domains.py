@@ -1,0 +1,196 @@
+"""Domains that move as rigid bodies: where each is in every conformation, and the map that their
+densities add up to.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instamap.fourier.central_slices import Spectrum
+from instamap.geometry import grids, rotations
+from instamap.geometry.sampling import sample_volumes
+from instamap.motion.posterior import spacing
+
+RELATIVE_WIDTH = 0.5  # σ of the weights of conformations, in their mean distance to each other
+FALL_OFF = 8  # power of the distance with which domains lose what is in none of their masks
+PIVOT_CUTOFF = 0.02  # of singular values: along the axis of a hinge any point will do
+LEAST_RADIUS = 1e-3  # Å
+LEAST_DISTANCE = 1e-3  # in radii of gyration
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where M domains are in each of n conformations: material at y of the common frame is at turn
+    y + shift; turn "n M 3 3", shift "n M 3" (Å).
+    """
+
+    turn: Tensor
+    shift: Tensor
+
+    def __getitem__(self, chosen: Tensor | list[int] | slice) -> "Placement":
+        """The placement in some of the conformations."""
+        return Placement(self.turn[chosen], self.shift[chosen])
+
+
+@dataclass(frozen=True)
+class Domains:
+    """M rigid domains, the first of which is still, and where they are in K conformations.
+
+    masks "M D D D": soft, in the common frame. nodes "K L": coordinates of the conformations.
+    placement: of all K. pixel_size: Å. Between conformations a domain's turn and the place of its
+    pivot, the point of it that moves least, are those near by, Gaussian weighted.
+    """
+
+    masks: Tensor
+    nodes: Tensor
+    placement: Placement
+    pixel_size: float
+
+    def at(self, z: Tensor) -> Placement:
+        """The placement at coordinates z "n L"."""
+        nodes = self.nodes.to(z)
+        if len(nodes) == 1:
+            return self.placement[torch.zeros(len(z), dtype=torch.long)]
+        width = RELATIVE_WIDTH * spacing(nodes)
+        distance = torch.cdist(z, nodes)
+        weight = torch.softmax(-0.5 * (distance / width) ** 2, 1)
+        turns = self.placement.turn.to(z)
+        shifts = self.placement.shift.to(z)
+        turn = nearest_rotation(torch.einsum("nk,kmij->nmij", weight, turns))
+        point = pivots(self.placement).to(z)
+        places = _moved(point, turns, shifts)
+        place = torch.einsum("nk,kmi->nmi", weight, places)
+        turned = torch.einsum("nmij,mj->nmi", turn, point)
+        return Placement(turn, place - turned)
+
+    def map(self, densities: Tensor, z: Tensor) -> Tensor:
+        """The map "D D D" at z "L" of domains with these densities "M D D D"."""
+        return add_up(densities, self.at(z[None]), self.pixel_size)
+
+    def pull_back(self, x: Tensor, z: Tensor) -> Tensor:
+        """Where in the common frame the points x "P 3" (Å) of the conformation at z "L" are.
+
+        That of the domain in whose mask it is; in several or none, a mean that goes over from one
+        to the next, so that atoms between domains follow both.
+        """
+        placement = self.at(z[None])
+        there = brought_back(x, placement)
+        weight = self._weights(there)
+        displacement = weight[..., None] * (there - x)
+        return x + displacement.sum(0)
+
+    def _weights(self, there: Tensor) -> Tensor:
+        """How much of each point, at "M P 3" as seen from each domain, belongs to it, "M P"."""
+        inside = sample_volumes(self.masks.to(there), there, self.pixel_size)
+        centre, radius = self._sizes()
+        from_centre = there - centre[:, None]
+        relative = from_centre.norm(dim=-1) / radius[:, None]
+        near = torch.softmax(-FALL_OFF * torch.log(relative + LEAST_DISTANCE), 0)
+        covered = inside.sum(0)
+        share = inside / covered.clamp(min=1)
+        return share + (1 - covered).clamp(min=0) * near
+
+    def _sizes(self) -> tuple[Tensor, Tensor]:
+        """Centres of mass "M 3" and radii of gyration "M" of the masks, in Å."""
+        voxels = grids.voxel_centres(self.masks.shape[-1], self.pixel_size).to(self.masks)
+        mass = self.masks.flatten(1).sum(1)
+        centre = torch.einsum("mzyx,zyxc->mc", self.masks, voxels) / mass[:, None]
+        square = torch.einsum("mzyx,zyx->m", self.masks, voxels.square().sum(-1)) / mass
+        variance = square - centre.square().sum(1)
+        return centre, variance.clamp(min=LEAST_RADIUS**2).sqrt()
+
+
+def domain_facts(domains: Domains) -> list[dict[str, Any]]:
+    """What is told of each domain: its share of the masks' volume and, where it moves, the axis
+    about which it turns most, a point on it (Å), and how far it turns over all conformations
+    (degrees).
+    """
+    volume = domains.masks.flatten(1).sum(1)
+    share = volume / volume.sum()
+    points = pivots(domains.placement)
+    facts: list[dict[str, Any]] = []
+    for m in range(len(domains.masks)):
+        turns = domains.placement.turn[:, m].double()
+        middle = nearest_rotation(turns.mean(0))
+        relative = turns @ middle.mT
+        vectors = rotations.to_rotvec(relative)
+        fact: dict[str, Any] = {"share_of_volume": round(float(share[m]), 4)}
+        angle = torch.rad2deg(vectors.norm(dim=1).max())
+        fact["largest_turn_degrees"] = round(2 * float(angle), 2)
+        if angle > 0:
+            _, _, axes = torch.linalg.svd(vectors)
+            fact["axis"] = [round(float(value), 4) for value in axes[0]]
+            fact["point_on_axis"] = [round(float(value), 2) for value in points[m]]
+        facts.append(fact)
+    return facts
+
+
+def brought_back(x: Tensor, placement: Placement) -> Tensor:
+    """Points "M P 3" of the common frame that each domain of a single placement has at x "P 3"."""
+    turn = placement.turn[0].to(x)
+    shift = placement.shift[0].to(x)
+    return (x - shift[:, None]) @ turn  # Tᵀ (x - t), for rows
+
+
+def pivots(placement: Placement) -> Tensor:
+    """For each domain the point "M 3" of the common frame that stays nearest to one place."""
+    turn = placement.turn.double()
+    shift = placement.shift.double()
+    turn = turn - turn.mean(0)
+    shift = shift - shift.mean(0)
+    points = []
+    for m in range(turn.shape[1]):
+        matrix = turn[:, m].reshape(-1, 3)
+        right = -shift[:, m].reshape(-1)
+        points.append(torch.linalg.pinv(matrix, rtol=PIVOT_CUTOFF) @ right)
+    return torch.stack(points)
+
+
+def nearest_rotation(matrix: Tensor) -> Tensor:
+    """The rotations "* 3 3" nearest to matrices, in the sum of squared differences."""
+    u, _, v = torch.linalg.svd(matrix)
+    sign = torch.det(u @ v)
+    diagonal = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
+    return u @ torch.diag_embed(diagonal) @ v
+
+
+def add_up(densities: Tensor, placement: Placement, pixel_size: float) -> Tensor:
+    """The map "D D D" of densities "M D D D", each moved by a single placement.
+
+    Exact for what is inside the sphere of the highest frequency: the transform is looked up at
+    turned frequencies (see `fourier.central_slices`).
+    """
+    box = densities.shape[-1]
+    still = torch.eye(3).to(placement.turn)
+    total = torch.zeros(box, box, box, dtype=densities.dtype)
+    for density, turn, shift in zip(densities, placement.turn[0], placement.shift[0], strict=True):
+        if torch.equal(turn, still) and not shift.any():
+            total = total + density
+        else:
+            total = total + moved_exactly(density, turn, shift / pixel_size)
+    return total
+
+
+def moved_exactly(density: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
+    """A density "D D D" whose material went from y to turn y + shift (voxels)."""
+    box = len(density)
+    k = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64)
+    z, y, x = torch.meshgrid(k, k, k[: box // 2 + 1].abs(), indexing="ij")
+    frequency = torch.stack([x, y, z], -1)
+    inside = frequency.norm(dim=-1) < box / 2
+    chosen = frequency[inside]
+    frames = turn.double()[None]
+    values = Spectrum(density.float()).slices(frames.float(), chosen.float())[0]
+    phase = -2 * torch.pi / box * (chosen @ shift.double())
+    values = values * torch.polar(torch.ones_like(phase), phase).to(values.dtype)
+    spectrum = torch.zeros(inside.shape, dtype=values.dtype)
+    spectrum[inside] = values
+    lattice = torch.fft.irfftn(spectrum, s=(box,) * 3)
+    return torch.fft.fftshift(lattice).to(density.dtype)
+
+
+def _moved(point: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
+    """Where points "M 3" are, "K M 3"."""
+    return torch.einsum("kmij,mj->kmi", turn, point) + shift
