@@ -70,16 +70,14 @@ def populations(
     """
     from instamap.cli.motion_inputs import particles_of_run
     from instamap.cli.progress_bars import ProgressBars
-    from instamap.motion import populations as estimates
-    from instamap.motion import regions
+    from instamap.motion import population_tables, regions
     from instamap.motion.motion_model import MotionModel
     from instamap.report import populations_plot
     from instamap.version import __version__
-    from instamap.workflows import embed_new, output
-    from instamap.workflows import populations as of_run
+    from instamap.workflows import embed_new, output, particle_likelihoods
     from instamap.workflows.record import write_json
 
-    files = (estimates.TABLE, estimates.PROFILE, PICTURE, RECORD)
+    files = (population_tables.TABLE, population_tables.PROFILE, PICTURE, RECORD)
     kind = output.FolderKind("populations", RECORD, files)
     output.check(out, kind, force)
     model = MotionModel.open(motion)
@@ -91,17 +89,17 @@ def populations(
     inputs = (table.path, *opened.stacks.files)
     with output.reserve(out, kind, force, inputs) as place, place.filled() as folder:
         with ProgressBars() as bars:
-            found = of_run.estimate(
+            found = particle_likelihoods.estimate_populations(
                 model, opened, wanted, replicates=bootstrap, seed=seed, progress=bars
             )
-        found.write_tables(folder)
+        population_tables.write(folder, found)
         populations_plot.plot(folder / PICTURE, found)
         written = output.names_in(folder)
         record = {"instamap": __version__, "files": written, "motion": str(motion.absolute())}
         write_json(folder / RECORD, {**record, **found.record()})
-    states = out / estimates.STATES
+    states = out / population_tables.STATES
     if states.exists():
-        estimates.add_to_states(states, found)
+        population_tables.add_to_states(states, found)
     for line in _summary(found):
         show(line)
     show(f"everything in {out}/: look at {PICTURE}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from instamap.errors import OptionError
 
-MIN_BARRIER = 2.0  # kT above the shallower of two wells: noise makes ripples of 1 kT and more
+MIN_BARRIER = 1.0  # kT above the shallower of two wells: what is lower parts nothing
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from instamap.motion.populations import Interval, Populations, Profile
+from instamap.motion.energy_profile import Profile
+from instamap.motion.intervals import Interval
+from instamap.motion.populations import Populations
 from instamap.motion.regions import Region
 from instamap.report import figure
 

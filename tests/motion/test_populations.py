@@ -8,8 +8,14 @@ import pytest
 import torch
 
 from instamap.errors import DataError, OptionError
-from instamap.motion import mixing_weights, populations, regions
-from instamap.motion.populations import FitLikelihood
+from instamap.motion import (
+    energy_profile,
+    mixing_weights,
+    population_tables,
+    populations,
+    regions,
+)
+from instamap.motion.energy_profile import FitLikelihood
 from instamap.motion.regions import Region
 
 PLACES = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)
@@ -18,11 +24,13 @@ LEFT = Region("left", ((-math.inf, 0.0),))
 
 
 def fits_of(
-    seed: int, count: int = 400, latent: int = 2, spread: float = 0.0
+    seed: int, count: int = 400, latent: int = 2, even: bool = False
 ) -> tuple[list[FitLikelihood], torch.Tensor]:
     """Two fits, each with the particles of the other, and the state of each particle.
 
-    Views are uneven: two particles of five show hardly anything of their state. Conformations lie on a line; a second coordinate, 0 throughout, makes no profile.
+    Views are uneven: two particles of five show hardly anything of their state. Conformations lie
+    on a line; a second coordinate, 0 throughout, makes no profile.
+    even: particles are everywhere instead, from -1.2 to 1.2.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -32,7 +40,9 @@ def fits_of(
     state = torch.rand(count, generator=generator, dtype=torch.float64) < SHARE
     blind = torch.rand(count, generator=generator) < 0.4
     strength = torch.where(blind, 0.2, 2.0).double()
-    z = 2.0 * state - 1 + spread * normal()
+    z = 2.0 * state - 1
+    if even:
+        z = 2.4 * torch.rand(count, generator=generator, dtype=torch.float64) - 1.2
     seen = strength * z + normal()
     log_prob = -0.5 * (seen[:, None] - strength[:, None] * PLACES) ** 2
     likelihood = mixing_weights.relative_likelihood(log_prob)
@@ -107,7 +117,7 @@ def test_wells_are_found():
     middle, low, high = profile.cumulative
     assert bool((middle.diff() >= 0).all()) and bool((low <= middle).all() & (middle <= high).all())
     assert float(profile.energy[0].min()) == pytest.approx(0, abs=1e-9)
-    everywhere, _ = fits_of(0, count=2000, latent=1, spread=0.7)
+    everywhere, _ = fits_of(0, count=2000, latent=1, even=True)
     [(region, share)] = populations.estimate(everywhere, replicates=20).regions
     assert region.bounds == ((-math.inf, math.inf),) and share.value == pytest.approx(1)
 
@@ -137,18 +147,18 @@ def test_the_profile_of_a_gaussian_is_a_parabola():
 def test_tables(tmp_path):
     fits, _ = fits_of(0, latent=1)
     found = populations.estimate(fits, replicates=20)
-    assert found.write_tables(tmp_path) == ["populations.csv", "profile.csv"]
+    population_tables.write(tmp_path, found)
     with (tmp_path / "populations.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * len(PLACES) and {row["half"] for row in rows} == {"half1", "half2"}
     total = sum(float(row["population"]) for row in rows if row["half"] == "half1")
     assert total == pytest.approx(1, abs=1e-5)
     data = np.loadtxt(tmp_path / "profile.csv", delimiter=",", skiprows=1)
-    assert data.shape == (populations.GRID, 8) and np.isfinite(data).all()
+    assert data.shape == (energy_profile.GRID, 8) and np.isfinite(data).all()
     states = tmp_path / "states.csv"
     states.write_text("state,file,z1,particles,resolution\n1,a.mrc,-1,9,4.2\n2,b.mrc,1,3,\n")
     for _ in range(2):  # columns of an earlier call are replaced
-        populations.add_to_states(states, found)
+        population_tables.add_to_states(states, found)
         with states.open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0])[-2:] == ["population", "minus_log_population"] and len(rows[0]) == 7
@@ -158,7 +168,7 @@ def test_tables(tmp_path):
         assert rows[1]["file"] == "b.mrc" and rows[1]["resolution"] == ""
     states.write_text("name\nmine\n")
     with pytest.raises(DataError, match="has no columns z1; write it again"):
-        populations.add_to_states(states, found)
+        population_tables.add_to_states(states, found)
 
 
 def test_regions_that_are_named():

@@ -1,4 +1,6 @@
-"""Populations of a run's conformations, by particles that the maps were not made of."""
+"""What particles say of the conformations of a run that was not fitted to them, and the populations
+that follow.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,8 +13,9 @@ from instamap.data.particles import Particles
 from instamap.errors import DataError
 from instamap.geometry import grids
 from instamap.motion import mixing_weights, populations
+from instamap.motion.energy_profile import FitLikelihood
 from instamap.motion.motion_model import HalfModel, MotionModel
-from instamap.motion.populations import FitLikelihood, Populations
+from instamap.motion.populations import Populations
 from instamap.motion.regions import Region
 from instamap.progress import SILENT, Progress
 from instamap.statistics.particle_statistics import BASIS_MAPS, ParticleStatistics
@@ -25,7 +28,7 @@ MIN_WINDOW = 0.5  # of a mask, where motion is measured
 MIN_STEP = 1e-3  # between conformations, of the mean step
 
 
-def estimate(
+def estimate_populations(
     motion: MotionModel,
     particles: Particles,
     regions: Sequence[Region] = (),
