@@ -39,7 +39,8 @@ MIN_VIEWS = 50
 SLICE_TOLERANCE = 0.05  # radians from a slice, within which a direction is covered
 DIRECTIONS = 500
 VIEWS_AT_ONCE = 4096
-OF_VIEWS = ("placeholders", "one-pose", "one-direction")  # findings that say all of the views
+ONE_POSE = "one-pose"  # the finding without which a quick map says nothing
+OF_VIEWS = ("placeholders", ONE_POSE, "one-direction")  # findings that say all of the views
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def _examine_images(
         return None
     blocking = {finding.code for finding in report.findings if finding.is_wrong}
     unusable = blocking - {"half-sets", "copies"}
+    unusable |= {finding.code for finding in report.findings if finding.code == ONE_POSE}
     if unusable or len(rows) < MIN_QUICK_IMAGES:
         reason = "other findings come first" if unusable else f"{len(rows)} images are too few"
         report.unchecked.append(f"conventions by a quick map: {reason}")
@@ -176,7 +178,8 @@ def _conventions(
     known = {finding.code for finding in report.findings}
     among = alternatives.alternatives(reading)
     judged = alternatives.more_likely(reading, among, progress=progress)
-    findings = [_finding(one, particles) for one in judged if one.alternative.code not in known]
+    told = [one for one in judged if one.alternative.code not in known]
+    findings = _findings(told, particles)
     best = alternatives.taken_on(reading, judged)
     every = torch.arange(len(rows))
     contrast = measure(best.statistics(every[::2]), best.statistics(every[1::2]))
@@ -194,6 +197,21 @@ def _reading(particles: Particles, rows: Tensor, settings: Settings) -> Reading:
         particles.premultiplied,
         symmetry=settings.point_group,
     )
+
+
+def _findings(judged: list[Judgement], particles: Particles) -> list[Finding]:
+    """Alternatives that are likelier, in words.
+
+    Images that are mirrored in x are those that are mirrored in y with origins of the other sign,
+    but for the hand of the map: one thing to mend and not two.
+    """
+    findings = {one.alternative.code: _finding(one, particles) for one in judged}
+    if "mirrored-images" in findings and "shift-sign" in findings:
+        del findings["shift-sign"]
+        value = findings["mirrored-images"].value
+        remedy = "set rlnIsFlip to 1, or write the pixels of each line in the other order"
+        findings["mirrored-images"] = Finding("mirrored-images", value, remedy)
+    return list(findings.values())
 
 
 def _finding(judgement: Judgement, particles: Particles) -> Finding:
@@ -307,7 +325,7 @@ def _transposed(_: float, particles: Particles) -> tuple[str, str]:
 
 
 def _mirrored(_: float, particles: Particles) -> tuple[str, str]:
-    remedy = "set rlnIsFlip to 1, or write the images' lines in the other order"
+    remedy = "write the lines of each image in the other order"
     return "images are mirrored as against their poses", remedy
 
 

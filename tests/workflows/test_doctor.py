@@ -69,6 +69,8 @@ def columns(change, *names):
 
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV")
 SHIFTS = ("rlnOriginXAngst", "rlnOriginYAngst")
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+UNEVEN = [1] * (COUNT - 1) + [2]
 
 
 @pytest.mark.parametrize(
@@ -90,10 +92,23 @@ SHIFTS = ("rlnOriginXAngst", "rlnOriginYAngst")
         ({"optics": column("rlnVoltage", lambda v: 1000 * v)}, "units"),
         ({"table": columns(lambda v: 0 * v - 999, "rlnAngleRot")}, "placeholders"),
         ({"table": columns(lambda v: 0 * v, "rlnAngleRot", "rlnAngleTilt")}, "one-direction"),
+        ({"table": columns(lambda v: 0 * v + 10, *ANGLES)}, "one-pose"),
+        ({"optics": column("rlnSphericalAberration", lambda v: 1000 * v)}, "units"),
+        ({"table": lambda table: table.assign(rlnRandomSubset=UNEVEN)}, "half-sets"),
+        ({"images": lambda images: np.roll(images[:, :, ::-1], 1, 2)}, "mirrored-images"),
     ],
 )
 def test_one_broken_thing_is_named(break_set, changes, code):
     assert codes(break_set(**changes)) == [code]
+
+
+@pytest.mark.parametrize("name", [SHIFTS[1], DEFOCUS[1], ANGLES[0]])
+def test_half_a_pair_is_refused(break_set, name):
+    """Without the other half nothing else can be looked at: the file cannot be read."""
+    path = break_set(table=lambda table: table.drop(columns=name))
+    found = instamap("doctor", path)
+    assert found.code == 2
+    assert name in found.err
 
 
 def test_poses_of_the_inverse_rotation_are_named(break_set):
