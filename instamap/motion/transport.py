@@ -131,8 +131,9 @@ def _improve(
     residual = target - image
     right = slope.mT @ residual[..., None]
     matrix = slope.mT @ slope + ridge
-    full_step = torch.linalg.solve(matrix, right)
-    full_step = full_step[..., 0]
+    full_step, _ = torch.linalg.solve_ex(matrix, right)
+    # Where rounding leaves a matrix singular all the same, the point stays.
+    full_step = full_step[..., 0].nan_to_num(0.0, 0.0, 0.0)
     x = x.clone()
     image = image.clone()
     left = left.clone()

@@ -81,8 +81,9 @@ class MotionResult(Result):
 
     @property
     def _how(self) -> str:
-        verb = "gives" if self.description == "bending" else "give"
-        return f"{self.description or 'bending'} {verb}"
+        description = self.description or "bending"
+        verb = "gives" if description == "bending" else "give"
+        return f"{description} {verb}"
 
     @property
     def _shape(self) -> str:

@@ -252,8 +252,10 @@ def _worth_it(
     """
     chance = math.log(len(MORE_COORDINATES) / FALSE_POSITIVE_RATE)
     for name, gain in gains.items():
-        enough = NOTEWORTHY * before[name].held_out
-        if gain * motions[name].validation_count < chance or gain < enough:
+        fewer = before[name].held_out
+        if fewer <= 0 or gain < NOTEWORTHY * fewer:
+            return False
+        if gain * motions[name].validation_count < chance:
             return False
     return True
 
