@@ -2,6 +2,7 @@
 step in closed form.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,19 @@ def infer(
     V(z) being taken as linear towards the neighbours: δ = (Jᵀ G J + S⁻¹)⁻¹ Jᵀ (h - G e_k), with J
     the differences of maps, S the spacing of the conformations.
     """
+    slopes = _slopes(z)
+    parts = [_infer(some, maps, z, slopes) for some in particles.in_chunks()]
+    return Posterior(
+        torch.cat([one.z for one in parts]),
+        torch.cat([one.share for one in parts]),
+        torch.cat([one.log_prob for one in parts]),
+    )
+
+
+def _infer(
+    particles: ParticleStatistics, maps: Tensor, z: Tensor, slopes: Sequence[Tensor]
+) -> Posterior:
+    """The posterior of some particles, given the derivatives of V at all conformations."""
     gram, h = particles.normal_equations(maps)
     curvature = gram.diagonal(dim1=1, dim2=2)
     log_prob = h - 0.5 * curvature
@@ -59,7 +73,7 @@ def infer(
         dtype=torch.float64,
     )
     counts = share > MIN_SHARE
-    for k, slope in enumerate(_slopes(z)):
+    for k, slope in enumerate(slopes):
         (near,) = counts[:, k].nonzero(as_tuple=True)
         near_gram = gram[near]
         residual = h[near] - near_gram[:, :, k]

@@ -49,9 +49,12 @@ def log_prob(particles: ParticleStatistics, maps: Tensor, basis: int = BASIS_MAP
 
     basis: see `ParticleStatistics.normal_equations`.
     """
-    gram, h = particles.normal_equations(maps, basis)
-    curvature = gram.diagonal(dim1=1, dim2=2)
-    return h - 0.5 * curvature
+    parts = []
+    for some in particles.in_chunks():
+        gram, h = some.normal_equations(maps, basis)
+        curvature = gram.diagonal(dim1=1, dim2=2)
+        parts.append(h - 0.5 * curvature)
+    return torch.cat(parts)
 
 
 def marginal(log_prob: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from instamap.statistics.streaming import read_ahead
 IMAGES_AT_ONCE = 2048
 NUMBERS_AT_ONCE = 1 << 24  # of the slices of maps that are held at once: 64 MB
 MIN_PIXELS = 24  # of an image with fewer pixels, if the images have as many
+PARTICLES_AT_ONCE = 2048  # that are held against all conformations
 BASIS_MAPS = 16  # that stand for more of them: images are held against a basis
 MIN_RELATIVE_SHARE = 0.02  # of a particle's largest share: below, it is left out of a conformation
 
@@ -92,6 +93,12 @@ class ParticleStatistics:
             frames=self.frames[chosen],
             particle=number,
         )
+
+    def in_chunks(self, size: int = PARTICLES_AT_ONCE) -> "list[ParticleStatistics]":
+        """The same particles in their order, at most so many at a time."""
+        if self.count <= size:
+            return [self]
+        return [self.select(some) for some in torch.arange(self.count).split(size)]
 
     @torch.no_grad()
     def normal_equations(self, maps: Tensor, basis: int = BASIS_MAPS) -> tuple[Tensor, Tensor]:
