@@ -12,6 +12,7 @@ from torch import Tensor
 from instamap.errors import DataError
 from instamap.geometry import grids, strain
 from instamap.maps import mrc
+from instamap.motion import ring
 from instamap.motion.conformation_maps import through
 from instamap.motion.motion_model import HalfModel, MotionModel
 from instamap.motion.transport import POINTS_AT_ONCE, TOLERANCE, transport
@@ -125,7 +126,11 @@ class Audit:
 
 
 def reference(motion: MotionModel) -> Tensor:
-    """The median "L" of the particles' coordinates, each for itself."""
+    """The median "L" of the particles' coordinates, each for itself; of those that close upon
+    themselves the point (1, 0).
+    """
+    if ring.closes(motion.latents):
+        return ring.first_of(motion.latents)
     return motion.latents.median(0).values
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from instamap.errors import DataError, OptionError
 from instamap.files import replacing
 from instamap.maps import fsc, mask, mrc
+from instamap.motion import ring
 from instamap.motion.kmeans import kmeans, means, nearest
 from instamap.motion.motion_model import MotionModel
 from instamap.progress import SILENT, Progress
@@ -87,7 +88,7 @@ def path(
 
     One coordinate: from its 2nd to its 98th percentile. More: particles are put into 8 clusters by
     k-means of their places on the first principal axis, and the path leads, by straight lines,
-    through the mean coordinates of each.
+    through the mean coordinates of each. Coordinates that close upon themselves: once around.
     """
     if count < 2:
         raise OptionError(f"path is {count}; it must be 2 states or more")
@@ -95,6 +96,8 @@ def path(
         quantiles = torch.tensor(END_QUANTILES, dtype=latents.dtype)
         ends = torch.quantile(latents[:, 0], quantiles)
         return through(ends[:, None], count)
+    if ring.closes(latents):
+        return ring.around(count).to(latents)
     place = _principal(latents, latents)[:, None]
     generator = torch.Generator().manual_seed(seed)
     centres = kmeans(place, PATH_CLUSTERS, generator, KMEANS_ROUNDS)

@@ -15,6 +15,7 @@ from instamap import checksums
 from instamap.errors import DataError, is_out_of_memory
 from instamap.files import refusal
 from instamap.model import Model, compose
+from instamap.motion import ring
 from instamap.motion.domains import Domains, Placement
 from instamap.motion.posterior import spacing
 from instamap.plugin.choice import PART_KINDS, Choice, Choices, from_record
@@ -45,7 +46,7 @@ class HalfModel:
     fitted to. coarse_maps "K N N N": of these at low resolution; they place particles. own_maps "K
     D D D": at full resolution where each conformation has its own map, or None where the model
     bends one density into all. domains: those that move as rigid bodies, with `densities` "M D D
-    D", or None.
+    D", or None. closed: whether own coordinates are points of the unit circle.
     """
 
     model: Model
@@ -56,10 +57,14 @@ class HalfModel:
     own_maps: Tensor | None = None
     domains: Domains | None = None
     densities: Tensor | None = None
+    closed: bool = False
 
     def to_own(self, z: Tensor) -> Tensor:
         """This fit's own coordinates "* L" of shared ones."""
-        return z @ self.turn.mT + self.offset
+        own = z @ self.turn.mT + self.offset
+        if not self.closed:
+            return own
+        return ring.on_circle(own.reshape(-1, 2)).view_as(own)
 
     def to_shared(self, own: Tensor) -> Tensor:
         """Shared coordinates "* L" of this fit's own."""
@@ -107,7 +112,9 @@ class HalfModel:
             tensors[f"{DOMAINS}turn"] = self.domains.placement.turn
             tensors[f"{DOMAINS}shift"] = self.domains.placement.shift
         plain = {name: one for name, one in facts.items() if not isinstance(one, Tensor)}
-        write_safetensors(path, tensors, {"version": VERSION, "scene": plain})
+        write_safetensors(
+            path, tensors, {"version": VERSION, "scene": plain, "closed": self.closed}
+        )
 
     @staticmethod
     def load(path: Path, parts: Choices) -> "HalfModel":
@@ -131,6 +138,7 @@ class HalfModel:
             own_maps=tensors.get("own_maps"),
             domains=domains,
             densities=tensors.get("densities"),
+            closed=bool(values.get("closed", False)),
         )
 
 

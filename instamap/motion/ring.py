@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 LEAST_RADIUS = 0.5  # of the mean: no conformation of a circle is nearer to its centre
+LEAST_LENGTH = 1e-6
 LARGEST_GAP = 75.0  # degrees between neighbours on a circle
 
 
@@ -48,8 +49,20 @@ def closes(z: Tensor) -> bool:
 
 
 def on_circle(z: Tensor) -> Tensor:
-    """The nearest points "n 2" of the unit circle about the origin, for any but the origin."""
-    return torch.nn.functional.normalize(z, dim=1)
+    """The nearest points "n 2" of the unit circle about the origin; of the origin, (1, 0)."""
+    centre = z.norm(dim=1, keepdim=True) < LEAST_LENGTH
+    return torch.nn.functional.normalize(torch.where(centre, first_of(z), z), dim=1)
+
+
+def first_of(z: Tensor) -> Tensor:
+    """The point (1, 0) of the circle, in the type of z."""
+    return torch.tensor([1.0, 0.0]).to(z)
+
+
+def around(count: int) -> Tensor:
+    """`count` points "count 2" (float64) at equal distances around the unit circle."""
+    angle = 2 * math.pi * torch.arange(count, dtype=torch.float64) / count
+    return torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def with_middles(z: Tensor, shape: Shape) -> Tensor:

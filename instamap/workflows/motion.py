@@ -13,6 +13,7 @@ from instamap.fitting.conformations import Conformations
 from instamap.fitting.loop import FitResult
 from instamap.fitting.parallel import run_in_threads
 from instamap.model import part_classes
+from instamap.motion import ring
 from instamap.motion.find_motion import CoarseMotion, find_conformations, with_latent
 from instamap.motion.motion_model import MotionModel
 from instamap.motion.state_mixture import StateMixture
@@ -229,6 +230,8 @@ def _result(
     settings = replace(inputs.settings, deformation=parts["deformation"])
     motion = MotionModel(shared.halves, shared.latents, settings.record())
     middle = torch.zeros(latent)
+    if shared.halves[0].closed:
+        middle = ring.first_of(middle)
     results = {}
     for half, (name, fit) in zip(shared.halves, fits.items(), strict=True):
         results[name] = FitResult(half.conformation(middle), fit.result.evaluations, True)

@@ -361,6 +361,7 @@ def fit_half(
         torch.zeros(decision.shape.latent),
         assigned.nodes.float(),
         assigned.maps,
+        closed=decision.shape.closed and decision.moving,
     )
     if decision.moving and decision.description == DOMAINS:
         return _fit_domains(inputs, name, found, half, assigned, fit)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from instamap.motion import ring
+from instamap.motion import conformation_maps, ring
 from instamap.motion.ring import Shape
 
 
@@ -51,3 +51,16 @@ def test_a_shape_says_what_it_is():
     assert str(Shape(1)) == "1 coordinate" and str(Shape(3)) == "3 coordinates"
     assert "closes" in str(Shape(2, closed=True)) and Shape(2, closed=True).domains == 1
     assert Shape(2).domains == 2
+
+
+def test_a_path_of_closed_coordinates_goes_once_around():
+    latents = circle(500)
+    places = conformation_maps.path(latents, 8, seed=0)
+    angle = torch.atan2(places[:, 1], places[:, 0]).remainder(2 * math.pi)
+    steps = angle.diff().remainder(2 * math.pi)
+    assert torch.allclose(steps, torch.full_like(steps, math.pi / 4))
+    assert torch.allclose(places.norm(dim=1), torch.ones(8, dtype=places.dtype))
+
+
+def test_the_centre_of_a_circle_is_no_conformation():
+    assert torch.equal(ring.on_circle(torch.zeros(1, 2)), torch.tensor([[1.0, 0.0]]))
