@@ -11,7 +11,7 @@ import typer
 
 from instamap.cli.terminal import tell
 from instamap.workflows import earlier_record
-from instamap.workflows.earlier_record import Translation, kind_of_engine, kind_of_option
+from instamap.workflows.earlier_record import Translation, kind_of_old_name, kind_of_option
 from instamap.workflows.read_settings import Typed
 
 GROUP_BY = typer.Option("--together", hidden=True)
@@ -64,7 +64,7 @@ def translated(typed: Typed, values: dict[str, Any]) -> Typed:
     options = {kind: list(words) for kind, words in typed.options.items()}
     engine = values.get("engine")
     if engine is not None:
-        kind, name = kind_of_engine(engine)
+        kind, name = kind_of_old_name(engine)
         translation.add(f"--engine {engine}", f"--{kind} {name}")
         names[kind] = names.get(kind) or name
     words: dict[str, list[str]] = {}

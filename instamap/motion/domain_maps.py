@@ -1,4 +1,4 @@
-"""Maps of rigid domains at full resolution: each from all images, seen from itself, after what the
+"""Maps of rigid domains at full resolution: each from all components, seen from itself, after what the
 others add to them is taken off.
 """
 
@@ -37,11 +37,11 @@ MASK_EDGE = 6.0  # Å
 
 
 @dataclass(frozen=True)
-class Seen:
+class DomainImages:
     """Images `rows` "n" of a set in noise of `variance`, and where the domains are in each:
     `placement` of all n.
 
-    weights "n": of the images, None for 1.
+    weights "n": of the components, None for 1.
     """
 
     particles: Particles
@@ -61,7 +61,9 @@ class DomainMaps:
     result: FitResult
 
 
-def fit_maps(fit: MotionFit, coarse: CoarseDomains, fitted: Seen, held_out: Seen) -> DomainMaps:
+def fit_maps(
+    fit: MotionFit, coarse: CoarseDomains, fitted: DomainImages, held_out: DomainImages
+) -> DomainMaps:
     """The domains' densities at full resolution.
 
     First by a few steps of conjugate gradients, starting from what is known at low resolution, then
@@ -126,52 +128,54 @@ def _fit_one(
     return model, result
 
 
-def gather(seen: Seen, densities: Tensor, m: int) -> Statistics:
+def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
     """What images say of domain m in its own frame, given the densities "M D D D" of the others.
 
     The slices of the others, each at its own pose, are taken off the images; what is left is moved
     to the domain's centre and counts at its pose.
     """
-    particles = seen.particles
+    particles = images.particles
     box = particles.box
     grid = Grid(box)
     others = [j for j in range(len(densities)) if j != m and densities[j].any()]
     spectra = {j: Spectrum(densities[j].float()) for j in others}
     weight = 0.0
-    for chosen in torch.arange(len(seen.rows)).split(_images_at_once(box)):
-        rows = seen.rows[chosen]
-        images = ParticleStatistics.read(particles, rows, seen.variance, torch.arange(len(rows)))
-        placement = seen.placement[chosen]
-        left = images.data
+    for chosen in torch.arange(len(images.rows)).split(_images_at_once(box)):
+        rows = images.rows[chosen]
+        components = ParticleStatistics.read(
+            particles, rows, images.variance, torch.arange(len(rows))
+        )
+        placement = images.placement[chosen]
+        left = components.data
         for j, spectrum in spectra.items():
-            left = left - images.power * _slices(images, spectrum.slices, placement, j)
-        counts = torch.ones(len(rows)) if seen.weights is None else seen.weights[rows].float()
-        data = left * _wave(images, placement, m).conj() * counts[:, None]
-        power = images.power * counts[:, None]
-        frames = _frames(images, placement, m)
-        accumulator.spread(grid, frames, images.plane, data, power)
+            left = left - components.power * _slices(components, spectrum.slices, placement, j)
+        counts = torch.ones(len(rows)) if images.weights is None else images.weights[rows].float()
+        data = left * _wave(components, placement, m).conj() * counts[:, None]
+        power = components.power * counts[:, None]
+        frames = _frames(components, placement, m)
+        accumulator.spread(grid, frames, components.plane, data, power)
         weight += float(counts.sum())
     energy = math.nan  # not known of these images
-    return Statistics.from_grid(grid, particles.pixel_size, len(seen.rows), weight, energy)
+    return Statistics.from_grid(grid, particles.pixel_size, len(images.rows), weight, energy)
 
 
-def log_prob(seen: Seen, densities: Tensor) -> Tensor:
+def log_prob(images: DomainImages, densities: Tensor) -> Tensor:
     """log p "n" (float64) of each image given the domains' densities, beyond that of an empty
     map.
     """
     spectra = [Spectrum(density.float()) for density in densities]
     values = []
-    for chosen in torch.arange(len(seen.rows)).split(_images_at_once(seen.particles.box)):
-        rows = seen.rows[chosen]
-        images = ParticleStatistics.read(
-            seen.particles, rows, seen.variance, torch.arange(len(rows))
+    for chosen in torch.arange(len(images.rows)).split(_images_at_once(images.particles.box)):
+        rows = images.rows[chosen]
+        components = ParticleStatistics.read(
+            images.particles, rows, images.variance, torch.arange(len(rows))
         )
-        placement = seen.placement[chosen]
-        predicted = torch.zeros_like(images.data)
+        placement = images.placement[chosen]
+        predicted = torch.zeros_like(components.data)
         for j, spectrum in enumerate(spectra):
-            predicted = predicted + _slices(images, spectrum.slices, placement, j)
-        explained = (images.data.conj() * predicted).real.double().sum(1)
-        square = (images.power * predicted.abs().square()).double().sum(1)
+            predicted = predicted + _slices(components, spectrum.slices, placement, j)
+        explained = (components.data.conj() * predicted).real.double().sum(1)
+        square = (components.power * predicted.abs().square()).double().sum(1)
         values.append(2 * explained - square)
     return torch.cat(values)
 
@@ -189,26 +193,26 @@ def reached(domains: Domains) -> Tensor:
 
 
 def _slices(
-    images: ParticleStatistics,
+    components: ParticleStatistics,
     slices: Callable[[Tensor, Tensor], Tensor],
     placement: Placement,
     m: int,
 ) -> Tensor:
     """What domain m adds to each image, "n P"."""
-    values = slices(_frames(images, placement, m), images.plane)
-    return values * _wave(images, placement, m)
+    values = slices(_frames(components, placement, m), components.plane)
+    return values * _wave(components, placement, m)
 
 
-def _frames(images: ParticleStatistics, placement: Placement, m: int) -> Tensor:
+def _frames(components: ParticleStatistics, placement: Placement, m: int) -> Tensor:
     """The images' frames "n 2 3" as seen from domain m."""
-    return (images.frames @ placement.turn[:, m].float()).contiguous()
+    return (components.frames @ placement.turn[:, m].float()).contiguous()
 
 
-def _wave(images: ParticleStatistics, placement: Placement, m: int) -> Tensor:
+def _wave(components: ParticleStatistics, placement: Placement, m: int) -> Tensor:
     """What the shift of domain m does to each Fourier component, "n P"."""
-    shift = placement.shift[:, m].float() / images.pixel_size
-    in_image = images.frames @ shift[:, :, None]
-    phase = -2 * math.pi / images.box * (images.plane @ in_image)[..., 0]
+    shift = placement.shift[:, m].float() / components.pixel_size
+    in_image = components.frames @ shift[:, :, None]
+    phase = -2 * math.pi / components.box * (components.plane @ in_image)[..., 0]
     return torch.polar(torch.ones_like(phase), phase)
 
 

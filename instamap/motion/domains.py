@@ -48,7 +48,7 @@ class Domains:
     placement: Placement
     pixel_size: float
 
-    def at(self, z: Tensor) -> Placement:
+    def placement_at(self, z: Tensor) -> Placement:
         """The placement at coordinates z "n L"."""
         nodes = self.nodes.to(z)
         if len(nodes) == 1:
@@ -67,7 +67,7 @@ class Domains:
 
     def map(self, densities: Tensor, z: Tensor) -> Tensor:
         """The map "D D D" at z "L" of domains with these densities "M D D D"."""
-        return add_up(densities, self.at(z[None]), self.pixel_size)
+        return add_up(densities, self.placement_at(z[None]), self.pixel_size)
 
     def pull_back(self, x: Tensor, z: Tensor) -> Tensor:
         """Where in the common frame the points x "P 3" (Å) of the conformation at z "L" are.
@@ -75,7 +75,7 @@ class Domains:
         That of the domain in whose mask it is; in several or none, a mean that goes over from one
         to the next, so that atoms between domains follow both.
         """
-        placement = self.at(z[None])
+        placement = self.placement_at(z[None])
         there = brought_back(x, placement)
         weight = self._weights(there)
         displacement = weight[..., None] * (there - x)

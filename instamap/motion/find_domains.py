@@ -416,4 +416,4 @@ def _masks(densities: Tensor, pixel_size: float) -> Tensor:
 
 def refined(domains: Domains, z: Tensor) -> Domains:
     """The domains with more conformations, at z "n L", between those that were fitted."""
-    return replace(domains, nodes=z, placement=domains.at(z))
+    return replace(domains, nodes=z, placement=domains.placement_at(z))

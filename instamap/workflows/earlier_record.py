@@ -63,7 +63,7 @@ def _tables_of_engine(engine: dict[str, Any], where: str) -> dict[str, dict[str,
         )
     if name == "auto":
         return {}
-    kind, chosen = kind_of_engine(name)
+    kind, chosen = kind_of_old_name(name)
     tables = {kind: {"name": chosen}}
     if kind == "workflow":
         tables["objective"] = {"name": OBJECTIVE_OF[chosen]}
@@ -74,7 +74,7 @@ def _tables_of_engine(engine: dict[str, Any], where: str) -> dict[str, dict[str,
     return tables
 
 
-def kind_of_engine(name: str) -> tuple[str, str]:
+def kind_of_old_name(name: str) -> tuple[str, str]:
     """The kind and the name that an engine of version 0.1 has now."""
     if name in WORKFLOWS:
         return "workflow", WORKFLOWS[name]

@@ -31,7 +31,7 @@ from instamap.report import coordinates_plot
 from instamap.workflows import embed_new, motion_files, motion_fits
 from instamap.workflows import map as map_workflow
 from instamap.workflows.motion_files import MotionFiles
-from instamap.workflows.motion_fits import Found, HalfFit, MotionInputs, SharedCoordinates
+from instamap.workflows.motion_fits import Candidate, HalfFit, MotionInputs, SharedCoordinates
 from instamap.workflows.record import LoggedProgress
 from instamap.workflows.result import Result
 from instamap.workflows.settings import Settings
@@ -197,21 +197,21 @@ class MotionWorkflow(Workflow):
         shape, mixtures = motion_fits.choose_shape(inputs, motions, find_mixtures, logged)
         logged.message(f"coordinates     {shape}")
 
-        def find_in_shape(name: str, serialised: Progress) -> Found:
+        def find_in_shape(name: str, serialised: Progress) -> Candidate:
             return motion_fits.find_in_shape(
                 inputs, search, name, motions[name], mixtures[name], shape, serialised
             )
 
-        found = run_in_threads(names, find_in_shape, logged)
-        decision = motion_fits.decide(found, shape)
+        candidates = run_in_threads(names, find_in_shape, logged)
+        decision = motion_fits.decide(candidates, shape)
         logged.message(f"motion          {decision.description}" if decision.moving else NO_MOTION)
 
         def fit(name: str, serialised: Progress) -> HalfFit:
-            return motion_fits.fit_half(inputs, name, found[name], decision, serialised)
+            return motion_fits.fit_half(inputs, name, candidates[name], decision, serialised)
 
         fits = run_in_threads(names, fit, logged)
         shared = motion_fits.share_coordinates(inputs, fits)
-        record = motion_fits.record(found, decision, shared.halves, shared.agreement)
+        record = motion_fits.record(candidates, decision, shared.halves, shared.agreement)
         return _result(inputs, shape.latent, fits, shared, record, logged)
 
 

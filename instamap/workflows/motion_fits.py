@@ -29,7 +29,7 @@ from instamap.motion import (
 from instamap.motion.align_latents import align
 from instamap.motion.assignment import Assignment
 from instamap.motion.bend import MotionFit
-from instamap.motion.domain_maps import Seen
+from instamap.motion.domain_maps import DomainImages
 from instamap.motion.domains import Placement, domain_facts
 from instamap.motion.find_motion import (
     BENDING,
@@ -60,7 +60,7 @@ AUTO = "auto"
 LINE = "line"
 CIRCLE = "circle"
 MORE_COORDINATES = (2, 3)  # that are tried after one
-TRIAL_ROUNDS = 7  # of EM, where more coordinates are tried
+ROUNDS_OF_MORE = 7  # of EM, where more coordinates are tried
 CIRCLE_NODES = 1.5  # times as many conformations on a circle as on a line
 NOTEWORTHY = 0.03  # of what fewer coordinates gain: another one must add as much
 OWN_MAPS_MARGIN = 1.1  # by which maps that conformations have by themselves must gain more
@@ -98,7 +98,7 @@ class MotionInputs:
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """What one set says at low resolution: its motion in one shape, and descriptions by name."""
 
     motion: CoarseMotion
@@ -224,7 +224,7 @@ def choose_shape(
     for latent in MORE_COORDINATES:
         if topology == LINE and latent == 2 and asked == 1:
             break
-        trial = mixtures(latent, 1.0, TRIAL_ROUNDS)
+        trial = mixtures(latent, 1.0, ROUNDS_OF_MORE)
         gains = {name: one.held_out - best[name].held_out for name, one in trial.items()}
         progress.message(
             f"coordinates     {latent} give "
@@ -268,7 +268,7 @@ def find_in_shape(
     mixture: StateMixture,
     shape: Shape,
     progress: Progress,
-) -> Found:
+) -> Candidate:
     """Descriptions of the motion of one set."""
     fit = coarse_fit(inputs, name, progress)
     descriptions = find_motion.describe(fit, search, motion, mixture, shape)
@@ -277,7 +277,7 @@ def find_in_shape(
             f"{name}: {how}, {len(one.maps)} in {shape}: {one.gain:+.3g} nats/particle over one"
             " rigid map"
         )
-    return Found(motion, mixture, descriptions)
+    return Candidate(motion, mixture, descriptions)
 
 
 def _coarse_scene(inputs: MotionInputs) -> Scene:
@@ -312,14 +312,14 @@ def duplicate_group(inputs: MotionInputs) -> Tensor:
     return group
 
 
-def decide(found: Mapping[str, Found], shape: Shape) -> Decision:
+def decide(candidates: Mapping[str, Candidate], shape: Shape) -> Decision:
     """Whether particles move, and which description tells how.
 
     They move if test particles of every set are likelier by more than chance under any of the
     descriptions. Among those the likeliest is taken; maps that conformations have by themselves
     only where they gain noticeably more, since images of one conformation make a noisier map.
     """
-    each = list(found.values())
+    each = list(candidates.values())
     names = [name for name in each[0].descriptions if all(name in one.descriptions for one in each)]
     chance = math.log(len(names) / FALSE_POSITIVE_RATE)
     moving = [
@@ -340,12 +340,12 @@ def decide(found: Mapping[str, Found], shape: Shape) -> Decision:
 def fit_half(
     inputs: MotionInputs,
     name: str,
-    found: Found,
+    candidate: Candidate,
     decision: Decision,
     progress: Progress,
 ) -> HalfFit:
     """Conformations at full resolution, and where particles are in them."""
-    assigned = _assigned(found, decision)
+    assigned = _assigned(candidate, decision)
     scene = inputs.dataset.scene
     fit = MotionFit(
         with_latent(inputs.settings.parts, decision.shape.latent),
@@ -364,22 +364,22 @@ def fit_half(
         closed=decision.shape.closed and decision.moving,
     )
     if decision.moving and decision.description == DOMAINS:
-        return _fit_domains(inputs, name, found, half, assigned, fit)
-    return _fit_nodes(inputs, name, found, half, assigned, fit, decision)
+        return _fit_domains(inputs, name, candidate, half, assigned, fit)
+    return _fit_nodes(inputs, name, candidate, half, assigned, fit, decision)
 
 
 def _fit_nodes(
     inputs: MotionInputs,
     name: str,
-    found: Found,
+    candidate: Candidate,
     half: HalfModel,
     assigned: Assignment,
     fit: MotionFit,
     decision: Decision,
 ) -> HalfFit:
     """The fit to statistics of each conformation: of one density that bends, or of a map each."""
-    description = found.descriptions[decision.description]
-    data = _conformation_data(inputs, name, found.motion, assigned)
+    description = candidate.descriptions[decision.description]
+    data = _conformation_data(inputs, name, candidate.motion, assigned)
     own_maps = None
     if decision.description == CONFORMATIONS:
         weighted = weighted_maps.fit_maps(fit, data)
@@ -391,11 +391,11 @@ def _fit_nodes(
         model, result = bend.sharpen(fit, data, coarse)
         if decision.moving:
             z = assigned.nodes.float()
-            box = found.motion.fitted.box
+            box = candidate.motion.fitted.box
             bent = torch.cat(
                 [rescale(posterior.conformations(model, one), box) for one in z.split(1)]
             )
-            again = assignment.assign(found.motion, bent, assigned.nodes, decision.shape)
+            again = assignment.assign(candidate.motion, bent, assigned.nodes, decision.shape)
             assigned = assignment.most_likely([assigned, again])
     half = replace(
         half,
@@ -410,20 +410,20 @@ def _fit_nodes(
 def _fit_domains(
     inputs: MotionInputs,
     name: str,
-    found: Found,
+    candidate: Candidate,
     half: HalfModel,
     assigned: Assignment,
     fit: MotionFit,
 ) -> HalfFit:
     """The fit of each domain's density to all images, each at its own place."""
-    coarse = found.descriptions[DOMAINS].domains
+    coarse = candidate.descriptions[DOMAINS].domains
     assert coarse is not None  # domains were found
-    motion = found.motion
+    motion = candidate.motion
     dataset = inputs.dataset
     z = assigned.z[motion.fitted.particle].float()
     held_out_z = assigned.held_out_z[motion.held_out.particle].float()
-    fitted = _seen(inputs, dataset.rows[name], coarse.domains.at(z))
-    held_out = _seen(inputs, dataset.held_out, coarse.domains.at(held_out_z))
+    fitted = _placed(inputs, dataset.rows[name], coarse.domains.placement_at(z))
+    held_out = _placed(inputs, dataset.held_out, coarse.domains.placement_at(held_out_z))
     maps = domain_maps.fit_maps(fit, coarse, fitted, held_out)
     domains = replace(coarse.domains, masks=maps.masks, pixel_size=dataset.particles.pixel_size)
     window = domain_maps.reached(domains)
@@ -433,24 +433,24 @@ def _fit_domains(
     return HalfFit(half, assigned.z, assigned.held_out_z, maps.result)
 
 
-def _seen(inputs: MotionInputs, rows: Tensor, placement: Placement) -> Seen:
+def _placed(inputs: MotionInputs, rows: Tensor, placement: Placement) -> DomainImages:
     dataset = inputs.dataset
     variance = dataset.scene.noise_variance
     assert variance is not None  # it was measured
-    return Seen(dataset.particles, rows, variance, placement, dataset.weights)
+    return DomainImages(dataset.particles, rows, variance, placement, dataset.weights)
 
 
-def _assigned(found: Found, decision: Decision) -> Assignment:
+def _assigned(candidate: Candidate, decision: Decision) -> Assignment:
     """The particles at the nodes of the description; where one density bends, of those maps, the
     bent ones or their own, that are likelier. At one node where nothing moves.
     """
-    motion = found.motion
+    motion = candidate.motion
     if not decision.moving:
         return assignment.single_state(motion, decision.shape.latent)
-    description = found.descriptions[decision.description]
+    description = candidate.descriptions[decision.description]
     candidates = [description.maps]
     if decision.description == BENDING:
-        candidates.append(found.mixture.maps)
+        candidates.append(candidate.mixture.maps)
     each = [assignment.assign(motion, maps, description.z, decision.shape) for maps in candidates]
     return assignment.most_likely(each)
 
@@ -526,14 +526,14 @@ def _fill_table(half: HalfModel, rows: Tensor, own: Tensor) -> None:
 
 
 def record(
-    found: Mapping[str, Found],
+    candidates: Mapping[str, Candidate],
     decision: Decision,
     halves: Sequence[HalfModel],
     agreement: float | None,
 ) -> dict[str, Any]:
     """What motion.json says; all gains in nats per held-out particle."""
     fits = {}
-    for (name, one), half in zip(found.items(), halves, strict=True):
+    for (name, one), half in zip(candidates.items(), halves, strict=True):
         gains = {how: description.gain for how, description in one.descriptions.items()}
         fits[name] = {
             "conformations": len(one.mixture.maps),

@@ -13,7 +13,7 @@ from instamap.fourier.central_slices import central_slices
 from instamap.geometry import grids, rotations
 from instamap.maps import mask
 from instamap.motion import domain_maps, domains
-from instamap.motion.domain_maps import Seen
+from instamap.motion.domain_maps import DomainImages
 from instamap.motion.domains import Domains, Placement
 from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.particle_statistics import ParticleStatistics
@@ -78,7 +78,7 @@ def test_a_still_domain_is_exactly_still():
 @given(z=st.floats(-0.95, 0.95))
 def test_between_conformations_domains_follow_the_hinge(z):
     one = hinge()
-    placement = one.at(torch.tensor([[z]]))
+    placement = one.placement_at(torch.tensor([[z]]))
     want = about_hinge(torch.tensor([z * math.radians(60.0)]), AXIS)
     place = placement.turn[0, 1] @ ARM + placement.shift[0, 1]
     wanted = want.turn[0, 1] @ ARM + want.shift[0, 1]
@@ -133,9 +133,9 @@ def some_images(seed: int, count: int = 40) -> ParticleStatistics:
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Makes `Seen` of images that are there already, at placements."""
+    """Makes `DomainImages` of images that are there already, at placements."""
 
-    def make(images: ParticleStatistics, placement: Placement) -> Seen:
+    def make(images: ParticleStatistics, placement: Placement) -> DomainImages:
         def read(particles, rows, variance, particle):
             chosen = {"data": images.data[rows], "power": images.power[rows]}
             return replace(images, **chosen, frames=images.frames[rows], particle=particle)
@@ -143,7 +143,7 @@ def seen(monkeypatch):
         monkeypatch.setattr(ParticleStatistics, "read", staticmethod(read))
         rows = torch.arange(len(images.data))
         particles = SimpleNamespace(box=BOX, pixel_size=PIXEL)
-        return Seen(particles, rows, torch.ones(1), placement)
+        return DomainImages(particles, rows, torch.ones(1), placement)
 
     return make
 

@@ -28,16 +28,16 @@ from instamap.plugin.choice import choose
 from instamap.progress import SILENT
 from instamap.workflows import motion_fits
 from instamap.workflows.choose import resolve
-from instamap.workflows.motion_fits import Decision, Found, MotionInputs
+from instamap.workflows.motion_fits import Candidate, Decision, MotionInputs
 from instamap.workflows.settings import Settings
 
 
-def found(gains: dict[str, float], test_count: int = 100) -> Found:
+def found(gains: dict[str, float], test_count: int = 100) -> Candidate:
     maps = torch.zeros(3, 2, 2, 2)
     z = torch.zeros(3, 1)
     descriptions = {how: Description(maps, z, gain) for how, gain in gains.items()}
     motion = CoarseMotion(None, None, None, None, None, None, test_count, test_count)
-    return Found(motion, StateMixture(maps, z, 0.0), descriptions)
+    return Candidate(motion, StateMixture(maps, z, 0.0), descriptions)
 
 
 LINE = Shape(1)
