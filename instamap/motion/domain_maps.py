@@ -1,4 +1,4 @@
-"""Maps of rigid domains at full resolution: each from all components, seen from itself, after what the
+"""Maps of rigid domains at full resolution: each from all images, seen from itself, after what the
 others add to them is taken off.
 """
 
