@@ -133,12 +133,21 @@ def read(path: Path) -> list[Table]:
             parser.feed(block)
     except FileNotFoundError as error:
         raise DataError(f"'{path}' does not exist; give the path of a STAR file") from error
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:  # whose words are the library's own
         raise DataError(
-            f"'{path}' can't be read ({reason}); give a STAR file that can be"
+            f"'{path}' can't be read: its compressed data are {_damage(error)}; copy it again, or"
+            " give the STAR file unpacked"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"'{path}' can't be read ({error.strerror or error}); give a STAR file that can be"
         ) from error
     return parser.finish()
+
+
+def _damage(error: Exception) -> str:
+    """What befell the bytes of a gzipped file."""
+    return "cut off" if isinstance(error, EOFError) else "damaged"
 
 
 def write(tables: Iterable[Table], path: Path) -> None:

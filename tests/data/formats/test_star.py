@@ -405,11 +405,22 @@ def test_what_is_no_text(tmp_path, write_stack):
     fails(path, "not a STAR file", "not the images")
     fails(tmp_path, "can't be read")
     fails(tmp_path / "none.star", "does not exist")
-    packed = tmp_path / "a.star.gz"
-    packed.write_bytes(gzip.compress(b"data_particles\n" * 100)[:-20])
-    fails(packed, "can't be read")
-    packed.write_bytes(b"data_particles\n")
-    fails(packed, "can't be read")
+
+
+def test_what_is_no_whole_gzip_file(tmp_path):
+    path = tmp_path / "a.star.gz"
+    whole = gzip.compress(b"".join(b"data_%d\n" % number for number in range(1000)))
+    middle = len(whole) // 2
+    path.write_bytes(whole[:-20])
+    fails(path, "can't be read", "compressed data are cut off", "copy it again")
+    for damaged in (
+        b"data_particles\n",  # not packed
+        whole[:10] + b"\xff" * 10 + whole[20:],  # no block that the format knows
+        whole[:-8] + bytes(4) + whole[-4:],  # another checksum
+        whole[:middle] + bytes(40) + whole[middle + 40 :],
+    ):
+        path.write_bytes(damaged)
+        fails(path, "can't be read: its compressed data are damaged", "copy it again")
 
 
 def test_broken_joins(tmp_path, write_star, optics, particle):
