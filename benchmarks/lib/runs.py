@@ -14,6 +14,8 @@ import torch
 
 from benchmarks.lib import sets
 from benchmarks.lib.programs import INSTAMAP, Run, measure
+from instamap.data import writers
+from instamap.data.particle_table import ParticleTable
 from instamap.data.particles import Particles
 from instamap.maps import fsc, mrc
 
@@ -102,6 +104,16 @@ def _relion(folder: Path, out: Path) -> Run:
         )
 
     return half(1) + half(2)
+
+
+def relion_of_rows(folder: Path, particles: ParticleTable, rows: torch.Tensor, file: Path) -> Run:
+    """relion_reconstruct on the particles `rows` "m" of the set in `folder`, into `file`."""
+    file = file.resolve()
+    subset = file.with_suffix(".star")
+    number = torch.arange(particles.count)
+    writers.write_latents(particles, number[:, None], subset, rows)
+    # it looks for images from where it runs
+    return measure([RELION, "--i", subset, "--o", file, "--ctf"], cwd=folder)
 
 
 def score(tool: Path, what: str, *files: Path) -> dict:

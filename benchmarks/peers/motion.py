@@ -34,10 +34,8 @@ import torch
 from benchmarks.lib import runs, sets
 from benchmarks.lib.common import environment
 from benchmarks.lib.options import parser
-from benchmarks.lib.programs import measure
 from benchmarks.lib.report import markdown, megabytes, number, save, show, table
 from benchmarks.peers import cryodrgn
-from instamap.data import writers
 from instamap.data.formats import star
 from instamap.errors import InstamapError
 from instamap.maps import mrc
@@ -146,12 +144,8 @@ def by_oracle(options, folder: Path, work: Path) -> dict:
     counts = []
     for state in options.states:
         rows = ((truth - state).abs() <= options.window).nonzero()[:, 0]
-        subset = (work / f"window_{state}.star").resolve()
-        file = (work / f"window_{state}.mrc").resolve()
-        writers.write_latents(particles, truth[:, None], subset, rows)
-        run = measure(
-            [runs.RELION, "--i", subset, "--o", file, "--ctf"], cwd=folder
-        )  # it looks for images from where it runs
+        file = work / f"window_{state}.mrc"
+        run = runs.relion_of_rows(folder, particles, rows, file)
         total = run if total is None else total + run
         if run.code:
             return {"failed": run.output[-800:]}
@@ -240,7 +234,11 @@ def chosen() -> argparse.Namespace:
         default=list(STATES),
         metavar="I,J,...",
     )
-    made.add_argument("--latent", type=int, default=1, help="dimensions of instamap's coordinates")
+    made.add_argument(
+        "--latent",
+        default="auto",
+        help="coordinates that instamap is asked for  [default: %(default)s, as instamap's]",
+    )
     made.add_argument(
         "--window", type=int, default=3, help="states to either side that the oracle may use"
     )

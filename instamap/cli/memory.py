@@ -8,7 +8,8 @@ OUT_OF_MEMORY = (
     " system's), gives; make the box smaller (--box, --crop), give a tighter --mask, or take a"
     " machine with more memory"
 )
-LEAST_SPACE = 1 << 30  # bytes of addresses: with fewer, some library ends the program as it loads
+# Bytes of addresses: with fewer some library ends the program as it loads, or as it compiles.
+LEAST_SPACE = 1500 << 20
 SPACE_FOR_THREADS = 6 << 30  # bytes of addresses: with fewer, stacks of threads are too many
 
 

@@ -155,6 +155,7 @@ def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
         frames = _frames(components, placement, m)
         accumulator.spread(grid, frames, components.plane, data, power)
         weight += float(counts.sum())
+    del spectra  # which are as large as what follows
     energy = math.nan  # not known of these images
     return Statistics.from_grid(grid, particles.pixel_size, len(images.rows), weight, energy)
 

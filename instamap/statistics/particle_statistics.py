@@ -82,8 +82,10 @@ class ParticleStatistics:
         return torch.ones(self.count, dtype=torch.float64)
 
     def select(self, particles: Tensor) -> "ParticleStatistics":
-        """The statistics of some particles alone, by their numbers."""
+        """The statistics of some particles alone, by their numbers, in the order that they have."""
         chosen = torch.isin(self.particle, particles)
+        if chosen.all():
+            return self
         particle = self.particle[chosen]
         _, number = particle.unique(return_inverse=True)
         return replace(

@@ -8,7 +8,7 @@ import sys
 import pytest
 from support.command import QUICK, instamap
 
-from instamap.cli.memory import spare_threads
+from instamap.cli.memory import LEAST_SPACE, check_space, spare_threads
 from instamap.errors import DataError, is_out_of_memory, line_of
 from instamap.simulate import particle_set
 from instamap.workflows import api, resume
@@ -68,16 +68,36 @@ def test_libraries_start_no_threads_that_they_have_no_room_for(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "2", "what a person has set stays"
 
 
+def test_commands_refuse_where_libraries_have_no_room(monkeypatch):
+    limits = [LEAST_SPACE, resource.RLIM_INFINITY]
+    monkeypatch.setattr(resource, "getrlimit", lambda what: tuple(limits))
+    check_space()
+    limits[0] = resource.RLIM_INFINITY
+    check_space()
+    limits[0] = LEAST_SPACE - 1
+    with pytest.raises(MemoryError):
+        check_space()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [500, 900, 1300])
-def test_a_limit_of_addresses_ends_in_a_line_or_is_enough(tmp_path, megabytes):
+@pytest.mark.parametrize("command", [("accumulate",), ("reconstruct", *QUICK)])
+@pytest.mark.parametrize("megabytes", [500, 900, 1050, 1300, 1501])
+def test_a_limit_of_addresses_ends_in_a_line_or_is_enough(tmp_path, megabytes, command):
+    """Also where nothing is compiled yet: compilers abort where they get no memory."""
     star = particle_set.demo(tmp_path / "data", count=20, box=16, pixel_size=6.0)
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({megabytes << 20},) * 2);"
         " from instamap.cli import main; main()"
     )
-    words = ["accumulate", str(star), "-o", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    name, *options = command
+    words = [name, str(star), "-o", str(tmp_path / "out"), *options]
+    nothing_compiled = {"NUMBA_CACHE_DIR": str(tmp_path / "compiled")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **nothing_compiled},
+    )
     assert done.returncode in (0, 2), done.stderr
     assert "Traceback" not in done.stderr
     if done.returncode:
