@@ -1,6 +1,6 @@
 """What benchmarks compute themselves: where an endless fit would have stopped, a mask's share,
 density outside a mask, step times, contrast and offset of another program's volumes, coordinates of
-true states, two motions and how well they are read off.
+true states, two motions and how well they are read off, angles on a circle.
 """
 
 import json
@@ -17,6 +17,7 @@ from instamap.maps import mrc
 WHY = "benchmarks are imported from the project's root: python -m pytest"
 cryodrgn = pytest.importorskip("benchmarks.peers.cryodrgn", reason=WHY)
 curves = pytest.importorskip("benchmarks.lib.curves", reason=WHY)
+igg1d = pytest.importorskip("benchmarks.accuracy.igg1d", reason=WHY)
 masks = pytest.importorskip("benchmarks.accuracy.masks", reason=WHY)
 motion = pytest.importorskip("benchmarks.peers.motion", reason=WHY)
 programs = pytest.importorskip("benchmarks.lib.programs", reason=WHY)
@@ -266,6 +267,58 @@ def test_angles_are_read_off_coordinates_that_bend():
         0 * mixed, truth
     ) == pytest.approx([0, 0], abs=0.01)
     assert swinging.canonical(mixed[:, [0, 0]], truth) == pytest.approx([1, 0])
+
+
+# A motion that is a circle
+
+
+def test_states_are_spread_over_the_circle():
+    assert igg1d.spread_out(100, 20) == list(range(0, 100, 5))
+    assert igg1d.spread_out(100, 3) == [0, 33, 66]
+    assert igg1d.spread_out(4, 9) == [0, 1, 2, 3]
+
+
+def test_the_neighbours_of_a_state_are_those_around_the_circle():
+    truth = torch.tensor([0, 1, 99, 50, 98])
+    z = torch.tensor([[0.0], [4.0], [1.0], [100.0], [100.0]])
+    assert igg1d.places(z, truth, [0, 50], 100).tolist() == [[1.0], [100.0]]
+
+
+def _on_a_circle(wrong):
+    """Coordinates of particles on a circle, which err by so many degrees, and their angles."""
+    angle = 2 * torch.pi * torch.arange(2000, dtype=torch.float64) / 2000
+    there = angle + np.deg2rad(wrong) * torch.randn(
+        2000, generator=torch.Generator().manual_seed(0)
+    )
+    return torch.stack([there.cos(), there.sin()], 1), angle
+
+
+def test_the_error_of_an_angle_is_read_off_neighbours():
+    z, angle = _on_a_circle(0.0)
+    assert igg1d.angle_error(z, angle) < 0.5
+    assert igg1d.angle_error(-z.flip(1), angle) < 0.5  # the frame of the coordinates is free
+    z, angle = _on_a_circle(10.0)
+    assert igg1d.angle_error(z, angle) == pytest.approx(0.674 * 10, abs=1.5)  # median of |normal|
+
+
+def test_coordinates_that_say_nothing_leave_a_quarter_of_the_circle():
+    _, angle = _on_a_circle(0.0)
+    z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
+    assert igg1d.angle_error(z, angle) == pytest.approx(90, abs=8)
+
+
+def test_what_was_found_on_a_circle_in_words():
+    record = {"motion_found": True, "closed": True, "coordinates": 1, "description": "domains"}
+    assert igg1d.described(record) == "domains, a circle"
+    assert igg1d.described({**record, "closed": False}) == "domains, 1 coordinate(s)"
+    assert igg1d.described({**record, "motion_found": False}) == "no motion found"
+
+
+def test_published_rows_are_not_taken_for_measured_ones():
+    rows = [igg1d.row(result) for result in igg1d.published()]
+    assert len(rows) == len(igg1d.PUBLISHED)
+    assert all(len(row) == len(igg1d.HEAD) and "published" in row[0] for row in rows)
+    assert igg1d.row({"set": "T (replica)", "program": "x", "failed": "why"})[-1] == "failed"
 
 
 def test_what_a_motion_gains_is_the_mean_of_both_halves():

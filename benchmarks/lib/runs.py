@@ -110,7 +110,7 @@ def relion_of_rows(folder: Path, particles: ParticleTable, rows: torch.Tensor, f
     """relion_reconstruct on the particles `rows` "m" of the set in `folder`, into `file`."""
     file = file.resolve()
     subset = file.with_suffix(".star")
-    number = torch.arange(particles.count)
+    number = torch.arange(len(particles))
     writers.write_latents(particles, number[:, None], subset, rows)
     # it looks for images from where it runs
     return measure([RELION, "--i", subset, "--o", file, "--ctf"], cwd=folder)

@@ -85,7 +85,17 @@ def find_conformations(
     As many as are wanted and particles bear out, but enough to span the coordinates.
     """
     borne_out = particles.count // MIN_PARTICLES
-    count = max(2 * latent + 1, min(wanted, borne_out))
+    count = max(_fewest(latent), min(wanted, borne_out))
     return state_mixture.fit_mixture(
         particles, validation, subspace.maps, subspace.window, count, latent, generator, rounds
     )
+
+
+def bears_out(particles: ParticleStatistics, latent: int) -> bool:
+    """Whether particles are enough for as many conformations as span `latent` coordinates."""
+    return particles.count >= MIN_PARTICLES * _fewest(latent)
+
+
+def _fewest(latent: int) -> int:
+    """The fewest conformations that span `latent` coordinates."""
+    return 2 * latent + 1

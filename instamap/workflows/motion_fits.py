@@ -20,6 +20,7 @@ from instamap.model import compose, make_part
 from instamap.motion import (
     assignment,
     bend,
+    coordinates,
     domain_maps,
     find_motion,
     posterior,
@@ -222,6 +223,8 @@ def choose_shape(
     if topology == LINE and asked == 1:
         return shape, best
     for latent in MORE_COORDINATES:
+        if not all(coordinates.bears_out(one.sample, latent) for one in motions.values()):
+            break
         if topology == LINE and latent == 2 and asked == 1:
             break
         trial = mixtures(latent, 1.0, ROUNDS_OF_MORE)
@@ -426,7 +429,9 @@ def _fit_domains(
     held_out = _placed(inputs, dataset.held_out, coarse.domains.placement_at(held_out_z))
     maps = domain_maps.fit_maps(fit, coarse, fitted, held_out)
     domains = replace(coarse.domains, masks=maps.masks, pixel_size=dataset.particles.pixel_size)
-    window = domain_maps.reached(domains)
+    window = dataset.scene.mask
+    if window is None:
+        window = domain_maps.reached(domains)
     model = compose(fit.parts, replace(maps.model.scene, mask=window), fit.seed)
     model.load_state_dict(maps.model.state_dict())
     half = replace(half, model=model.eval(), domains=domains, densities=maps.densities)

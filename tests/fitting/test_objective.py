@@ -96,7 +96,7 @@ def make_objective(kind: str, model: Model) -> Objective:
         data = ImageData(pictures(), rows[:4], rows[4:])
         return MiniBatches(MiniBatches.Options(batch=3), model, data)
     both = [statistics(7), statistics(8)]
-    z = torch.randn(2, model.deformation.options.latent, generator=seeded(9))
+    z = torch.randn(2, model.deformation.table.shape[1], generator=seeded(9))
     return Conformations(Conformations.Options(batch=2), model, ConformationData(both, both, z))
 
 

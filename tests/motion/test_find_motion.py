@@ -3,6 +3,7 @@ choice has seen.
 """
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -91,7 +92,7 @@ def test_a_description_that_one_half_has_not_is_none():
     assert motion_fits.decide(halves, LINE).description == BENDING
 
 
-def chosen(options: dict, gains: dict[int, float], closed: bool = False):
+def chosen(options: dict, gains: dict[int, float], closed: bool = False, particles: int = 5000):
     """The shape that is chosen where each number of coordinates has such gains, and what was
     tried.
     """
@@ -106,7 +107,7 @@ def chosen(options: dict, gains: dict[int, float], closed: bool = False):
         z = circle if closed and latent == 2 else torch.randn(16, latent)
         return {"map": StateMixture(torch.zeros(16, 2, 2, 2), z, gains[latent])}
 
-    motions = {"map": found({}).motion}
+    motions = {"map": replace(found({}).motion, sample=SimpleNamespace(count=particles))}
     shape, _ = motion_fits.choose_shape(SimpleNamespace(settings=settings), motions, mixtures)
     return shape, tried
 
@@ -117,6 +118,7 @@ MORE = {1: 10.0, 2: 12.0, 3: 12.1}
 def test_coordinates_are_added_while_they_gain():
     assert chosen({}, MORE) == (Shape(2), [(1, 1.0), (2, 1.0), (3, 1.0), (2, 2**1.5)])
     assert chosen({}, {1: 10.0, 2: 10.1})[0] == Shape(1)
+    assert chosen({}, MORE, particles=499) == (Shape(1), [(1, 1.0)]), "too few for a plane"
     assert chosen({}, {1: 10.0, 2: 12.0, 3: 14.0})[0] == Shape(3)
 
 

@@ -138,7 +138,6 @@ def test_auto_takes_one_coordinate_and_says_why(bent):
     """Of a motion with one degree of freedom."""
     said = json.loads((bent[0] / "motion.json").read_text())
     assert said["coordinates"] == 1 and not said["closed"]
-    assert "coordinates     2 give" in bent[1]
     assert "latent = 1" in (bent[0] / "run.toml").read_text()
 
 
