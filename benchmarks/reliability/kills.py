@@ -5,8 +5,8 @@
 
 Each command runs on a small set, with one thread and a checkpoint at every evaluation, and is ended
 by SIGKILL at a moment drawn between a fifth of its usual time and its end, up to three times in a
-row before it may go on to its end: with --resume (reconstruct), by the same command again
-(accumulate), or anew (states). Then all its arrays and tables are compared with those of an
+row before it may go on to its end: with --resume (reconstruct, states) or by the same command again
+(accumulate). Then all its arrays and tables are compared with those of an
 unbroken run, byte for byte, and nothing hidden may be left in the folder. What holds times
 (log.jsonl, result.json and so their checksums) is not compared.
 """
@@ -70,7 +70,7 @@ def commands(star: Path, motion: Path) -> dict[str, Command]:
         "motion": Command((*reconstruct, *moving, "--held-out", "0.3"), resume),
         "poses": Command((*reconstruct, *poses, "--held-out", "0.2"), resume),
         "accumulate": Command(("accumulate", str(star))),
-        "states": Command(("states", str(motion), "--frames", "0", "--kmeans", "3")),
+        "states": Command(("states", str(motion), "--frames", "0", "--kmeans", "3"), resume),
     }
 
 

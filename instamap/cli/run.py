@@ -1,6 +1,7 @@
 """One run for a person: settings from what was typed, the API, and the outcome in words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from instamap.cli.progress_bars import ProgressBars
     from instamap.cli.progress_lines import QuietProgress
     from instamap.fitting.stage import Stage
+    from instamap.progress import Progress
     from instamap.workflows.result import Result
     from instamap.workflows.settings import Settings
 
@@ -81,24 +83,40 @@ def run_settings(settings: "Settings", place: Place, automatic: list[str] | None
 
     What steps have done is kept meanwhile, so that a run that is stopped can be resumed.
     """
-    from instamap.workflows import api, output, resume
+    from instamap.workflows import api, output
     from instamap.workflows.result import run_folder
 
     out = place.out
     kind = run_folder(settings)
     bars = place.progress(introduction(settings, automatic or []))
-    with output.reserve(out, kind, place.force, settings.input_files()) as folder, bars:
-        progress = resume.keep_in(out, settings, place.resume, bars)
-        try:
-            result = api.run(settings, progress)
-            result.write(folder)
-        except BaseException:
-            if resume.forget_unless_something_is_kept(out):
-                tell(f"what was done is kept in '{out}': the same command with --resume goes on")
-            raise
-        resume.forget(out)
+    with (
+        output.reserve(out, kind, place.force, settings.input_files()) as folder,
+        bars,
+        kept(place, settings.record(), bars) as progress,
+    ):
+        result = api.run(settings, progress)
+        result.write(folder)
     for line in conclusion(result, out):
         show(line)
+
+
+@contextmanager
+def kept(place: Place, asked: Mapping[str, Any], listener: "Progress") -> Iterator["Progress"]:
+    """A listener that keeps what steps of the block have done, until the block ends.
+
+    asked: settings on which all that is kept depends. If the block is stopped, what was kept stays,
+    and a line says how to go on.
+    """
+    from instamap.workflows import resume
+
+    progress = resume.keep_in(place.out, asked, place.resume, listener)
+    try:
+        yield progress
+    except BaseException:
+        if resume.forget_unless_something_is_kept(place.out):
+            tell(f"what was done is kept in '{place.out}': the same command with --resume goes on")
+        raise
+    resume.forget(place.out)
 
 
 def introduction(settings: "Settings", automatic: list[str]) -> list[str]:

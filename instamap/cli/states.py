@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instamap.cli.arguments import MotionRun, OutFolder, ParticlesOfRun
+from instamap.cli import run
+from instamap.cli.arguments import MotionRun, OutFolder, ParticlesOfRun, Resume
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
@@ -99,6 +100,7 @@ def states(
     force: Annotated[
         bool, typer.Option("--force", help="Replace states that the folder holds.")
     ] = False,
+    resume: Resume = False,
 ) -> None:
     """Write maps and half maps of states of a motion, a movie, and the particles' coordinates.
 
@@ -124,13 +126,16 @@ def states(
     selection = _select(model, kmeans, path, at, seed)
     table = particles_of_run(model, particles)
     shown = MovieChoice(FRAMES if frames is None else frames, level)
+    asked = _asked(motion, model, selection, shown)
+    goes_to = run.Place(out, force, resume)
     inputs = [file for file in (table.path, at) if file is not None]
     with (
-        output.reserve(out, kind, force, inputs) as place,
-        place.filled() as folder,
+        output.reserve(out, kind, force, inputs) as held,
         ProgressBars() as bars,
+        run.kept(goes_to, asked, bars) as progress,
+        held.filled() as folder,
     ):
-        written = _write(folder, model, table, selection, shown, bars)
+        written = _write(folder, model, table, selection, shown, progress)
     for line in selection.notes:
         show(line)
     show(columns(_rows(written.states)))
@@ -171,6 +176,24 @@ def _select(
     z = conformation_maps.clusters(latents, count, seed)
     notes = [_fewer(count)] if kmeans is None and count < CLUSTERS else []
     return Selection(z, {"kmeans": count, "seed": seed}, notes)
+
+
+def _asked(
+    folder: Path, motion: "MotionModel", selection: Selection, shown: MovieChoice
+) -> dict[str, Any]:
+    """All on which the maps depend, by which a stopped run is known: plain values."""
+    from instamap import checksums
+    from instamap.motion.motion_model import SETTINGS
+    from instamap.version import __version__
+
+    sums = {name: checksums.of_file(folder / name) for name in [SETTINGS, *motion.files()]}
+    return {
+        "instamap": __version__,
+        "states": selection.how,
+        "frames": shown.frames,
+        "motion": checksums.of_values(sums),
+        "z": selection.z.tolist(),
+    }
 
 
 def _fewer(count: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from instamap.errors import DataError, OptionError
 from instamap.files import replacing
 from instamap.maps import fsc, mask, mrc
-from instamap.motion import ring
+from instamap.motion import kept_maps, ring
 from instamap.motion.kmeans import kmeans, means, nearest
 from instamap.motion.motion_model import MotionModel
 from instamap.progress import SILENT, Progress
@@ -29,6 +29,7 @@ MASK_EDGE = 2  # pixels, of the largest sphere
 MIN_LENGTH = 1e-12  # of a piece of a path, by which it is divided
 COORDINATE = re.compile(r"z\d+")
 TABLE = "states.csv"
+RESOLUTION = "resolution"  # name of a state's resolution among what is kept of it
 
 
 @dataclass(frozen=True)
@@ -241,13 +242,13 @@ def write(
     progress: Progress = SILENT,
 ) -> list[Conformation]:
     """Writes state_001.mrc and so on with their half maps for the conformations z "K L", and
-    states.csv.
+    states.csv. What progress has kept of a state is not computed again.
     """
     near = nearest(motion.latents.to(z), z)
     counts = torch.bincount(near, minlength=len(z)).tolist()
     written = []
     for k, place in enumerate(z):
-        maps = maps_at(motion, place)
+        maps, worth = _kept_or_made(motion, place, progress.kept("state"))
         name = f"state_{k + 1:03d}"
         for suffix, volume in maps.by_suffix().items():
             file = folder / f"{name}{suffix}.mrc"
@@ -256,12 +257,29 @@ def write(
             file=f"{name}.mrc",
             z=tuple(place.tolist()),
             particles=counts[k],
-            resolution=resolution(motion, maps),
+            resolution=worth,
         )
         written.append(found)
         progress.counted("maps", k + 1, len(z))
     _write_table(folder / TABLE, written)
     return written
+
+
+def _kept_or_made(
+    motion: MotionModel, z: Tensor, file: Path | None
+) -> tuple[ConformationMaps, float | None]:
+    """The maps at z "L" and their resolution: as a file keeps them, or made and kept there."""
+    kept = kept_maps.load(file)
+    if kept is not None:
+        found = kept.pop(RESOLUTION).tolist()
+        mean = kept.pop("")
+        return ConformationMaps(mean, list(kept.values())), found[0] if found else None
+    maps = maps_at(motion, z)
+    worth = resolution(motion, maps)
+    numbers = [] if worth is None else [worth]
+    number = torch.tensor(numbers, dtype=torch.float64)
+    kept_maps.save(file, {**maps.by_suffix(), RESOLUTION: number})
+    return maps, worth
 
 
 def write_morph(
@@ -270,11 +288,19 @@ def write_morph(
     folder: Path,
     progress: Progress = SILENT,
 ) -> list[Path]:
-    """Writes morph_001.mrc and so on for the coordinates z "K L", and returns the files."""
+    """Writes morph_001.mrc and so on for the coordinates z "K L", and returns the files.
+
+    A map that progress has kept is not computed again.
+    """
     files = []
     for number, place in enumerate(z, 1):
         file = folder / f"morph_{number:03d}.mrc"
-        volume = motion.conformation(place)
+        kept = progress.kept("morph")
+        found = kept_maps.load(kept)
+        if found is None:
+            found = {"map": motion.conformation(place)}
+            kept_maps.save(kept, found)
+        volume = found["map"]
         mrc.write(file, volume, motion.scene.pixel_size)
         files.append(file)
         progress.counted("maps of the morph", number, len(z))

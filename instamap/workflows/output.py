@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instamap.errors import DataError, OutputError
+from instamap.errors import DataError, InstamapError, OutputError
 from instamap.toml_text import read_toml
 
 LOCK = ".instamap.lock"
@@ -62,7 +62,8 @@ class OutputFolder:
     def filled(self) -> Iterator[Path]:
         """A temporary folder; what is in it moves to its place if the block succeeds.
 
-        It is removed if the block fails. The record must be among its files. Raises OutputError
+        It is removed if the block fails, whose errors name the place of a file, not the temporary
+        folder in which it was. The record must be among its files. Raises OutputError
         where the file system refuses; a run that is finished but cannot be moved stays, and the
         error says where.
         """
@@ -70,7 +71,8 @@ class OutputFolder:
         finished = False
         moved = False
         try:
-            yield folder
+            with _naming(self.path, folder):
+                yield folder
             finished = True
             self._move(folder)
             moved = True
@@ -103,6 +105,21 @@ class OutputFolder:
         """
         os.replace(folder, self.path / READY)
         _finish_move(self.path, self.kind)
+
+
+@contextmanager
+def _naming(place: Path, folder: Path) -> Iterator[None]:
+    """Has errors of the block name files as in `place`, which are in a temporary `folder`."""
+    try:
+        yield
+    except (InstamapError, OSError) as error:
+        hidden = str(folder)
+        words = [str(one).replace(hidden, str(place)) for one in error.args]
+        if isinstance(error, InstamapError):
+            error.args = tuple(words)
+        elif isinstance(error.filename, str | Path):  # it may also be an open file's number
+            error.filename = str(error.filename).replace(hidden, str(place))
+        raise
 
 
 def _finish_move(out: Path, kind: FolderKind) -> None:

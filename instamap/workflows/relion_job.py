@@ -389,10 +389,11 @@ def _run(job: ExternalJob, listener: Progress) -> Result:
 
 def _going_on(job: ExternalJob, listener: Progress) -> Progress:
     """A listener that keeps what is done, after what an earlier try with these settings kept."""
+    asked = job.settings.record()
     try:
-        return resume.keep_in(job.folder, job.settings, True, listener)
+        return resume.keep_in(job.folder, asked, True, listener)
     except OutputError:  # nothing is kept, or it is of other settings
-        return resume.keep_in(job.folder, job.settings, False, listener)
+        return resume.keep_in(job.folder, asked, False, listener)
 
 
 def relion_files(result: Result, job: ExternalJob) -> RelionFiles:

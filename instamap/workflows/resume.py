@@ -8,13 +8,14 @@ import re
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from instamap.errors import OutputError
 from instamap.progress import ForwardingProgress, Progress
 from instamap.statistics.statistics import Statistics
 from instamap.toml_text import read_toml, write_toml
-from instamap.workflows.settings import Settings
 
 FOLDER = ".instamap-kept"
 RECORD = "settings.toml"
@@ -55,24 +56,24 @@ class KeptStatistics:
             statistics.save(file)
 
 
-def keep_in(out: Path, settings: Settings, resume: bool, listener: Progress) -> KeptProgress:
+def keep_in(out: Path, asked: Mapping[str, Any], resume: bool, listener: Progress) -> KeptProgress:
     """A listener that keeps the state of steps in the output folder `out`.
 
-    resume: go on from what an earlier run with the same settings has kept there. Raises OutputError
-    where there is nothing to go on from, or it is of other settings.
+    asked: plain settings, on which all that is kept depends. resume: go on from what an earlier run
+    with the same settings has kept there. Raises OutputError where there is nothing to go on from,
+    or it is of other settings.
     """
     folder = out / FOLDER
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        write_toml(folder / RECORD, settings.record())
+        write_toml(folder / RECORD, asked)
         return KeptProgress(folder, listener)
     if not (folder / RECORD).exists():
         raise OutputError(
             f"'{out}' has nothing to go on from: no run was stopped there; leave out --resume"
         )
     kept = read_toml(folder / RECORD)
-    asked = settings.record()
     for name in dict.fromkeys([*kept, *asked]):
         if kept.get(name) != asked.get(name):
             raise OutputError(

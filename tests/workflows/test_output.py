@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -292,6 +293,22 @@ def test_other_errors_of_the_block_are_not_ours(tmp_path: Path) -> None:
     ):
         (folder / "none").read_text()
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_name_the_place_of_a_file_not_the_temporary_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(OutputError, match=re.escape(f"'{out / 'map.mrc'}' cannot be written")),
+        output.reserve(out, KIND) as place,
+        place.filled() as folder,
+    ):
+        raise OutputError(f"'{folder / 'map.mrc'}' cannot be written: permission is denied")
+    with (
+        pytest.raises(FileNotFoundError, match=re.escape(f"'{out / 'none'}'")),
+        output.reserve(out, KIND) as place,
+        place.filled() as folder,
+    ):
+        (folder / "none").read_text()
 
 
 def test_a_link_to_nowhere_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -3,20 +3,25 @@ found in coordinates where it is.
 """
 
 import csv
+import errno
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import mrcfile
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.command import instamap
+from support.command import Outcome, instamap
 from support.motions import BOX, PIXEL, REACH, blob, save, save_maps
 
+from instamap.cli import progress_bars
+from instamap.cli.progress_bars import ProgressBars
 from instamap.errors import DataError, OptionError
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
@@ -27,6 +32,7 @@ from instamap.report import coordinates_plot, movie, render
 from instamap.tensor_files import write_safetensors
 
 COUNT = 60
+KEPT = ".instamap-kept"
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -700,3 +706,91 @@ def test_one_bit_in_a_model_and_coordinates_that_are_no_numbers_are_noticed(tmp_
     for words in (("states", run), ("select", run, "--within=-9,9")):
         line = instamap(*words, "-o", tmp_path / "out").refusal
         assert "latents.npy' is damaged" in line and "coordinates of particle 4 are [nan]" in line
+
+
+# A run that is stopped
+
+
+def stopped(after: str, count: int, *words) -> Outcome:
+    """A run of the command that Ctrl-C stops when so many of its maps are done."""
+
+    class Stopping(ProgressBars):
+        def counted(self, what: str, done: int, total: int) -> None:
+            super().counted(what, done, total)
+            if what == after and done == count:
+                raise KeyboardInterrupt
+
+    with mock.patch.object(progress_bars, "ProgressBars", Stopping):
+        outcome = instamap("states", *words)
+    assert outcome.code == 130, outcome
+    return outcome
+
+
+@pytest.mark.parametrize("after", ["maps", "maps of the morph"])
+def test_states_go_on_bit_for_bit(plane, tmp_path, monkeypatch, after):
+    """What was done is not computed again, and nothing hidden is left."""
+    words = (plane, "--kmeans", 4, "--frames", 3)
+    out = tmp_path / "out"
+    said = stopped(after, 2, *words, "-o", out)
+    assert "the same command with --resume goes on" in said.err
+    assert [path.name for path in out.iterdir()] == [KEPT]
+    assert instamap("states", *words, "-o", tmp_path / "unbroken").code == 0
+    made = []
+    whole = conformation_maps.maps_at
+    monkeypatch.setattr(conformation_maps, "maps_at", lambda *at: made.append(at) or whole(*at))
+    done = instamap("states", *words, "-o", out, "--resume")
+    assert done.code == 0, done
+    assert len(made) == (2 if after == "maps" else 0)
+    first, second = (
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (out, tmp_path / "unbroken")
+    )
+    assert first == second
+
+
+def test_a_state_without_half_maps_goes_on_too(tmp_path, particles):
+    latents = torch.linspace(-1, 1, COUNT, dtype=torch.float64)[:, None]
+    save(tmp_path / "run", particles, latents, (blob(),))
+    words = (tmp_path / "run", "--path", 3, "--frames", 0, "-o", tmp_path / "out")
+    stopped("maps", 2, *words)
+    assert instamap("states", *words, "--resume").code == 0
+    assert [row["resolution"] for row in table(tmp_path / "out" / "states.csv")] == ["", "", ""]
+
+
+def test_other_states_do_not_go_on(line, tmp_path):
+    out = tmp_path / "out"
+    words = (line, "--frames", 0, "-o", out)
+    stopped("maps", 2, *words, "--path", 3)
+    refusal = instamap("states", *words, "--path", 4, "--resume").refusal
+    assert "give the same settings, or leave out --resume" in refusal
+    assert (out / KEPT / "state-2.npz").exists()
+    assert instamap("states", *words, "--path", 4).code == 0
+    assert not (out / KEPT).exists()
+    assert "nothing to go on from" in instamap("states", *words, "--resume", "--force").refusal
+
+
+def test_a_damaged_kept_map_is_made_again(line, tmp_path):
+    words = (line, "--path", 3, "--frames", 0, "-o")
+    stopped("maps", 2, *words, tmp_path / "out")
+    (tmp_path / "out" / KEPT / "state-1.npz").write_bytes(b"PK")
+    assert instamap("states", *words, tmp_path / "out", "--resume").code == 0
+    assert instamap("states", *words, tmp_path / "unbroken").code == 0
+    for name in ("state_001.mrc", "state_001_half2.mrc", "states.csv"):
+        same = (tmp_path / "unbroken" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == same, name
+
+
+def test_a_refused_write_names_the_place_of_the_file(line, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == "state_002.mrc":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    done = instamap("states", line, "--path", 3, "--frames", 0, "-o", out)
+    assert done.code == 2
+    assert f"'{out / 'state_002.mrc'}' cannot be written: no space is left" in done.err
+    assert ".instamap-new" not in done.err
