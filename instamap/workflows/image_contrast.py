@@ -40,6 +40,13 @@ MIN_HELD_OUT_IMAGES = 20
 # Without factors images of spread s are worth less by a share of s²: one in a hundred here. So much
 # is also what maps that are not quite right take for contrast.
 MIN_SPREAD = 0.1
+MAX_SPREAD = 1.0  # beyond, it is not contrast in which images differ
+# What a map explains of images that it does not hold, in what it would if it held no noise: of maps
+# that are mostly noise, factors tell how far each image agrees with that noise.
+MIN_EXPLAINED = 0.5
+# More is no contrast: tilted and dim images also differ by their ice, their dose and their poses,
+# and factors as wide as that make few images count for all (half maps of real tilts get worse).
+MAX_SPREAD = 0.5
 IMAGES_AT_ONCE = 8192
 
 
@@ -48,20 +55,24 @@ class MeasuredContrast:
     """What was found of the images' contrasts.
 
     spread: standard deviation of their factors about 1. gain: of held-out images by factors, in
-    nats each. held_out: how many of them said so. factors: of all particles; None where they are
-    not used.
+    nats each. held_out: how many of them said so. explained: the mean factor of images of the
+    worst map before it is taken as 1. factors: of all particles; None where they are not used.
     """
 
     spread: float
     gain: float
     held_out: int
+    explained: float = 1.0
     factors: ContrastFactors | None = None
 
     @property
     def counts(self) -> bool:
-        """Whether images differ beyond chance, and so much that it matters."""
+        """Whether images differ beyond chance, so much that it matters, and no more than contrast
+        does.
+        """
         chance = math.log(1 / FALSE_POSITIVE_RATE)
-        return self.gain * self.held_out > chance and self.spread >= MIN_SPREAD
+        likelier = self.gain * self.held_out > chance
+        return likelier and MIN_SPREAD <= self.spread <= MAX_SPREAD
 
     @property
     def line(self) -> str:

@@ -32,7 +32,7 @@ from instamap.workflows import embed_new, motion_files, motion_fits
 from instamap.workflows import map as map_workflow
 from instamap.workflows.motion_files import MotionFiles
 from instamap.workflows.motion_fits import Candidate, HalfFit, MotionInputs, SharedCoordinates
-from instamap.workflows.record import LoggedProgress
+from instamap.workflows.record import LoggedProgress, reading
 from instamap.workflows.result import Result
 from instamap.workflows.settings import Settings
 from instamap.workflows.workflow import MAP_FILES, Workflow
@@ -172,7 +172,8 @@ class MotionWorkflow(Workflow):
     @classmethod
     def reload(cls, folder: Path, result: Result) -> Result:
         files = MotionFiles.open(folder)
-        return _with_motion(replace(result, artefacts=(files,)), files)
+        with reading(folder / motion_files.RECORD):
+            return _with_motion(replace(result, artefacts=(files,)), files)
 
     def run(self, settings: Settings, progress: Progress = SILENT) -> MotionResult:
         logged = LoggedProgress(progress)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from instamap.motion.motion_model import LATENTS, MotionModel
-from instamap.workflows.record import read_json, reading, write_json
+from instamap.workflows.record import read_json, write_json
 from instamap.workflows.result import Artefact
 
 RECORD = "motion.json"
@@ -70,7 +70,4 @@ class MotionFiles(Artefact):
         damaged one.
         """
         motion = MotionModel.open(folder)
-        read = MotionFiles(motion, read_json(folder / RECORD))
-        with reading(folder / RECORD):
-            _ = (read.moving, read.gains, read.agreement)
-        return read
+        return MotionFiles(motion, read_json(folder / RECORD))

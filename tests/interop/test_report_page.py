@@ -30,7 +30,15 @@ def moving(folder: Path) -> MotionResult:
     usual = finished()
     values = {name: getattr(usual, name) for name in type(usual).__dataclass_fields__}
     gains = {"half1": 5.0, "half2": 4.0}
-    return MotionResult(**values, motion=motion, moving=True, gains=gains, agreement=0.9)
+    return MotionResult(
+        **values,
+        motion=motion,
+        moving=True,
+        description="bending",
+        closed=False,
+        gains=gains,
+        agreement=0.9,
+    )
 
 
 @pytest.fixture(scope="module")
