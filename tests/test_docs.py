@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/writing-a-plugin.md", "docs/fitting.md", "docs/python.md")
+PAGES = (
+    "README.md",
+    "docs/writing-a-plugin.md",
+    "docs/fitting.md",
+    "docs/python.md",
+    "docs/reliability.md",
+)
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\S+)\n")
 
