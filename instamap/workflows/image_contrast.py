@@ -40,7 +40,6 @@ MIN_HELD_OUT_IMAGES = 20
 # Without factors images of spread s are worth less by a share of s²: one in a hundred here. So much
 # is also what maps that are not quite right take for contrast.
 MIN_SPREAD = 0.1
-MAX_SPREAD = 1.0  # beyond, it is not contrast in which images differ
 # What a map explains of images that it does not hold, in what it would if it held no noise: of maps
 # that are mostly noise, factors tell how far each image agrees with that noise.
 MIN_EXPLAINED = 0.5
@@ -68,11 +67,12 @@ class MeasuredContrast:
     @property
     def counts(self) -> bool:
         """Whether images differ beyond chance, so much that it matters, and no more than contrast
-        does.
+        does, by maps that can tell.
         """
         chance = math.log(1 / FALSE_POSITIVE_RATE)
         likelier = self.gain * self.held_out > chance
-        return likelier and MIN_SPREAD <= self.spread <= MAX_SPREAD
+        plausible = MIN_SPREAD <= self.spread <= MAX_SPREAD
+        return likelier and plausible and self.explained >= MIN_EXPLAINED
 
     @property
     def line(self) -> str:
@@ -80,6 +80,8 @@ class MeasuredContrast:
         gain = f"held-out images gain {self.gain:+.3g} nats each"
         if self.counts:
             return f"images differ by {self.spread:.0%} (rms); {gain} by factors"
+        if self.explained < MIN_EXPLAINED:
+            return "one for all images: first maps are too noisy to tell"
         return f"one for all images; by factors {gain}, at a spread of {self.spread:.1%}"
 
     def record(self) -> dict[str, Any]:
@@ -89,12 +91,15 @@ class MeasuredContrast:
             "spread": self.spread,
             "held_out_gain": self.gain,
             "held_out": self.held_out,
+            "explained": self.explained,
         }
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> "MeasuredContrast":
         """What `record` tells."""
-        return MeasuredContrast(record["spread"], record["held_out_gain"], record["held_out"])
+        return MeasuredContrast(
+            record["spread"], record["held_out_gain"], record["held_out"], record["explained"]
+        )
 
 
 class ContrastMeasurement:
@@ -152,7 +157,8 @@ class ContrastMeasurement:
             for key, prior in self.priors.items()
         ]
         gain = sum(gains) / len(gains)
-        return MeasuredContrast(self._spread(), gain, len(held_out))
+        explained = min(prior.mean for prior in self.priors.values())
+        return MeasuredContrast(self._spread(), gain, len(held_out), explained)
 
     def factors(self, wanted: Tensor) -> ContrastFactors:
         """The factors of all rows, after `measure`; those of rows that are not `wanted` "n" (bool)
