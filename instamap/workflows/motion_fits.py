@@ -64,7 +64,7 @@ MORE_COORDINATES = (2, 3)  # that are tried after one
 ROUNDS_OF_MORE = 7  # of EM, where more coordinates are tried
 CIRCLE_NODES = 1.5  # times as many conformations on a circle as on a line
 NOTEWORTHY = 0.03  # of what fewer coordinates gain: another one must add as much
-OWN_MAPS_MARGIN = 1.1  # by which maps that conformations have by themselves must gain more
+OWN_MAPS_MARGIN = 1.05  # by which maps that conformations have by themselves must gain more
 MIN_HELD_OUT_GROUPS = 2  # of particles that share no image: one ends fits, one is the test
 
 
