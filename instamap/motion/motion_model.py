@@ -219,9 +219,9 @@ class MotionModel:
             return
         raise DataError(
             f"in '{folder}' each conformation has a map of its own (--deform"
-            f" {self.settings['deformation']['name']}, or held-out particles favour it) and nothing"
-            " bends: there is no field to follow; compare maps with `instamap states`, or, where"
-            " that was --deform subspace, run again with --deform bending-field"
+            f" {self.settings['deformation']['name']}) and nothing bends: there is no field to"
+            " follow; compare maps with `instamap states`, or, where that was --deform subspace,"
+            " run again with --deform bending-field"
         )
 
 
