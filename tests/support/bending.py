@@ -53,7 +53,7 @@ def set_linear(field: BendingField, *u: tuple[list | Tensor, list | Tensor]) -> 
             last = layers[-1].weight
             last[:, 2 * j] = unit.to(last)
             last[:, 2 * j + 1] = -unit.to(last)
-    assert latent == field.options.latent
+    assert latent == layers[0].weight.shape[1]
     return field
 
 
