@@ -183,7 +183,8 @@ def test_a_level_inside_the_mask_does_not_count(seed, level, edge):
         assert torch.allclose(
             fsc.levelled(before, mask), fsc.levelled(after, mask), atol=1e-9 * (1 + abs(level))
         )
-    assert fsc.levelled(level * mask, mask).abs().max() <= 1e-12 * abs(level)
+    smallest = 1e-300  # numbers below have too few digits for a ratio
+    assert fsc.levelled(level * mask, mask).abs().max() <= 1e-12 * abs(level) + smallest
 
 
 def test_a_mask_without_edge_takes_the_mean():
