@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from instamap.plugin.choice import choose as choose
     from instamap.plugin.component import Component as Component
     from instamap.plugin.hooks import hookimpl as hookimpl
+    from instamap.plugin.options import CoordinateOptions as CoordinateOptions
     from instamap.plugin.options import DeformationOptions as DeformationOptions
     from instamap.plugin.options import Options as Options
     from instamap.plugin.options import RepresentationOptions as RepresentationOptions
@@ -103,7 +104,13 @@ _HOMES = {
     "plugin.choice": ("Choice", "choose"),
     "plugin.component": ("Component",),
     "plugin.hooks": ("hookimpl",),
-    "plugin.options": ("option", "Options", "RepresentationOptions", "DeformationOptions"),
+    "plugin.options": (
+        "option",
+        "Options",
+        "RepresentationOptions",
+        "DeformationOptions",
+        "CoordinateOptions",
+    ),
     "plugin.registry": ("register",),
     "progress": ("Progress", "Evaluation"),
     "scene": ("Scene", "Views", "Optics", "Batch"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from instamap.deform.encoder import Encoder
 from instamap.parts import ContinuousDeformation, PerParticleTable
-from instamap.plugin.options import DeformationOptions, option
+from instamap.plugin.options import CoordinateOptions, DeformationOptions, option
 from instamap.scene import Scene, Views
 
 # Samples of the spline per control interval, between which displacements are interpolated linearly.
@@ -40,17 +40,7 @@ class BendingField(ContinuousDeformation, PerParticleTable):
     spline: Tensor
 
     @dataclass(frozen=True)
-    class Options(DeformationOptions):
-        latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(
-            "auto",
-            "coordinates per particle; auto: what held-out images favour in workflow motion, and 1"
-            " elsewhere",
-        )
-        topology: Literal["auto", "line", "circle"] = option(
-            "auto",
-            "whether one coordinate has two ends or closes upon itself; auto: what held-out images"
-            " favour (a closed one is kept as cosine and sine, so in two columns)",
-        )
+    class Options(CoordinateOptions, DeformationOptions):
         source: Literal["table", "image"] = option(
             "table",
             "what coordinates come from: a table of all particles, or a network that sees the"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from instamap.deform.encoder import Encoder
 from instamap.errors import CompositionError
-from instamap.geometry import grids, rotations
-from instamap.geometry.sampling import sample_volumes
+from instamap.geometry import rotations
+from instamap.geometry.bodies import Bodies
 from instamap.parts import HasBodies, PerParticleTable, RigidCorrection
 from instamap.plugin.options import DeformationOptions, option
 from instamap.scene import Scene, Views
@@ -66,7 +66,7 @@ class Rigid(RigidCorrection, PerParticleTable, HasBodies):
 
     def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        self.bodies = _Bodies(options.bodies, scene) if options.bodies else None
+        self.bodies = _bodies(options.bodies, scene) if options.bodies else None
         count = self.bodies.count if self.bodies else 1
         if self.uses_table(options):
             self.table = nn.Parameter(torch.zeros(scene.count, 6 * count))
@@ -106,77 +106,11 @@ class Rigid(RigidCorrection, PerParticleTable, HasBodies):
         return x @ turn[:, 0].mT + shift[:, :1]
 
 
-class _Bodies(nn.Module):
-    """The masks "M D D D" of a scene's bodies, their centres of mass "M 3" and radii of gyration
-    "M" (Å).
-    """
-
-    FALL_OFF = 8  # power of the distance with which bodies lose what is in no mask
-    MIN_SQUARED_RADIUS = 1e-6  # Å²
-    MIN_RELATIVE_DISTANCE = 1e-6  # in radii of gyration
-
-    mask: Tensor
-    centre: Tensor
-    radius: Tensor
-
-    def __init__(self, files: str, scene: Scene) -> None:
-        super().__init__()
-        if scene.bodies is None:
-            raise CompositionError(
-                f"deformation 'rigid' has bodies '{files}', but the scene has no masks of them;"
-                " read them into its bodies"
-            )
-        self.count = len(scene.bodies)
-        self.pixel_size = scene.pixel_size
-        mask = scene.bodies
-        voxels = grids.voxel_centres(scene.box, scene.pixel_size).to(mask)
-        squares = voxels.square().sum(-1)
-        mass = mask.flatten(1).sum(1)
-        first_moment = torch.einsum("mzyx,zyxc->mc", mask, voxels)
-        second_moment = torch.einsum("mzyx,zyx->m", mask, squares)
-        centre = first_moment / mass[:, None]
-        squared_radius = second_moment / mass - centre.square().sum(1)
-        radius = squared_radius.clamp(min=self.MIN_SQUARED_RADIUS).sqrt()
-        self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("centre", centre, persistent=False)
-        self.register_buffer("radius", radius, persistent=False)
-
-    def forward(
-        self,
-        x: Tensor,
-        turn: Tensor,
-        shift: Tensor,
-    ) -> Tensor:
-        """Points "B P 3" of the common density for points `x`; turn "B M 3 3", shift "B M 3"."""
-        centre = self.centre[:, None]
-        relative = x[:, None] - centre
-        from_centre = relative @ turn.mT + shift[:, :, None]  # "B M P 3"
-        there = from_centre + centre
-        inside = self._inside(there)
-        covered = inside.sum(1, keepdim=True)
-        near = self._nearness(from_centre)
-        share = inside / covered.clamp(min=1)
-        uncovered = (1 - covered).clamp(min=0)
-        weight = share + uncovered * near
-        # Displacements of x itself are summed: nothing is rounded where nothing moves.
-        displacement = weight[..., None] * (there - x[:, None])
-        return x + displacement.sum(1)
-
-    def _nearness(self, from_centre: Tensor) -> Tensor:
-        """How much of what is in no mask goes to each body, "B M P", at positions "B M P 3" from
-        the bodies' centres.
-        """
-        relative = from_centre.norm(dim=-1) / self.radius[:, None]
-        logarithm = torch.log(relative + self.MIN_RELATIVE_DISTANCE)
-        return torch.softmax(-self.FALL_OFF * logarithm, 1)
-
-    def _inside(self, there: Tensor) -> Tensor:
-        """The masks "B M P", trilinear, each at its points "B M P 3"."""
-        particles, _, points, _ = there.shape
-        values = sample_volumes(
-            self.mask.to(there.dtype),
-            there.transpose(0, 1).flatten(1, 2),
-            self.pixel_size,
+def _bodies(files: str, scene: Scene) -> Bodies:
+    """The scene's bodies, whose masks were read from these files. Raises CompositionError."""
+    if scene.bodies is None:
+        raise CompositionError(
+            f"deformation 'rigid' has bodies '{files}', but the scene has no masks of them;"
+            " read them into its bodies"
         )
-        by_body = values.view(self.count, particles, points)
-        return by_body.transpose(0, 1)
+    return Bodies(scene.bodies, scene.pixel_size)

@@ -133,24 +133,31 @@ def _subset(data: ConformationData, chosen: list[int]) -> ConformationData:
     return ConformationData(fitted, held_out, data.z[chosen])
 
 
-def fit_rigid(fit: MotionFit, data: StatisticsData) -> Tensor:
-    """The map "D D D" of all particles, in as many steps as `bend` has for a density.
+@dataclass(frozen=True)
+class DensityFit:
+    """A density that was fitted: its model, and the result."""
 
-    A rival that is cut short would flatter motion.
+    model: Model
+    result: FitResult
+
+
+def fit_density(fit: MotionFit, data: StatisticsData, what: str) -> DensityFit:
+    """One density that nothing bends, in as many steps as `bend` has for a density.
+
+    what: it is called. A rival that is cut short would flatter motion.
     """
     usual = single_density_options(fit.options)
     model = fit.model()
     longer = replace(usual, steps=2 * usual.steps)
-    objective = NormalEquations(longer, model, data)
     result = optimise(
         model,
-        objective,
+        NormalEquations(longer, model, data),
         (Stage(deformation=0.0),),
         generator=fit.generator(),
         progress=fit.progress,
-        name=f"{fit.name} rigid",
+        name=f"{fit.name} {what}",
     )
-    return result.map
+    return DensityFit(model, result)
 
 
 def sharpen(

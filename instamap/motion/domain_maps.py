@@ -10,19 +10,16 @@ import torch
 from torch import Tensor
 
 from instamap.data.particles import Particles
-from instamap.fitting.loop import FitResult, optimise
-from instamap.fitting.normal import NormalEquations
+from instamap.fitting.loop import FitResult
 from instamap.fitting.objective import StatisticsData
-from instamap.fitting.stage import Stage
 from instamap.fourier.central_slices import Spectrum
 from instamap.fourier.gridding import Grid
 from instamap.fourier.rescale import rescale
 from instamap.geometry import grids
 from instamap.geometry.sampling import sample_volumes
-from instamap.maps import mask
 from instamap.model import Model
-from instamap.motion.bend import MotionFit, single_density_options
-from instamap.motion.domains import Domains, Placement, brought_back
+from instamap.motion.bend import MotionFit, fit_density
+from instamap.motion.domains import Domains, Placement, brought_back, soft_masks
 from instamap.motion.find_domains import CoarseDomains
 from instamap.statistics import accumulator, initial_map
 from instamap.statistics.particle_statistics import ParticleStatistics
@@ -31,7 +28,6 @@ from instamap.statistics.statistics import Statistics
 BYTES_AT_ONCE = 1 << 27  # of the Fourier components of images that are held at once
 BYTES_OF_COMPONENT = 40
 FIRST_STEPS = 4  # of conjugate gradients for the first maps, which are taken off
-MASK_THRESHOLD = 0.15
 MASK_EXTEND = 6.0  # Å
 MASK_EDGE = 6.0  # Å
 
@@ -41,7 +37,7 @@ class DomainImages:
     """Images `rows` "n" of a set in noise of `variance`, and where the domains are in each:
     `placement` of all n.
 
-    weights "n": of the components, None for 1.
+    weights "n": of the images, None for 1.
     """
 
     particles: Particles
@@ -53,7 +49,7 @@ class DomainImages:
 
 @dataclass(frozen=True)
 class DomainMaps:
-    """Densities "M D D D" of the domains; their masks; the model and the result of the last fit."""
+    """Densities "M D D D" of the domains; their masks; the still one's model and result."""
 
     densities: Tensor
     masks: Tensor
@@ -67,65 +63,33 @@ def fit_maps(
     """The domains' densities at full resolution.
 
     First by a few steps of conjugate gradients, starting from what is known at low resolution, then
-    by a fit of the representation, both the smallest domain last.
+    by a fit of the representation; both in the order of domains, the still one first.
     """
-    box = fit.scene.box
-    densities = rescale(coarse.densities, box).float()
-    masks = _masks(densities, fit.scene.pixel_size)
+    scene = fit.scene
+    densities = rescale(coarse.densities, scene.box).float()
+    extend = MASK_EXTEND / scene.pixel_size
+    masks = soft_masks(densities, scene.pixel_size, extend, MASK_EDGE / scene.pixel_size)
     densities = densities * masks
-    results = []
-    models = []
-    for m in range(len(masks)):
+    for m, window in enumerate(masks):
         statistics = gather(fitted, densities, m)
-        densities = _with_one(densities, m, initial_map.solve(statistics, masks[m], FIRST_STEPS))
-    for m in range(len(masks)):
+        densities = _with_one(densities, m, initial_map.solve(statistics, window, FIRST_STEPS))
+    fits = []
+    for m, window in enumerate(masks):
         data = StatisticsData(gather(fitted, densities, m), held_out=gather(held_out, densities, m))
-        model, result = _fit_one(fit, data, masks[m], m)
-        densities = _with_one(densities, m, result.map)
-        models.append(model)
-        results.append(result)
-    return DomainMaps(densities, masks, models[0], results[0])
+        first = initial_map.solve(data.fitted, window)
+        scale = initial_map.density_scale(first, window)
+        own = replace(fit, scene=replace(scene, mask=window, density_scale=scale))
+        one = fit_density(own, data, f"domain {m + 1}")
+        densities = _with_one(densities, m, one.result.map)
+        fits.append(one)
+    still = fits[0]
+    return DomainMaps(densities, masks, still.model, still.result)
 
 
 def _with_one(densities: Tensor, m: int, density: Tensor) -> Tensor:
     changed = densities.clone()
     changed[m] = density
     return changed
-
-
-def _masks(densities: Tensor, pixel_size: float) -> Tensor:
-    masks = [
-        mask.from_map(
-            density,
-            pixel_size,
-            threshold=MASK_THRESHOLD,
-            extend=MASK_EXTEND / pixel_size,
-            edge=MASK_EDGE / pixel_size,
-        )
-        for density in densities
-    ]
-    return torch.stack(masks)
-
-
-def _fit_one(
-    fit: MotionFit, data: StatisticsData, window: Tensor, m: int
-) -> tuple[Model, FitResult]:
-    """The density of a domain inside its mask."""
-    first = initial_map.solve(data.fitted, window)
-    scale = initial_map.density_scale(first, window)
-    own = replace(fit, scene=replace(fit.scene, mask=window, density_scale=scale))
-    usual = single_density_options(fit.options)
-    model = own.model()
-    longer = replace(usual, steps=2 * usual.steps)
-    result = optimise(
-        model,
-        NormalEquations(longer, model, data),
-        (Stage(deformation=0.0),),
-        generator=own.generator(),
-        progress=fit.progress,
-        name=f"{fit.name} domain {m + 1}",
-    )
-    return model, result
 
 
 def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
@@ -158,27 +122,6 @@ def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
     del spectra  # which are as large as what follows
     energy = math.nan  # not known of these images
     return Statistics.from_grid(grid, particles.pixel_size, len(images.rows), weight, energy)
-
-
-def log_prob(images: DomainImages, densities: Tensor) -> Tensor:
-    """log p "n" (float64) of each image given the domains' densities, beyond that of an empty
-    map.
-    """
-    spectra = [Spectrum(density.float()) for density in densities]
-    values = []
-    for chosen in torch.arange(len(images.rows)).split(_images_at_once(images.particles.box)):
-        rows = images.rows[chosen]
-        components = ParticleStatistics.read(
-            images.particles, rows, images.variance, torch.arange(len(rows))
-        )
-        placement = images.placement[chosen]
-        predicted = torch.zeros_like(components.data)
-        for j, spectrum in enumerate(spectra):
-            predicted = predicted + _slices(components, spectrum.slices, placement, j)
-        explained = (components.data.conj() * predicted).real.double().sum(1)
-        square = (components.power * predicted.abs().square()).double().sum(1)
-        values.append(2 * explained - square)
-    return torch.cat(values)
 
 
 def reached(domains: Domains) -> Tensor:

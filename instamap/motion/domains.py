@@ -3,21 +3,20 @@ densities add up to.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from instamap.fourier.central_slices import Spectrum
-from instamap.geometry import grids, rotations
-from instamap.geometry.sampling import sample_volumes
-from instamap.motion.posterior import spacing
+from instamap.geometry import rotations
+from instamap.geometry.bodies import Bodies
+from instamap.maps import mask
+from instamap.motion.posterior import weights_between
 
-RELATIVE_WIDTH = 0.5  # σ of the weights of conformations, in their mean distance to each other
-FALL_OFF = 8  # power of the distance with which domains lose what is in none of their masks
+MASK_THRESHOLD = 0.15  # of the highest density
 PIVOT_CUTOFF = 0.02  # of singular values: along the axis of a hinge any point will do
-LEAST_RADIUS = 1e-3  # Å
-LEAST_DISTANCE = 1e-3  # in radii of gyration
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,11 @@ class Domains:
 
     def placement_at(self, z: Tensor) -> Placement:
         """The placement at coordinates z "n L"."""
-        nodes = self.nodes.to(z)
-        if len(nodes) == 1:
-            return self.placement[torch.zeros(len(z), dtype=torch.long)]
-        width = RELATIVE_WIDTH * spacing(nodes)
-        distance = torch.cdist(z, nodes)
-        weight = torch.softmax(-0.5 * (distance / width) ** 2, 1)
+        weight = weights_between(self.nodes.to(z), z)
         turns = self.placement.turn.to(z)
         shifts = self.placement.shift.to(z)
         turn = nearest_rotation(torch.einsum("nk,kmij->nmij", weight, turns))
-        point = pivots(self.placement).to(z)
+        point = self._pivots.to(z)
         places = _moved(point, turns, shifts)
         place = torch.einsum("nk,kmi->nmi", weight, places)
         turned = torch.einsum("nmij,mj->nmi", turn, point)
@@ -76,30 +70,20 @@ class Domains:
         to the next, so that atoms between domains follow both.
         """
         placement = self.placement_at(z[None])
-        there = brought_back(x, placement)
-        weight = self._weights(there)
-        displacement = weight[..., None] * (there - x)
-        return x + displacement.sum(0)
+        back = placement.turn.mT
+        bodies = self._bodies
+        # T⁻¹ x = Tᵀ (x - c) + c + shift, about the centre c of the domain
+        moved = back @ (bodies.centre - placement.shift)[..., None]
+        shift = moved[..., 0] - bodies.centre
+        return bodies(x[None], back, shift)[0]
 
-    def _weights(self, there: Tensor) -> Tensor:
-        """How much of each point, at "M P 3" as seen from each domain, belongs to it, "M P"."""
-        inside = sample_volumes(self.masks.to(there), there, self.pixel_size)
-        centre, radius = self._sizes()
-        from_centre = there - centre[:, None]
-        relative = from_centre.norm(dim=-1) / radius[:, None]
-        near = torch.softmax(-FALL_OFF * torch.log(relative + LEAST_DISTANCE), 0)
-        covered = inside.sum(0)
-        share = inside / covered.clamp(min=1)
-        return share + (1 - covered).clamp(min=0) * near
+    @cached_property
+    def _bodies(self) -> Bodies:
+        return Bodies(self.masks, self.pixel_size)
 
-    def _sizes(self) -> tuple[Tensor, Tensor]:
-        """Centres of mass "M 3" and radii of gyration "M" of the masks, in Å."""
-        voxels = grids.voxel_centres(self.masks.shape[-1], self.pixel_size).to(self.masks)
-        mass = self.masks.flatten(1).sum(1)
-        centre = torch.einsum("mzyx,zyxc->mc", self.masks, voxels) / mass[:, None]
-        square = torch.einsum("mzyx,zyx->m", self.masks, voxels.square().sum(-1)) / mass
-        variance = square - centre.square().sum(1)
-        return centre, variance.clamp(min=LEAST_RADIUS**2).sqrt()
+    @cached_property
+    def _pivots(self) -> Tensor:
+        return pivots(self.placement)
 
 
 def domain_facts(domains: Domains) -> list[dict[str, Any]]:
@@ -125,6 +109,15 @@ def domain_facts(domains: Domains) -> list[dict[str, Any]]:
             fact["point_on_axis"] = [round(float(value), 2) for value in points[m]]
         facts.append(fact)
     return facts
+
+
+def soft_masks(densities: Tensor, pixel_size: float, extend: float, edge: float) -> Tensor:
+    """Masks "M D D D" around densities, extended by so many voxels, with edges of so many."""
+    masks = [
+        mask.from_map(density, pixel_size, threshold=MASK_THRESHOLD, extend=extend, edge=edge)
+        for density in densities
+    ]
+    return torch.stack(masks)
 
 
 def brought_back(x: Tensor, placement: Placement) -> Tensor:

@@ -3,7 +3,7 @@ conformation to the next along the motion.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,9 +11,8 @@ from torch import Tensor
 from instamap.fourier.rescale import rescale
 from instamap.geometry import grids, rotations
 from instamap.geometry.sampling import sample_volume
-from instamap.maps import mask
 from instamap.model import Model
-from instamap.motion.domains import Domains, Placement
+from instamap.motion.domains import Domains, Placement, nearest_rotation, soft_masks
 from instamap.motion.transport import invert
 from instamap.statistics.solve import conjugate_gradients
 from instamap.statistics.statistics import Statistics
@@ -38,8 +37,7 @@ FIRST_DAMPING = 1e-3
 LEAST_DAMPING = 1e-4
 MORE_DAMPING = 10.0
 SETTLED = 0.3  # nats: a step that gains less is the last
-MASK_THRESHOLD = 0.15
-MASK_EXTEND = 1
+MASK_EXTEND = 1  # voxels
 MASK_EDGE = 1
 
 
@@ -121,7 +119,7 @@ def find(
         densities = _fit_densities(search, densities, placement, order)
         placement = _fit_all(search, densities, placement, order)
     densities = _fit_densities(search, densities, placement, order)
-    masks = _masks(densities * windows, scene.pixel_size)
+    masks = soft_masks(densities * windows, scene.pixel_size, MASK_EXTEND, MASK_EDGE)
     domains = Domains(masks, z, placement, scene.pixel_size)
     return CoarseDomains(domains, densities * windows)
 
@@ -182,11 +180,7 @@ def _rigid(points: Tensor, places: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     centre = share @ points
     centres = torch.einsum("p,kpi->ki", share, places)
     covariance = torch.einsum("p,pi,kpj->kij", share, points - centre, places - centres[:, None])
-    u, _, v = torch.linalg.svd(covariance)
-    sign = torch.det(u @ v)
-    ones = torch.ones_like(sign)
-    diagonal = torch.diag_embed(torch.stack([ones, ones, sign], -1))
-    turn = v.mT @ diagonal @ u.mT
+    turn = nearest_rotation(covariance.mT)
     return turn, centres - turn @ centre
 
 
@@ -234,18 +228,20 @@ def _follow(
     among those before it, or from where the bending had it.
     """
     fine = search.finer(densities * search.windows)
+    centres = _centres(search, fine)
     reached = [order[0]]
     next_fit = 3.0
     for k in order[1:]:
         distance = (z[reached] - z[k]).norm(dim=1)
         neighbour = reached[int(distance.argmin())]
-        fits = [_fit_one(search, fine, placement[[one]], k) for one in (neighbour, k)]
+        fits = [_fit_one(search, fine, centres, placement[[one]], k) for one in (neighbour, k)]
         best = min(fits, key=lambda fit: fit[1])
         placement = _with_one(placement, k, best[0])
         reached.append(k)
         if len(reached) >= next_fit:
             densities = _fit_densities(search, densities, placement, reached)
             fine = search.finer(densities * search.windows)
+            centres = _centres(search, fine)
             next_fit = len(reached) * GROWTH
     return densities, placement
 
@@ -263,19 +259,21 @@ def _fit_all(
 ) -> Placement:
     """The placement, fitted again in each conformation, from where it is."""
     fine = search.finer(densities * search.windows)
+    centres = _centres(search, fine)
     for k in order:
-        one, _ = _fit_one(search, fine, placement[[k]], k)
+        one, _ = _fit_one(search, fine, centres, placement[[k]], k)
         placement = _with_one(placement, k, one)
     return placement
 
 
-def _fit_one(search: _Search, fine: Tensor, start: Placement, k: int) -> tuple[Placement, float]:
+def _fit_one(
+    search: _Search, fine: Tensor, centres: Tensor, start: Placement, k: int
+) -> tuple[Placement, float]:
     """The single placement that makes conformation k likeliest, and -log p there, from `start` on.
 
     Gauss-Newton with damping (Levenberg, Marquardt).
     """
     statistics = search.statistics[k]
-    centres = _centres(search, fine)
     placement = start
     parts = _parts(search, fine, placement)
     volume = parts.sum(0)
@@ -397,23 +395,3 @@ def _fit_densities(
 
     residual = -gradient(start, with_data=True)
     return conjugate_gradients(apply, start, residual, JOINT_STEPS)
-
-
-def _masks(densities: Tensor, pixel_size: float) -> Tensor:
-    """Soft masks "M N N N" of the domains."""
-    masks = [
-        mask.from_map(
-            density,
-            pixel_size,
-            threshold=MASK_THRESHOLD,
-            extend=MASK_EXTEND,
-            edge=MASK_EDGE,
-        )
-        for density in densities
-    ]
-    return torch.stack(masks)
-
-
-def refined(domains: Domains, z: Tensor) -> Domains:
-    """The domains with more conformations, at z "n L", between those that were fitted."""
-    return replace(domains, nodes=z, placement=domains.placement_at(z))

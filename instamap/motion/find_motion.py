@@ -15,9 +15,10 @@ from instamap.motion import bend, coordinates, find_domains, posterior, ring
 from instamap.motion.bend import MotionFit
 from instamap.motion.coordinates import MotionSubspace
 from instamap.motion.find_domains import CoarseDomains
-from instamap.motion.ring import Shape
+from instamap.motion.ring import CIRCLE, Shape
 from instamap.motion.state_mixture import StateMixture, log_prob
 from instamap.plugin.choice import Choice, Choices
+from instamap.statistics.contrast_factors import FactorPrior, ImageContrasts
 from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
 from instamap.statistics.statistics import Statistics
 
@@ -76,11 +77,13 @@ class CoarseMotion:
     validation_count: int
 
 
-def with_latent(parts: Choices, latent: int) -> dict[str, Choice]:
-    """The parts with this many coordinates."""
+def with_shape(parts: Choices, shape: Shape) -> dict[str, Choice]:
+    """The parts with coordinates of this shape, by which a run is repeated."""
     chosen = parts["deformation"]
     before: Any = chosen.options
-    options = replace(before, latent=latent)
+    options = replace(before, latent=shape.latent)
+    if shape.closed:
+        options = replace(options, topology=CIRCLE)
     return {**parts, "deformation": Choice(chosen.name, options)}
 
 
@@ -148,18 +151,18 @@ def describe(
     if not search.bends:
         return {CONFORMATIONS: _description(motion, mixture.maps, z, mean_only)}
     scene = bend.with_mask_and_scale(fit.scene, mixture.maps)
-    own = replace(fit, parts=with_latent(fit.parts, shape.latent), scene=scene)
+    own = replace(fit, parts=with_shape(fit.parts, shape), scene=scene)
     sample = motion.sample
     whole = StatisticsData(_of_all(sample), held_out=_of_all(motion.validation))
-    rigid_map = bend.fit_rigid(own, whole)
+    rigid_map = bend.fit_density(own, whole, "rigid").result.map
     rigid = _log_prob(motion, rigid_map)
     fitted = _of_each(sample, mixture)
     data = ConformationData(fitted, _of_each(motion.validation, mixture), z.float())
     bent = bend.bend(own, data)
     dense = ring.with_middles(z, shape)
     bending = _description(motion, posterior.conformations(bent, dense.float()), dense, rigid)
-    likeliest_rigid = max(rigid, mean_only, key=lambda one: float(one.mean()))
-    still = torch.maximum(likeliest_rigid.mean(), _with_contrast(motion, rigid_map).mean())
+    rivals = (rigid, mean_only, _with_contrast(motion, rigid_map))
+    still = max((rival.mean() for rival in rivals), key=float)
     found = {
         BENDING: Description(posterior.conformations(bent, z.float()), z, bending.gain, bent=bent),
         CONFORMATIONS: _description(motion, mixture.maps, z, still),
@@ -182,21 +185,13 @@ def _with_contrast(motion: CoarseMotion, volume: Tensor) -> Tensor:
 
     Maps of conformations can also tell contrast apart, which is no motion.
     """
-    deviations = torch.tensor(CONTRAST_DEVIATIONS, dtype=torch.float64)
-    of_validation = _contrast_integral(motion.validation, volume, deviations)
-    best = of_validation.mean(0).argmax()
-    return _contrast_integral(motion.test, volume, deviations)[:, best]
-
-
-def _contrast_integral(particles: ParticleStatistics, volume: Tensor, deviations: Tensor) -> Tensor:
-    """log of the integral "m S" over the contrast a of exp(a h - ½ a² G), a ~ N(1, s²)."""
-    gram, h = particles.normal_equations(volume[None])
-    curvature = gram[:, 0]
-    at_one = h - 0.5 * curvature
-    variance = deviations.square()
-    spread = 1 + variance * curvature
-    slope = h - curvature
-    return at_one + 0.5 * variance * slope.square() / spread - 0.5 * spread.log()
+    of_validation = ImageContrasts.of(motion.validation, volume)
+    same = FactorPrior(1.0, 0.0)
+    priors = [FactorPrior(1.0, deviation**2) for deviation in CONTRAST_DEVIATIONS]
+    prior = max(priors, key=lambda one: float(one.log_marginal(of_validation).mean()))
+    images = ImageContrasts.of(motion.test, volume)
+    gain = prior.log_marginal(images) - same.log_marginal(images)
+    return _log_prob(motion, volume) + gain
 
 
 def _description(motion: CoarseMotion, maps: Tensor, z: Tensor, rigid: Tensor) -> Description:

@@ -17,7 +17,7 @@ from instamap.files import refusal
 from instamap.model import Model, compose
 from instamap.motion import ring
 from instamap.motion.domains import Domains, Placement
-from instamap.motion.posterior import spacing
+from instamap.motion.posterior import weights_between
 from instamap.plugin.choice import PART_KINDS, Choice, Choices, from_record
 from instamap.scene import Scene
 from instamap.tensor_files import DamagedFile, read_npy, read_safetensors, write_safetensors
@@ -25,7 +25,6 @@ from instamap.toml_text import read_toml
 
 LATENTS = "latents.npy"
 SETTINGS = "run.toml"
-RELATIVE_WIDTH = 0.5  # σ of the weights of conformations, in their mean distance to each other
 VERSION = 1  # of the files of models
 STATE = "state."  # begins names of the parameters of a model
 DOMAINS = "domains."  # of its domains
@@ -75,7 +74,7 @@ class HalfModel:
         """The map "D D D" at shared coordinates z "L"; zero outside the mask."""
         own = self.to_own(z.float()[None])
         if self.own_maps is not None:
-            weights = weights_between(self.nodes, own[0])
+            weights = weights_between(self.nodes, own)[0]
             return torch.einsum("k,kzyx->zyx", weights, self.own_maps)
         window = self.model.scene.mask
         inside = 1.0 if window is None else (window > 0).float()
@@ -223,18 +222,6 @@ class MotionModel:
             " follow; compare maps with `instamap states`, or, where that was --deform subspace,"
             " run again with --deform bending-field"
         )
-
-
-def weights_between(nodes: Tensor, z: Tensor) -> Tensor:
-    """The weights "K" of conformations at `nodes` "K L" in the map at z "L".
-
-    Gaussian, with half their mean distance to each other as σ.
-    """
-    if len(nodes) == 1:
-        return torch.ones(1)
-    width = RELATIVE_WIDTH * spacing(nodes)
-    distance = (nodes - z).norm(dim=1)
-    return torch.softmax(-0.5 * (distance / width) ** 2, 0)
 
 
 def _part(file: Path, settings: dict[str, Any], kind: str) -> Choice:

@@ -13,6 +13,7 @@ from instamap.motion.state_mixture import marginal
 from instamap.statistics.particle_statistics import ParticleStatistics
 
 MIN_SHARE = 0.01  # of a particle in a conformation: from those below, no step is taken
+RELATIVE_WIDTH = 0.5  # σ of the weights of conformations, in their mean distance to each other
 RELATIVE_CUTOFF = 1e-6  # of singular values: directions in which neighbours do not differ
 
 
@@ -94,6 +95,18 @@ def spacing(z: Tensor) -> float:
     itself = torch.eye(len(z), dtype=torch.bool)
     nearest = distance.masked_fill(itself, torch.inf).amin(1)
     return float(nearest.mean())
+
+
+def weights_between(nodes: Tensor, z: Tensor) -> Tensor:
+    """The weights "n K" of conformations at `nodes` "K L" in what is at z "n L".
+
+    Gaussian, with half their mean distance to each other as σ.
+    """
+    if len(nodes) == 1:
+        return z.new_ones(len(z), 1)
+    width = RELATIVE_WIDTH * spacing(nodes)
+    distance = torch.cdist(z, nodes)
+    return torch.softmax(-0.5 * (distance / width) ** 2, 1)
 
 
 def _slopes(z: Tensor) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from instamap.errors import OptionError
+from instamap.motion.selection import low_and_high
 
 MIN_BARRIER = 1.0  # kT above the shallower of two wells: what is lower parts nothing
 
@@ -63,9 +64,7 @@ def parse(words: Sequence[str], latent: int) -> list[Region]:
 def _bounds(text: str, word: str) -> tuple[float, float]:
     """The numbers of "low:high"; infinite where one is left out."""
     try:
-        first, second = [end.strip() for end in word.split(":")]
-        low = float(first) if first else -math.inf
-        high = float(second) if second else math.inf
+        low, high = low_and_high(word, ":")
     except ValueError:
         raise OptionError(
             f'region is "{text}"; its bounds must be two numbers with a colon between them, such as'

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LINE = "line"
+CIRCLE = "circle"
 LEAST_RADIUS = 0.5  # of the mean: no conformation of a circle is nearer to its centre
 LEAST_LENGTH = 1e-6
 LARGEST_GAP = 75.0  # degrees between neighbours on a circle

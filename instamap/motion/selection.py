@@ -30,13 +30,21 @@ def within(latents: Tensor, bounds: list[str]) -> Tensor:
     return chosen
 
 
+def low_and_high(text: str, separator: str) -> tuple[float, float]:
+    """The two numbers of a text with a separator between them; infinite where one is left out.
+
+    Raises ValueError.
+    """
+    first, second = [word.strip() for word in text.split(separator)]
+    low = float(first) if first else -math.inf
+    high = float(second) if second else math.inf
+    return low, high
+
+
 def _bounds(text: str) -> tuple[float, float]:
     """The numbers of "low,high"; infinite where one is left out."""
-    words = [word.strip() for word in text.split(",")]
     try:
-        first, second = words
-        low = float(first) if first else -math.inf
-        high = float(second) if second else math.inf
+        low, high = low_and_high(text, ",")
     except ValueError:
         raise OptionError(
             f'within is "{text}"; it must be two numbers, such as "0.2,0.5", either of which may be'

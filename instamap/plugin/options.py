@@ -83,6 +83,24 @@ class DeformationOptions(Options):
     )
 
 
+@dataclass(frozen=True)
+class CoordinateOptions(Options):
+    """What a deformation offers whose coordinates workflow `motion` finds: how many, and whether
+    one closes upon itself.
+    """
+
+    latent: Literal["auto", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = option(
+        "auto",
+        "coordinates per particle; auto: what held-out images favour in workflow motion, and 1"
+        " elsewhere",
+    )
+    topology: Literal["auto", "line", "circle"] = option(
+        "auto",
+        "whether one coordinate has two ends or closes upon itself; auto: what held-out images"
+        " favour (a closed one is kept as cosine and sine, so in two columns)",
+    )
+
+
 WORDS = {
     bool: "true or false",
     int: "a whole number",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from instamap.scene import ContrastFactors
+from instamap.statistics.particle_statistics import ParticleStatistics
 
 MAX_RELATIVE_SPREAD = 2.0  # of factors, in their mean: search for s ends there
 BISECTIONS = 50  # of an interval of variances: to its last digit
@@ -35,6 +36,12 @@ class ImageContrasts:
 
     def __len__(self) -> int:
         return len(self.slope)
+
+    @staticmethod
+    def of(particles: ParticleStatistics, volume: Tensor) -> "ImageContrasts":
+        """What particles say by a map "N N N"."""
+        gram, h = particles.normal_equations(volume[None])
+        return ImageContrasts(h[:, 0], gram[:, 0, 0])
 
 
 @dataclass(frozen=True)

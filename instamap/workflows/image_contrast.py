@@ -232,9 +232,9 @@ class ContrastMeasurement:
             if not len(chunk):
                 continue
             images = ParticleStatistics.read(self.particles, rows[chunk], variance, chunk)
-            gram, h = images.normal_equations(volume[None])
-            slope[chunk] = h[:, 0]
-            curvature[chunk] = gram[:, 0, 0]
+            some = ImageContrasts.of(images, volume)
+            slope[chunk] = some.slope
+            curvature[chunk] = some.curvature
         return ImageContrasts(slope, curvature)
 
 

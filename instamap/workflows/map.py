@@ -13,8 +13,10 @@ from instamap.fitting.objective import FitData, StatisticsData
 from instamap.fitting.parallel import run_in_threads
 from instamap.maps import fsc, mask
 from instamap.model import Model, compose, part_classes
+from instamap.motion.ring import CIRCLE
 from instamap.parts import DiscreteDeformation
 from instamap.plugin.choice import load_class
+from instamap.plugin.options import CoordinateOptions
 from instamap.plugin.options import Options as WorkflowOptions
 from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
@@ -48,6 +50,9 @@ class MapWorkflow(Workflow):
                 f"deformation '{settings.deformation.name}' needs workflow 'motion'; leave"
                 " --workflow out"
             )
+        options = settings.deformation.options
+        if isinstance(options, CoordinateOptions) and options.topology == CIRCLE:
+            return "topology 'circle' is for workflow 'motion'; leave it or --objective out"
         named = settings.objective
         names = cls.objectives if named is None else (named.name,)
         reasons = {name: _against(name, settings, classes) for name in names}

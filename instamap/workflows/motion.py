@@ -14,8 +14,9 @@ from instamap.fitting.loop import FitResult
 from instamap.fitting.parallel import run_in_threads
 from instamap.model import part_classes
 from instamap.motion import ring
-from instamap.motion.find_motion import CoarseMotion, find_conformations, with_latent
+from instamap.motion.find_motion import CoarseMotion, find_conformations, with_shape
 from instamap.motion.motion_model import MotionModel
+from instamap.motion.ring import Shape
 from instamap.motion.state_mixture import StateMixture
 from instamap.parts import (
     ContinuousDeformation,
@@ -24,8 +25,8 @@ from instamap.parts import (
     PerParticleTable,
 )
 from instamap.plugin.choice import load_class
+from instamap.plugin.options import CoordinateOptions, option
 from instamap.plugin.options import Options as WorkflowOptions
-from instamap.plugin.options import option
 from instamap.progress import SILENT, Progress
 from instamap.report import coordinates_plot
 from instamap.workflows import embed_new, motion_files, motion_fits
@@ -213,12 +214,12 @@ class MotionWorkflow(Workflow):
         fits = run_in_threads(names, fit, logged)
         shared = motion_fits.share_coordinates(inputs, fits)
         record = motion_fits.record(candidates, decision, shared.halves, shared.agreement)
-        return _result(inputs, shape.latent, fits, shared, record, logged)
+        return _result(inputs, shape, fits, shared, record, logged)
 
 
 def _result(
     inputs: MotionInputs,
-    latent: int,
+    shape: Shape,
     fits: dict[str, HalfFit],
     shared: SharedCoordinates,
     record: dict[str, Any],
@@ -227,10 +228,10 @@ def _result(
     """Half maps and map at the origin of the shared coordinates, which both fits bend into place,
     with the motion.
     """
-    parts = with_latent(inputs.settings.parts, latent)
+    parts = with_shape(inputs.settings.parts, shape)
     settings = replace(inputs.settings, deformation=parts["deformation"])
     motion = MotionModel(shared.halves, shared.latents, settings.record())
-    middle = torch.zeros(latent)
+    middle = torch.zeros(shape.latent)
     if shared.halves[0].closed:
         middle = ring.first_of(middle)
     results = {}
@@ -253,6 +254,7 @@ def _result(
         log=logged.entries,
         artefacts=(files,),
         rotations=inputs.dataset.particles.views.rotation,
+        contrast=inputs.dataset.contrast,
     )
     return _with_motion(result, files)
 
@@ -288,6 +290,13 @@ def _against_deformation(settings: Settings, deformation: type) -> str | None:
         return (
             "it needs coordinates from a table, but from is 'image'; choose -D from=table, or"
             f" {BY_MINI_BATCHES}"
+        )
+    options: Any = choice.options
+    closed = isinstance(options, CoordinateOptions) and options.topology == ring.CIRCLE
+    if closed and options.latent not in ("auto", 1, 2):
+        return (
+            f"topology 'circle' is of one coordinate, kept in two columns, but latent is"
+            f" {options.latent}; leave one of them out"
         )
     return None
 

@@ -16,7 +16,7 @@ from instamap.errors import DataError
 from instamap.fitting.conformations import ConformationData, Conformations
 from instamap.fitting.loop import FALSE_POSITIVE_RATE, FitResult
 from instamap.fourier.rescale import rescale
-from instamap.model import compose, make_part
+from instamap.model import Model, compose, make_part
 from instamap.motion import (
     assignment,
     bend,
@@ -39,13 +39,14 @@ from instamap.motion.find_motion import (
     CoarseMotion,
     Description,
     Search,
-    with_latent,
+    with_shape,
 )
 from instamap.motion.motion_model import HalfModel
-from instamap.motion.ring import Shape
+from instamap.motion.ring import CIRCLE, LINE, Shape
 from instamap.motion.state_mixture import ROUNDS, StateMixture
 from instamap.parts import ContinuousDeformation, PerParticleTable
 from instamap.plugin.choice import choose, load_class
+from instamap.plugin.options import CoordinateOptions
 from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.statistics.particle_statistics import ParticleStatistics, fewer_pixels
@@ -58,13 +59,11 @@ from instamap.workflows.settings import Settings
 
 CONFORMATION = "conformation"
 AUTO = "auto"
-LINE = "line"
-CIRCLE = "circle"
 MORE_COORDINATES = (2, 3)  # that are tried after one
 ROUNDS_OF_MORE = 7  # of EM, where more coordinates are tried
 CIRCLE_NODES = 1.5  # times as many conformations on a circle as on a line
 NOTEWORTHY = 0.03  # of what fewer coordinates gain: another one must add as much
-OWN_MAPS_MARGIN = 1.05  # by which maps that conformations have by themselves must gain more
+OWN_MAPS_MARGIN = 1.1  # by which maps that conformations have by themselves must gain more
 MIN_HELD_OUT_GROUPS = 2  # of particles that share no image: one ends fits, one is the test
 
 
@@ -207,25 +206,20 @@ def choose_shape(
     in it.
 
     mixtures: (coordinates, how many times the nodes of one, rounds of EM) -> the conformations of
-    each set.
-    More coordinates are taken where they gain, with as many conformations, what is beyond chance
-    and noteworthy; coordinates that close upon themselves count as one.
+    each set. More coordinates are taken where they gain, with as many conformations, what is beyond
+    chance and noteworthy; coordinates that close upon themselves count as one.
     """
     options: Any = inputs.settings.deformation.options
-    topology = options.topology
+    topology = options.topology if isinstance(options, CoordinateOptions) else LINE
     asked = options.latent
-    if asked not in (AUTO, 1):
-        return Shape(asked), mixtures(asked, asked**1.5, ROUNDS)
     if topology == CIRCLE:
         return Shape(2, closed=True), mixtures(2, CIRCLE_NODES, ROUNDS)
+    if asked != AUTO and (asked != 1 or topology == LINE):
+        return Shape(asked), mixtures(asked, asked**1.5, ROUNDS)
     best = mixtures(1, 1.0, ROUNDS)
     shape = Shape(1)
-    if topology == LINE and asked == 1:
-        return shape, best
     for latent in MORE_COORDINATES:
         if not all(coordinates.bears_out(one.sample, latent) for one in motions.values()):
-            break
-        if topology == LINE and latent == 2 and asked == 1:
             break
         trial = mixtures(latent, 1.0, ROUNDS_OF_MORE)
         gains = {name: one.held_out - best[name].held_out for name, one in trial.items()}
@@ -236,8 +230,7 @@ def choose_shape(
         )
         if not _worth_it(motions, best, gains):
             break
-        closed = latent == 2 and all(ring.closes(one.z) for one in trial.values())
-        if closed:
+        if topology != LINE and all(ring.closes(one.z) for one in trial.values()):
             return Shape(2, closed=True), mixtures(2, CIRCLE_NODES, ROUNDS)
         if asked == 1:
             break
@@ -351,31 +344,22 @@ def fit_half(
     assigned = _assigned(candidate, decision)
     scene = inputs.dataset.scene
     fit = MotionFit(
-        with_latent(inputs.settings.parts, decision.shape.latent),
+        with_shape(inputs.settings.parts, decision.shape),
         bend.with_mask_and_scale(scene, assigned.maps),
         inputs.options,
         inputs.seed(name),
         progress,
         name,
     )
-    half = HalfModel(
-        fit.model(),
-        torch.eye(decision.shape.latent),
-        torch.zeros(decision.shape.latent),
-        assigned.nodes.float(),
-        assigned.maps,
-        closed=decision.shape.closed and decision.moving,
-    )
     if decision.moving and decision.description == DOMAINS:
-        return _fit_domains(inputs, name, candidate, half, assigned, fit)
-    return _fit_nodes(inputs, name, candidate, half, assigned, fit, decision)
+        return _fit_domains(inputs, name, candidate, assigned, fit, decision)
+    return _fit_nodes(inputs, name, candidate, assigned, fit, decision)
 
 
 def _fit_nodes(
     inputs: MotionInputs,
     name: str,
     candidate: Candidate,
-    half: HalfModel,
     assigned: Assignment,
     fit: MotionFit,
     decision: Decision,
@@ -400,13 +384,7 @@ def _fit_nodes(
             )
             again = assignment.assign(candidate.motion, bent, assigned.nodes, decision.shape)
             assigned = assignment.most_likely([assigned, again])
-    half = replace(
-        half,
-        model=model.eval(),
-        nodes=assigned.nodes.float(),
-        coarse_maps=assigned.maps,
-        own_maps=own_maps,
-    )
+    half = replace(_half_model(model, assigned, decision), own_maps=own_maps)
     return HalfFit(half, assigned.z, assigned.held_out_z, result)
 
 
@@ -414,9 +392,9 @@ def _fit_domains(
     inputs: MotionInputs,
     name: str,
     candidate: Candidate,
-    half: HalfModel,
     assigned: Assignment,
     fit: MotionFit,
+    decision: Decision,
 ) -> HalfFit:
     """The fit of each domain's density to all images, each at its own place."""
     coarse = candidate.descriptions[DOMAINS].domains
@@ -434,8 +412,23 @@ def _fit_domains(
         window = domain_maps.reached(domains)
     model = compose(fit.parts, replace(maps.model.scene, mask=window), fit.seed)
     model.load_state_dict(maps.model.state_dict())
-    half = replace(half, model=model.eval(), domains=domains, densities=maps.densities)
+    half = replace(
+        _half_model(model, assigned, decision), domains=domains, densities=maps.densities
+    )
     return HalfFit(half, assigned.z, assigned.held_out_z, maps.result)
+
+
+def _half_model(model: Model, assigned: Assignment, decision: Decision) -> HalfModel:
+    """A model with the conformations that it was fitted to, in coordinates of its own."""
+    latent = decision.shape.latent
+    return HalfModel(
+        model.eval(),
+        torch.eye(latent),
+        torch.zeros(latent),
+        assigned.nodes.float(),
+        assigned.maps,
+        closed=decision.shape.closed and decision.moving,
+    )
 
 
 def _placed(inputs: MotionInputs, rows: Tensor, placement: Placement) -> DomainImages:

@@ -3,6 +3,7 @@ choice has seen.
 """
 
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from support.swinging import write
 
 from instamap.errors import DataError
 from instamap.fitting.loop import FALSE_POSITIVE_RATE
+from instamap.model import default_parts
 from instamap.motion import find_motion
 from instamap.motion.bend import MotionFit
 from instamap.motion.find_motion import (
@@ -75,7 +77,7 @@ def test_any_description_shows_motion_and_the_likeliest_tells_how():
 
 def test_a_map_for_each_conformation_must_gain_noticeably_more():
     assert (
-        motion_fits.decide({"map": found({BENDING: 5.0, CONFORMATIONS: 5.1})}, LINE).description
+        motion_fits.decide({"map": found({BENDING: 5.0, CONFORMATIONS: 5.2})}, LINE).description
         == BENDING
     )
     assert (
@@ -129,7 +131,17 @@ def test_a_circle_is_found_and_can_be_ordered_or_ruled_out():
     assert chosen({"latent": 1}, MORE)[0] == Shape(1)
     assert chosen({"latent": 1, "topology": "line"}, MORE, closed=True) == (Shape(1), [(1, 1.0)])
     assert chosen({"topology": "circle"}, MORE)[0] == closed
+    assert chosen({"topology": "line"}, MORE, closed=True)[0] == Shape(2)
     assert chosen({"latent": 2}, MORE, closed=True)[0] == Shape(2)
+
+
+def test_what_a_run_records_repeats_its_shape():
+    """A circle that was found has two columns, and is looked for as a circle."""
+    for shape in (Shape(1), Shape(2), Shape(3), Shape(2, closed=True)):
+        parts = find_motion.with_shape(default_parts("bending-field"), shape)
+        recorded = parts["deformation"].options
+        options = {"latent": recorded.latent, "topology": recorded.topology}
+        assert chosen(options, {1: 10.0, 2: 10.1, 3: 10.2})[0] == shape
 
 
 def inputs(folder, **plain) -> MotionInputs:
@@ -231,3 +243,18 @@ def test_what_conformations_of_their_own_cannot_have_is_named(tmp_path, words, r
         *words,
     )
     assert f"workflow 'motion': {reason};" in outcome.refusal
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["-D", "latent=3"], "topology 'circle' is of one coordinate, .* but latent is 3; leave"),
+        (["--objective", "images"], "topology 'circle' is for workflow 'motion'; leave it or"),
+    ],
+)
+def test_a_circle_that_nobody_can_look_for_is_refused(tmp_path, words, reason):
+    write(tmp_path, 40, 0.0, snr=1.0)
+    star = tmp_path / "particles.star"
+    circle = ("--deform", "bending-field", "-D", "topology=circle")
+    outcome = instamap("reconstruct", star, "-o", tmp_path / "out", *circle, *words)
+    assert re.search(reason, outcome.refusal) and not (tmp_path / "out").exists()
