@@ -347,8 +347,8 @@ def test_the_fsc_of_nothing_scatters_by_the_number_of_independent_components(rad
     ratio = (curves.square() * fsc.independent_components(mask)[4:12]).mean()
     assert (
         0.6 < ratio < 1.5
-        # 640 numbers, neighbours of which are alike (σ of their mean 0.05 to 0.08); one shell holds the mask's cells a bit better
-        # than in the mean
+        # 640 numbers, neighbours of which are alike (σ of the mean 0.08); one shell holds the
+        # mask's cells a bit better than in the mean
     )
 
 
