@@ -1,10 +1,14 @@
 """Compilation by numba where it is installed, and what to say where it is not."""
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable)
+
+COMPILING = "kernels         are compiled for this machine: about half a minute, and only once"
 
 
 def jit(**flags: Any) -> Callable[[Function], Function]:
@@ -38,6 +42,37 @@ def note() -> str | None:
         f"numba {fault}: images and fields take the slower path of torch, 5 to 20 times the time on"
         " a CPU; pip install 'instamap[cpu]'"
     )
+
+
+@contextmanager
+def told_of_compilation(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tells a line when the first kernel of the block begins to be compiled; none where all of them
+    are found on disk, or there is no numba.
+    """
+    if not usable():
+        yield
+        return
+    from numba.core import event  # here, since it may be missing
+
+    class FirstCompilation(event.Listener):
+        """A listener to numba that tells of one compilation, in whichever thread it is."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self._told = False
+
+        def on_start(self, event: Any) -> None:
+            with self._lock:
+                first = not self._told
+                self._told = True
+            if first:
+                tell(COMPILING)
+
+        def on_end(self, event: Any) -> None:
+            """Nothing is left to tell."""
+
+    with event.install_listener("numba:compile", FirstCompilation()):
+        yield
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from instamap.errors import OptionError
+from instamap.geometry import compiled
 from instamap.plugin.choice import load_class
 from instamap.plugin.registry import default
 from instamap.progress import SILENT, Progress
@@ -53,7 +54,8 @@ def run(settings: Settings, progress: Progress = SILENT) -> Result:
     assert resolved.workflow is not None
     default().hook.instamap_run_started(settings=resolved.record())
     workflow = load_class("workflow", resolved.workflow.name)(resolved.workflow.options)
-    return workflow.run(resolved, progress)
+    with compiled.told_of_compilation(progress.message):
+        return workflow.run(resolved, progress)
 
 
 @takes_settings(RECONSTRUCT)
@@ -84,9 +86,9 @@ def accumulate(
     """
     _check_known(ACCUMULATE, settings)
     chosen = Settings(particles=Path(particles), **settings)
-    return shards.accumulate(
-        chosen, Path(out), shard=Shard.parse(shard), force=force, progress=progress
-    )
+    part = Shard.parse(shard)
+    with compiled.told_of_compilation(progress.message):
+        return shards.accumulate(chosen, Path(out), shard=part, force=force, progress=progress)
 
 
 @takes_settings(FIT)

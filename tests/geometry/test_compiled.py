@@ -52,6 +52,42 @@ def test_with_numba_there_is_nothing_to_say():
     assert grid._kernels() and central_slices._numba() and Accumulator(8, 1.0).backend == "numba"
 
 
+@needs_numba
+def test_compilation_is_told_once_and_only_where_there_is_some():
+    """A kernel of one's own is compiled on its first call alone."""
+    first = compiled.jit(fastmath=True)(lambda a: a + 1)
+    second = compiled.jit(fastmath=True)(lambda a: a + 2)
+    lines = []
+    with compiled.told_of_compilation(lines.append):
+        assert first(1) == 2 and second(1) == 3
+    assert lines == [compiled.COMPILING]
+    with compiled.told_of_compilation(lines.append):
+        assert first(1) == 2 and second(1) == 3
+    assert len(lines) == 1
+
+
+@needs_numba
+def test_kernels_on_disk_are_not_told_of(tmp_path):
+    """The first process compiles and says so, the second one finds what it left."""
+    (tmp_path / "kernel.py").write_text(
+        "from instamap.geometry.compiled import jit\n\n\n@jit()\ndef twice(a):\n    return 2 * a\n"
+    )
+    script = (
+        "from instamap.geometry.compiled import told_of_compilation\n"
+        "import kernel\n"
+        "with told_of_compilation(print):\n"
+        "    assert kernel.twice(2.0) == 4.0\n"
+    )
+    said = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said == [f"{compiled.COMPILING}\n", ""]
+
+
 def assert_torch_alone() -> None:
     assert not compiled.usable() and grid._kernels() is None and central_slices._numba() is None
     assert Accumulator(8, 1.0).backend == "torch" and grid.backend(torch.zeros(1, 3)) == "torch"
