@@ -37,12 +37,12 @@ def accumulate(
     """
     typed.check_names()
     from instamap.cli.progress_bars import ProgressBars
-    from instamap.geometry.compiled import told_of_compilation
+    from instamap.geometry.compiled import reporting_compilation
     from instamap.workflows import shards
     from instamap.workflows.read_settings import read_settings
     from instamap.workflows.shard import Shard
 
     settings = read_settings({}, run.with_plain(typed, particles=particles))
-    with ProgressBars() as progress, told_of_compilation(progress.message):
+    with ProgressBars() as progress, reporting_compilation(progress.message):
         shards.accumulate(settings, out, shard=Shard.parse(shard), force=force, progress=progress)
     show(f"statistics in {out}/")

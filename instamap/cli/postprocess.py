@@ -67,6 +67,24 @@ def postprocess(
             rich_help_panel=SHARPENING_PANEL,
         ),
     ] = None,
+    mtf: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.star",
+            help="MTF of the detector, as RELION keeps it, by which the map is divided first.",
+            rich_help_panel=SHARPENING_PANEL,
+        ),
+    ] = None,
+    mtf_angpix: Annotated[
+        float | None,
+        typer.Option(
+            "--mtf-angpix",
+            "--mtf_angpix",
+            metavar="Å",
+            help="Pixel of the detector, in which the MTF is.  [default: that of the maps]",
+            rich_help_panel=SHARPENING_PANEL,
+        ),
+    ] = None,
     low_pass: Annotated[
         float | None,
         typer.Option(
@@ -125,6 +143,8 @@ def postprocess(
         b_factor=b_factor,
         fit_from=fit_from,
         fit_to=fit_to,
+        mtf=mtf,
+        mtf_angpix=mtf_angpix,
         low_pass=low_pass,
         window=window,
         local=local,

@@ -45,9 +45,10 @@ def note() -> str | None:
 
 
 @contextmanager
-def told_of_compilation(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tells a line when the first kernel of the block begins to be compiled; none where all of them
-    are found on disk, or there is no numba.
+def reporting_compilation(message: Callable[[str], None]) -> Iterator[None]:
+    """Passes a line to `message` when the first kernel of the block begins to be compiled.
+
+    There is none where all kernels are found on disk, or where numba is missing.
     """
     if not usable():
         yield
@@ -66,7 +67,7 @@ def told_of_compilation(tell: Callable[[str], None]) -> Iterator[None]:
                 first = not self._told
                 self._told = True
             if first:
-                tell(COMPILING)
+                message(COMPILING)
 
         def on_end(self, event: Any) -> None:
             """Nothing is left to tell."""

@@ -54,7 +54,7 @@ def run(settings: Settings, progress: Progress = SILENT) -> Result:
     assert resolved.workflow is not None
     default().hook.instamap_run_started(settings=resolved.record())
     workflow = load_class("workflow", resolved.workflow.name)(resolved.workflow.options)
-    with compiled.told_of_compilation(progress.message):
+    with compiled.reporting_compilation(progress.message):
         return workflow.run(resolved, progress)
 
 
@@ -87,7 +87,7 @@ def accumulate(
     _check_known(ACCUMULATE, settings)
     chosen = Settings(particles=Path(particles), **settings)
     part = Shard.parse(shard)
-    with compiled.told_of_compilation(progress.message):
+    with compiled.reporting_compilation(progress.message):
         return shards.accumulate(chosen, Path(out), shard=part, force=force, progress=progress)
 
 

@@ -15,11 +15,13 @@ from instamap.errors import DataError, OptionError
 from instamap.geometry import symmetry
 from instamap.maps import directional_fsc, fsc, local_resolution, mrc, sharpening
 from instamap.maps import mask as masks
+from instamap.maps.detector_mtf import DetectorMtf
 from instamap.maps.directional_fsc import DirectionalFsc
 from instamap.maps.fsc import MaskCorrection
 from instamap.maps.local_resolution import LocalResolution
 from instamap.maps.sharpening import GuinierFit
 from instamap.progress import SILENT, Progress
+from instamap.workflows.read_mtf import read_mtf
 
 GOLD_STANDARD = fsc.RESOLUTION_THRESHOLDS[-1]
 RANDOM_SEED = 20130135
@@ -49,6 +51,8 @@ class PostprocessSettings:
     b_factor: float | None = None
     fit_from: float = 10.0
     fit_to: float | None = None
+    mtf: Path | None = None
+    mtf_angpix: float | None = None
     low_pass: float | None = None
     window: float | None = None
     local: bool = True
@@ -60,7 +64,11 @@ class PostprocessSettings:
             raise OptionError(
                 f"mask '{self.mask}' is given and --auto-mask finds another; leave one out"
             )
-        for name in ("fit_from", "fit_to", "low_pass", "window"):
+        if self.mtf_angpix is not None and self.mtf is None:
+            raise OptionError(
+                f"--mtf-angpix is {self.mtf_angpix:g} Å, but there is no --mtf; give both"
+            )
+        for name in ("fit_from", "fit_to", "mtf_angpix", "low_pass", "window"):
             value = vars(self)[name]
             if value is not None and not value > 0:
                 flag = name.replace("_", "-")
@@ -76,7 +84,7 @@ class PostprocessSettings:
     @property
     def inputs(self) -> list[Path]:
         """The files that are read."""
-        optional = [path for path in (self.mask, self.particles) if path is not None]
+        optional = [path for path in (self.mask, self.mtf, self.particles) if path is not None]
         return [self.half1, self.half2, *optional]
 
 
@@ -110,7 +118,8 @@ class Sharpened:
     """A map "D D D" with its B-factor (Å²) undone and each shell weighted by its FSC.
 
     unweighted "D D D": without these weights. fit: of the Guinier plot, None where there is none.
-    amplitudes "D//2+1": mean |F| of the original, the weighted and the sharpened map.
+    amplitudes "D//2+1": mean |F| of the original map, of it without the detector's MTF where that
+    is known, of the weighted and the sharpened one.
     """
 
     volume: Tensor
@@ -177,6 +186,7 @@ class PostprocessResult:
             "resolution": _rounded(self.resolution()),
             "resolution_0.5": _rounded(self.resolution(0.5)),
             "b_factor": _rounded(self.sharpened.b_factor),
+            "mtf": None if self.settings.mtf is None else str(self.settings.mtf),
             "directions": {
                 "best": _rounded(directions.min()),
                 "median": _rounded(directions.median()),
@@ -224,6 +234,7 @@ def postprocess(
     for a window that does not fit.
     """
     sampling = _sampling(settings)
+    mtf = None if settings.mtf is None else read_mtf(settings.mtf)
     half_maps = _read(settings)
     one = half_maps.one
     other = half_maps.other
@@ -238,7 +249,7 @@ def postprocess(
         curves["corrected"] = correction.corrected
     curve = list(curves.values())[-1]
     resolution = half_maps.resolution(curve)
-    sharpened = _sharpen(settings, half_maps, curve)
+    sharpened = _sharpen(settings, half_maps, curve, mtf)
     result = PostprocessResult(
         settings=settings,
         half_maps=half_maps,
@@ -290,11 +301,18 @@ def _sharpen(
     settings: PostprocessSettings,
     half_maps: HalfMaps,
     curve: Tensor,
+    mtf: DetectorMtf | None,
 ) -> Sharpened:
-    """The mean of the half maps, sharpened and weighted by their FSC `curve` "D//2+1"."""
+    """The mean of the half maps without the detector's `mtf`, sharpened and weighted by their FSC
+    `curve` "D//2+1".
+    """
     mean = half_maps.mean
     box = half_maps.box
     pixel_size = half_maps.pixel_size
+    amplitudes = {"original": sharpening.mean_amplitudes(mean)}
+    if mtf is not None:
+        mean = mtf.divide(mean, pixel_size, settings.mtf_angpix or pixel_size)
+        amplitudes["MTF corrected"] = sharpening.mean_amplitudes(mean)
     weights = sharpening.fsc_weights(curve)
     weighted = sharpening.sharpen(mean, pixel_size, 0.0, weights=weights)
     amplitude = sharpening.mean_amplitudes(weighted)
@@ -307,11 +325,8 @@ def _sharpen(
         b_factor = min(0.0, fit.b_factor) if fit is not None else 0.0
     unweighted = sharpening.sharpen(mean, pixel_size, b_factor, cutoff=settings.low_pass)
     volume = sharpening.sharpen(unweighted, pixel_size, 0.0, weights=weights)
-    amplitudes = {
-        "original": sharpening.mean_amplitudes(mean),
-        "weighted": amplitude,
-        "sharpened": sharpening.mean_amplitudes(volume),
-    }
+    amplitudes["weighted"] = amplitude
+    amplitudes["sharpened"] = sharpening.mean_amplitudes(volume)
     return Sharpened(volume.float(), unweighted.float(), b_factor, fit, amplitudes)
 
 

@@ -23,6 +23,13 @@ KIND = output.FolderKind("a postprocessing", RECORD, (f"{ROOT}*", FOUND_MASK, *P
 RELION_VERSION = b"# version 30001"  # of STAR files, as RELION 3.1 writes it
 INFINITE_RESOLUTION = 999.0  # Å, what RELION calls that of shell 0
 EMPTY_SHELL = -99.0  # the logarithm that RELION gives to an amplitude of nothing
+LOG_AMPLITUDES = {
+    "original": "rlnLogAmplitudesOriginal",
+    "MTF corrected": "rlnLogAmplitudesMTFCorrected",
+    "weighted": "rlnLogAmplitudesWeighted",
+    "sharpened": "rlnLogAmplitudesSharpened",
+}
+"""Columns of the Guinier plot's table, by what the amplitudes are of."""
 BALL_SHARE = 0.476  # of a box: what RELION takes for the largest ball's
 
 
@@ -177,7 +184,7 @@ def _guinier_columns(result: PostprocessResult) -> dict[str, Column]:
     columns = {"rlnResolutionSquared": _numbers(square.tolist())}
     for name, amplitude in result.sharpened.amplitudes.items():
         logarithm = torch.where(amplitude > 0, amplitude.log(), EMPTY_SHELL)
-        columns[f"rlnLogAmplitudes{name.capitalize()}"] = _numbers(logarithm.tolist())
+        columns[LOG_AMPLITUDES[name]] = _numbers(logarithm.tolist())
     fit = result.sharpened.fit
     if fit is not None:
         columns["rlnLogAmplitudesIntercept"] = _numbers([fit.intercept] * len(shell))

@@ -58,10 +58,10 @@ def test_compilation_is_told_once_and_only_where_there_is_some():
     first = compiled.jit(fastmath=True)(lambda a: a + 1)
     second = compiled.jit(fastmath=True)(lambda a: a + 2)
     lines = []
-    with compiled.told_of_compilation(lines.append):
+    with compiled.reporting_compilation(lines.append):
         assert first(1) == 2 and second(1) == 3
     assert lines == [compiled.COMPILING]
-    with compiled.told_of_compilation(lines.append):
+    with compiled.reporting_compilation(lines.append):
         assert first(1) == 2 and second(1) == 3
     assert len(lines) == 1
 
@@ -73,9 +73,9 @@ def test_kernels_on_disk_are_not_told_of(tmp_path):
         "from instamap.geometry.compiled import jit\n\n\n@jit()\ndef twice(a):\n    return 2 * a\n"
     )
     script = (
-        "from instamap.geometry.compiled import told_of_compilation\n"
+        "from instamap.geometry.compiled import reporting_compilation\n"
         "import kernel\n"
-        "with told_of_compilation(print):\n"
+        "with reporting_compilation(print):\n"
         "    assert kernel.twice(2.0) == 4.0\n"
     )
     said = []

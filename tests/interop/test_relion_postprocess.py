@@ -2,6 +2,7 @@
 files.
 """
 
+import math
 import shutil
 import subprocess
 
@@ -126,6 +127,42 @@ def test_maps_of_the_same_b_factor_are_those_of_relion(folder, tmp_path):
     theirs = mrc.read(tmp_path / "relion" / "postprocess.mrc")[0].flatten()
     ours = mrc.read(tmp_path / "ours" / "postprocess.mrc")[0].flatten()
     assert float((theirs - ours).std() / theirs.std()) < 0.01
+
+
+@pytest.mark.parametrize("angpix", [None, 0.75])
+def test_a_detector_is_taken_off_as_relion_does(folder, tmp_path, angpix):
+    """The curve falls to half at Nyquist; RELION's steps of it are off by one row in a hundred."""
+    rows = [f"{x / 200:.6f} {math.exp(-x / 144):.6f}" for x in range(101)]
+    head = ["data_", "loop_", "_rlnResolutionInversePixel #1", "_rlnMtfValue #2"]
+    (tmp_path / "mtf.star").write_text("\n".join([*head, *rows, ""]))
+    names = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
+    inputs = [folder / name for name in names]
+    (tmp_path / "relion").mkdir()
+    curve = ["--mtf", tmp_path / "mtf.star"]
+    if angpix is not None:
+        curve += ["--mtf_angpix", angpix]
+    words = ["--i", inputs[0], "--i2", inputs[1], "--angpix", PIXEL, "--mask", folder / "mask.mrc"]
+    words += ["--adhoc_bfac", -90, "--low_pass", 5]
+    relion(tmp_path, "relion_postprocess", *words, *curve, "--o", "relion/postprocess")
+    flags = ["--b-factor", -90, "--low-pass", 5, "--no-local", "--mask", folder / "mask.mrc"]
+    done = instamap("postprocess", *inputs, *flags, *curve, "-o", tmp_path / "ours")
+    assert done.code == 0, done
+    theirs, ours = (
+        starfile.read(tmp_path / name / "postprocess.star")["guinier"]
+        for name in ("relion", "ours")
+    )
+    assert list(theirs.columns) == list(ours.columns)
+    gain = {}
+    for name, table in (("theirs", theirs), ("ours", ours)):
+        before = table["rlnLogAmplitudesOriginal"].to_numpy(float)
+        after = table["rlnLogAmplitudesMTFCorrected"].to_numpy(float)
+        gain[name] = (after - before)[SHELLS]
+    assert abs(gain["theirs"] - gain["ours"]).max() < 0.005
+    assert gain["ours"].max() > 0.2, "the curve is felt"
+    theirs, ours = (
+        mrc.read(tmp_path / name / "postprocess.mrc")[0].flatten() for name in ("relion", "ours")
+    )
+    assert float((theirs - ours).std() / theirs.std()) < 0.02
 
 
 def test_local_resolution_is_near_that_of_relion(folder):

@@ -3,6 +3,7 @@
 import json
 import math
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 import starfile
@@ -134,6 +135,49 @@ def test_a_given_mask_and_a_given_b_factor(outcome, tmp_path):
     assert found.local is None and found.filtered is None
 
 
+def curve(path, rows) -> Path:
+    """A STAR file of a detector's MTF, whose rows are frequency and value."""
+    head = "data_\n\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n"
+    path.write_text(head + "".join(f"{x:.6f} {value:.8f}\n" for x, value in rows))
+    return path
+
+
+@pytest.mark.parametrize("angpix", [None, 0.5 * PIXEL])
+def test_a_detector_whose_mtf_is_a_gaussian_is_a_b_factor(outcome, tmp_path, angpix):
+    """exp(-B s²/4) in closed form: dividing by it sharpens by B, whatever the detector's pixel."""
+    path, _ = outcome
+    b_factor = 40.0
+    pixel = angpix or PIXEL
+    rows = []
+    for number in range(1001):
+        x = number / 2000
+        rows.append((x, math.exp(-b_factor / 4 * (x / pixel) ** 2)))
+    file = curve(tmp_path / "mtf.star", rows)
+    by_mtf = settings(path, mtf=file, mtf_angpix=angpix, b_factor=-30.0, local=False)
+    alone = settings(path, b_factor=-30.0 - b_factor, local=False)
+    ours = workflow.postprocess(by_mtf).sharpened
+    expected = workflow.postprocess(alone).sharpened
+    assert torch.allclose(ours.volume, expected.volume, atol=1e-4 * float(ours.volume.std()))
+    assert list(ours.amplitudes) == ["original", "MTF corrected", "weighted", "sharpened"]
+    assert "MTF corrected" not in expected.amplitudes
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([(0.0, 1.0), (0.5, 0.0)], "rlnMtfValue in row 2"),
+        ([(0.0, 1.0), (0.0, 0.5)], "does not rise"),
+        ([(0.0, 1.0)], "does not rise"),
+    ],
+)
+def test_a_curve_that_cannot_be_divided_by_is_refused(outcome, tmp_path, rows, said):
+    path, _ = outcome
+    file = curve(tmp_path / "mtf.star", rows)
+    halves_of_it = (path / "half1.mrc", path / "half2.mrc")
+    refused = instamap("postprocess", *halves_of_it, "--mtf", file, "-o", tmp_path / "out")
+    assert said in refused.refusal
+
+
 def test_without_a_mask_it_is_said(outcome):
     path, _ = outcome
     found = workflow.postprocess(settings(path, local=False))
@@ -200,6 +244,9 @@ def test_views_say_how_often_directions_were_seen(outcome, tmp_path):
         (("half1.mrc", "half2.mrc", "--window", "-3"), "--window is -3 Å"),
         (("half1.mrc", "half2.mrc", "--window", "900"), "window of 900 Å does not fit"),
         (("half1.mrc", "half2.mrc", "--fit-from", "0"), "--fit-from is 0 Å"),
+        (("half1.mrc", "half2.mrc", "--mtf-angpix", "0.8"), "there is no --mtf; give both"),
+        (("half1.mrc", "half2.mrc", "--mtf", "none.star"), "none.star' does not exist"),
+        (("half1.mrc", "half2.mrc", "--mtf", "half1.mrc"), "half1.mrc"),
         (("half1.mrc", "half2.mrc", "--particles", "none.star"), "none.star' does not exist"),
     ],
 )
