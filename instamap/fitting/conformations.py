@@ -80,14 +80,14 @@ class Conformations(ModelAverage):
 
     def __init__(self, options: Options, model: Model, data: ConformationData) -> None:
         super().__init__(options, model, data)
-        self.lattice = Lattice(model)
+        self.lattice = Lattice(model, data.fitted[0].cube)
         self.cell = model.scene.pixel_size * options.jitter
         self.z = data.z.to(self.device)
         self.fitted_statistics = [self._cropped(statistics) for statistics in data.fitted]
         self.held_out_statistics = [self._cropped(statistics) for statistics in data.held_out]
 
     def _cropped(self, statistics: Statistics) -> Statistics:
-        return statistics.crop(self.lattice.low, self.lattice.high).to(self.device)
+        return statistics.crop(self.lattice.cube).to(self.device)
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
         order = draws.permutation(len(self.z), generator)

@@ -5,8 +5,8 @@ cube that holds them.
 import torch
 from torch import Tensor, nn
 
-from instamap.fourier.kaiser_bessel import grid_size
 from instamap.geometry import draws, grids
+from instamap.geometry.cube import Cube
 from instamap.geometry.sampling import dilate
 from instamap.model import Model
 
@@ -15,30 +15,24 @@ class Lattice(nn.Module):
     """The voxels inside the mask of a model's scene, and those next to them, for jitter may step
     back in.
 
-    low, high: the limits of the cube that holds them. reached "n n n": which of its voxels they
-    are. centres "P 3": their positions in Å.
+    within: the cube outside which nothing is known; None for the whole box. cube: that which holds
+    them. reached "n n n": which of its voxels they are. centres "P 3": their positions in Å.
     """
 
     reached: Tensor
     centres: Tensor
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, within: Cube | None = None) -> None:
         super().__init__()
         scene = model.scene
         device = next(model.parameters()).device
-        centres = grids.voxel_centres(scene.box, scene.pixel_size)
-        centres = centres.to(device)
+        axis = grids.axis(scene.box, scene.pixel_size).to(device)
         with torch.no_grad():
-            reached = dilate(model.window(centres))
-        occupied = reached.nonzero()
-        first = int(occupied.min())
-        last = int(occupied.max())
-        limits = _transformed_fast(first, last + 1, scene.box)
-        self.low, self.high = limits
-        self.box = scene.box
-        self.cube = (slice(self.low, self.high),) * 3
-        reached = reached[self.cube]
-        centres = centres[self.cube][reached]
+            reached = dilate(_window(model, axis))
+        self.cube = Cube.around(reached, within)
+        reached = self.cube.of(reached)
+        z, y, x = reached.nonzero().T + self.cube.low
+        centres = torch.stack([axis[x], axis[y], axis[z]], 1)
         self.register_buffer("reached", reached, persistent=False)
         self.register_buffer("centres", centres, persistent=False)
 
@@ -80,21 +74,14 @@ class Lattice(nn.Module):
         moved = draws.uniform(x.shape, generator, device) - 0.5
         return x + moved * (cell / points)
 
-    def whole(self, cube: Tensor) -> Tensor:
-        """The map "D D D" that has these values "n n n" in the cube and is empty elsewhere."""
-        volume = torch.zeros(self.box, self.box, self.box, device=cube.device)
-        volume[self.cube] = cube
-        return volume
 
-
-def _transformed_fast(low: int, high: int, box: int) -> tuple[int, int]:
-    """Limits of the least cube around low..high-1 whose doubled edge has no prime factor above 5,
-    which halves the time of its FFTs.
+def _window(model: Model, axis: Tensor) -> Tensor:
+    """The model's window "D D D" at voxel centres, whose coordinates along each axis these are; a
+    plane at a time, as positions take three numbers each.
     """
-    size = high - low
-    edge = grid_size(size, 2.0) // 2
-    edge = min(edge, box)
-    low = low - (edge - size) // 2
-    low = min(low, box - edge)
-    low = max(0, low)
-    return low, low + edge
+    planes = []
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    for height in axis:
+        centres = torch.stack([x, y, torch.full_like(x, height)], -1)
+        planes.append(model.window(centres))
+    return torch.stack(planes)

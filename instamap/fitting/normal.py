@@ -62,13 +62,11 @@ class NormalEquations(Objective):
 
     def __init__(self, options: Options, model: Model, data: StatisticsData) -> None:
         super().__init__(options, model, data)
-        self.lattice = Lattice(model)
+        self.lattice = Lattice(model, data.fitted.cube)
         self.cell = model.scene.pixel_size * options.jitter
         self.widened = False
-        low = self.lattice.low
-        high = self.lattice.high
-        fitted = data.fitted.crop(low, high)
-        held_out = data.held_out.crop(low, high)
+        fitted = data.fitted.crop(self.lattice.cube)
+        held_out = data.held_out.crop(self.lattice.cube)
         self.fitted_statistics = fitted.to(self.device)
         self.held_out_statistics = held_out.to(self.device)
         self.average = torch.zeros(self.lattice.reached.shape, device=self.device)
@@ -101,7 +99,7 @@ class NormalEquations(Objective):
         return True
 
     def map(self) -> Tensor:
-        return self.lattice.whole(self.average)
+        return self.lattice.cube.whole_map(self.average)
 
     def average_state(self) -> Tensor:
         return self.average.clone()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from instamap.fourier import kaiser_bessel
 from instamap.fourier.kaiser_bessel import MARGIN, footprint, taps, window_transform
+from instamap.geometry.cube import Cube
 
 OVERSAMPLING = 1.25  # of a lattice of 2N points
 SHEETS_AT_ONCE = 16  # of the grid, transformed together
@@ -32,18 +33,23 @@ class Grid:
     """Half of the Fourier grid (q_x ≥ 0, the other half being its mirror image) with three numbers
     in each cell.
 
-    cells "M+2m M+2m M/2+2m 3" (with margin m = MARGIN, one more row at the end): real and imaginary
-    part of the data, and the power.
+    cube: where the sums are wanted, N voxels an edge of the box whose components frequencies are
+    given in; the middle of the box is in it. cells "M+2m M+2m M/2+2m 3" (with margin m = MARGIN,
+    one more row at the end): real and imaginary part of the data, and the power. Raises ValueError
+    for a cube without the middle.
     """
 
     def __init__(
         self,
-        box: int,
+        cube: Cube,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.box = box
-        self.size = kaiser_bessel.grid_size(2 * box, OVERSAMPLING)
+        self.cube = cube
+        self.origin = cube.box // 2 - cube.low
+        if not 0 <= self.origin <= cube.edge:
+            raise ValueError(f"{cube} lie beside its middle, which waves are told about")
+        self.size = kaiser_bessel.grid_size(2 * cube.edge, OVERSAMPLING)
         edge = self.size + 2 * MARGIN + 1
         width = self.size // 2 + 2 * MARGIN + 2
         self.cells = torch.zeros(
@@ -54,6 +60,11 @@ class Grid:
             dtype=dtype,
             device=device,
         )
+
+    @property
+    def cells_per_component(self) -> float:
+        """Cells between neighbouring Fourier components of the box."""
+        return self.size / self.cube.box
 
     def clear(self) -> None:
         """Sets all cells back to zero."""
@@ -66,7 +77,7 @@ class Grid:
         frames "V 2 3": the first two rows of rotations; plane "P 2": frequencies (kx, ky) in
         components of the box.
         """
-        scaled = frames * (self.size / self.box)
+        scaled = frames * self.cells_per_component
         return kaiser_bessel.first_cells(scaled, plane, self.size // 2)
 
     def spread(
@@ -109,33 +120,35 @@ class Grid:
                 flat[channel:].scatter_add_(0, place, terms.view(-1))
 
     def data_lattice(self) -> Tensor:
-        """The sum of the data's waves on the lattice "N N N" [z, y, x] with the origin at voxel N
-        // 2.
+        """The sum of the data's waves on the voxels "N N N" [z, y, x] of the cube, with the origin
+        in the middle of the box.
         """
-        origin = self.box // 2
-        return self._lattice(_data, self.box, origin)
+        position = torch.arange(self.cube.edge) - self.origin
+        return self._lattice(_data, position)
 
     def power_lattice(self) -> Tensor:
-        """The sum of the power's waves on "2N 2N 2N" with the origin at voxel N; zero at -N, which
-        has no opposite.
+        """The sum of the power's waves on the periodic lattice "2N 2N 2N" with the origin first;
+        zero at -N, which has no opposite.
         """
-        full = self._lattice(_power, 2 * self.box, self.box)
-        full[0] = 0
-        full[:, 0] = 0
-        full[:, :, 0] = 0
+        edge = self.cube.edge
+        position = torch.fft.ifftshift(torch.arange(-edge, edge))
+        full = self._lattice(_power, position)
+        full[edge] = 0
+        full[:, edge] = 0
+        full[:, :, edge] = 0
         return full
 
     def _lattice(
         self,
         read: Callable[[Tensor], Tensor],
-        size: int,
-        origin: int,
+        position: Tensor,
     ) -> Tensor:
-        """Inverse FFT of what `read` takes from the cells, axis by axis, each cropped at once;
-        sheets of equal x in turn to save memory.
+        """Inverse FFT of what `read` takes from the cells at positions "n" along each axis, axis by
+        axis, each cropped at once; sheets in turn to save memory.
         """
         device = self.cells.device
-        position = torch.arange(size, device=device) - origin
+        size = len(position)
+        position = position.to(device)
         frequency = position.double() / self.size
         undo = 1 / window_transform(frequency).to(self.cells)
         in_sheet = undo[:, None, None] * undo[:, None]
@@ -160,13 +173,11 @@ class Grid:
                 waves = torch.fft.ifft(sheets, dim=axis, norm="forward")
                 sheets = waves.index_select(axis, rows)
             half[:, :, start:stop] = sheets * in_sheet
-        waves = torch.fft.irfft(
-            half,
-            n=self.size,
-            dim=2,
-            norm="forward",
-        )
-        lattice = waves.index_select(2, rows)
+        lattice = torch.empty(size, size, size, dtype=self.cells.dtype, device=device)
+        for start in range(0, size, SHEETS_AT_ONCE):
+            sheets = half[start : start + SHEETS_AT_ONCE]
+            waves = torch.fft.irfft(sheets, n=self.size, dim=2, norm="forward")
+            lattice[start : start + SHEETS_AT_ONCE] = waves.index_select(2, rows)
         return lattice.mul_(undo)
 
 

@@ -137,7 +137,7 @@ def spread(
     edge, width = grid.cells.shape[1:3]
     half = grid.size // 2
     cells = grid.cells.view(-1).numpy()
-    scaled = frames * (grid.size / grid.box)
+    scaled = frames * grid.cells_per_component
     axes = _array(scaled, torch.float32)
     positions = _array(plane, torch.float32)
     values = _array(data, torch.complex64)

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from instamap.geometry import grids
+
 # Cells that one point reaches along an axis: 5 x (complex + real) is 15 floats, one row of 16 in
 # `gridding_numba`.
 WIDTH = 5
@@ -21,27 +23,13 @@ SHAPE = 2.0 * WIDTH
 MARGIN = 3  # m: cells around the grid
 # Subdivisions of a cell in the table of the window; interpolating it linearly errs by 1e-6.
 STEPS = 512
-LARGEST_FACTOR = 5  # of an edge whose FFT is fast
 # Position of a grid's cell x = 0, less how far a point reaches to its left.
 FIRST_CELL = MARGIN + 1 - 0.5 * WIDTH
 
 
 def grid_size(lattice: int, oversampling: float) -> int:
     """The least even number M ≥ oversampling · lattice that has no prime factor above 5."""
-    least = lattice * oversampling
-    size = 2 * math.ceil(least / 2)
-    while not _transforms_fast(size):
-        size += 2
-    return size
-
-
-def _transforms_fast(edge: int) -> bool:
-    """Whether an edge has no prime factor above 5."""
-    rest = edge
-    for prime in range(2, LARGEST_FACTOR + 1):
-        while rest % prime == 0:
-            rest //= prime
-    return rest == 1
+    return grids.fast_edge(lattice * oversampling)
 
 
 def window(distance: Tensor) -> Tensor:

@@ -1,7 +1,11 @@
 """Lattices of pixels, voxels and Fourier components; the origin is pixel D // 2 on every axis."""
 
+import math
+
 import torch
 from torch import Tensor
+
+LARGEST_FACTOR = 5  # of the edges of lattices that are transformed fast
 
 
 def axis(
@@ -91,3 +95,20 @@ def crop(images: Tensor, box: int) -> Tensor:
     start = edge // 2 - box // 2
     middle = slice(start, start + box)
     return images[..., middle, middle]
+
+
+def fast_edge(least: float) -> int:
+    """The least even number from `least` on that has no prime factor above LARGEST_FACTOR."""
+    edge = 2 * math.ceil(least / 2)
+    while not _transforms_fast(edge):
+        edge += 2
+    return edge
+
+
+def _transforms_fast(edge: int) -> bool:
+    """Whether an edge has no prime factor above LARGEST_FACTOR."""
+    rest = edge
+    for prime in range(2, LARGEST_FACTOR + 1):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1

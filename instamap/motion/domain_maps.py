@@ -16,6 +16,7 @@ from instamap.fourier.central_slices import Spectrum
 from instamap.fourier.gridding import Grid
 from instamap.fourier.rescale import rescale
 from instamap.geometry import grids
+from instamap.geometry.cube import Cube
 from instamap.geometry.sampling import sample_volumes
 from instamap.model import Model
 from instamap.motion.bend import MotionFit, fit_density
@@ -100,7 +101,7 @@ def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
     """
     particles = images.particles
     box = particles.box
-    grid = Grid(box)
+    grid = Grid(Cube.whole(box))
     others = [j for j in range(len(densities)) if j != m and densities[j].any()]
     spectra = {j: Spectrum(densities[j].float()) for j in others}
     weight = 0.0

@@ -11,6 +11,7 @@ from torch import Tensor
 from instamap.errors import DataError, OptionError
 from instamap.fourier.gridding import Grid
 from instamap.geometry import compiled
+from instamap.geometry.cube import Cube
 from instamap.scene import Views
 from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.statistics import Statistics
@@ -84,7 +85,7 @@ class Accumulator:
     """Adds images to b and K (see `statistics`): each is Fourier transformed, weighted and spread
     as a slice onto a Fourier grid.
 
-    symmetry "S 3 3": rotations g of the density's point group, the identity among them. Image i
+    cube: outside which the density is zero; None for the whole box. symmetry "S 3 3": rotations g of the density's point group, the identity among them. Image i
     then counts as the mean over g of images at poses A_i g, which for a symmetric map is its exact
     likelihood. premultiplied: images are C y; they enter b without another CTF. start: statistics
     of other images, to which these are added. backend: how slices are spread; "numba" (float32, on
@@ -96,6 +97,7 @@ class Accumulator:
         box: int,
         pixel_size: float,
         *,
+        cube: Cube | None = None,
         symmetry: Tensor | None = None,
         premultiplied: bool = False,
         dtype: torch.dtype = torch.float32,
@@ -115,8 +117,9 @@ class Accumulator:
         self._plane = FourierPlane(box, dtype).to(self.device)
         self._planes: dict[tuple[float, ...], FourierPlane] = {}
         self._batch = max(1, POINTS // len(self._plane))
-        self._grid = Grid(box, dtype, self.device)
-        self._flushed = start or Statistics.empty(box, pixel_size, dtype=dtype, device=device)
+        cube = cube or Cube.whole(box)
+        self._grid = Grid(cube, dtype, self.device)
+        self._flushed = start or Statistics.empty(cube, pixel_size, dtype=dtype, device=device)
         self._empty()
 
     def _empty(self) -> None:

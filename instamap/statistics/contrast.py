@@ -32,8 +32,9 @@ class Contrast:
 
 def measure(one: Statistics, two: Statistics) -> Contrast:
     """The contrast in two disjoint sets, a first map of each judged by the other."""
-    radius = (one.box // 2 - 0.5) * one.pixel_size
-    sphere = mask.sphere(one.box, one.pixel_size, radius, 0.0)
+    box = one.cube.box
+    radius = (box // 2 - 0.5) * one.pixel_size
+    sphere = mask.sphere(box, one.pixel_size, radius, 0.0)
     white = 0.0
     dark = 0.0
     for fitted, held_out in ((one, two), (two, one)):

@@ -15,17 +15,22 @@ def solve(
     statistics: Statistics, window: Tensor, steps: int = 3, start: Tensor | None = None
 ) -> Tensor:
     """A map "D D D" inside `window` "D D D" after a few steps of conjugate gradients on K∗V = b
-    from zero, or from the map `start`.
+    from zero, or from the map `start`; empty outside the cube of the statistics.
     """
+    cube = statistics.cube
+    inside = cube.of(window)
 
     def apply(volume: Tensor) -> Tensor:
-        return window * statistics.apply(volume)
+        return inside * statistics.apply(volume)
 
     if start is None:
-        empty = torch.zeros_like(statistics.b)
-        return conjugate_gradients(apply, empty, window * statistics.b, steps)
-    residual = window * (statistics.b - statistics.apply(start))
-    return conjugate_gradients(apply, start, residual, steps)
+        first = torch.zeros_like(statistics.b)
+        residual = inside * statistics.b
+    else:
+        first = cube.of(start)
+        residual = inside * (statistics.b - statistics.apply(first))
+    solved = conjugate_gradients(apply, first, residual, steps)
+    return cube.whole_map(solved)
 
 
 def find_mask(volume: Tensor, pixel_size: float) -> Tensor:

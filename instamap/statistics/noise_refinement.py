@@ -11,6 +11,7 @@ from instamap.data.particles import Particles
 from instamap.fourier import aberrations, ctf
 from instamap.fourier.projector import Projector
 from instamap.geometry import grids
+from instamap.geometry.cube import Cube
 from instamap.maps import mask
 from instamap.parts import GaussianLikelihood
 from instamap.scene import Batch, Scene
@@ -28,6 +29,7 @@ def refine(
     likelihood: GaussianLikelihood,
     scene: Scene,
     *,
+    cube: Cube | None = None,
     symmetry: Tensor | None = None,
 ) -> Tensor:
     """Variance "G D//2+1" of the noise per optics group and Fourier shell, from residuals of at
@@ -35,7 +37,8 @@ def refine(
 
     Two maps are made of half of these images each, with the noise that `likelihood` knows. A map
     has fitted some of the noise of its own images, so that their residuals are too small, by the
-    same amount, to first order, as those of the other half's are too large: their mean is taken. A
+    same amount, to first order, as those of the other half's are too large: their mean is taken.
+    cube: outside which the density is zero. A
     group without images, and a set of fewer than 2 MIN_HALF_IMAGES, keeps the scene's variance.
     """
     before = _known_variance(scene)
@@ -46,7 +49,7 @@ def refine(
     counts = [len(half) for half in halves.values()]
     if min(counts) < MIN_HALF_IMAGES:
         return before  # most are copies of few
-    statistics = accumulate(particles, halves, likelihood, symmetry=symmetry)
+    statistics = accumulate(particles, halves, likelihood, cube=cube, symmetry=symmetry)
     window = scene.mask
     if window is None:
         window = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)

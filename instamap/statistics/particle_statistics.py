@@ -12,6 +12,7 @@ from instamap.data.particles import Particles
 from instamap.fourier.central_slices import central_slices
 from instamap.fourier.ctf import ctf
 from instamap.fourier.gridding import Grid
+from instamap.geometry.cube import Cube
 from instamap.scene import Batch
 from instamap.statistics import accumulator
 from instamap.statistics.fourier_plane import FourierPlane
@@ -159,7 +160,7 @@ class ParticleStatistics:
             data = power
         image_power = power[self.particle]
         image_data = data[self.particle]
-        grid = Grid(self.box)
+        grid = Grid(Cube.whole(self.box))
         counts = (image_power != 0) | (image_data != 0)
         (kept,) = counts.nonzero(as_tuple=True)
         for images in kept.split(8 * IMAGES_AT_ONCE):

@@ -27,24 +27,28 @@ from torch import Tensor
 
 from instamap.errors import DataError
 from instamap.fourier.gridding import Grid
+from instamap.geometry.cube import Cube
 from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
-VERSION = 2  # of the files
+VERSION = 3  # of the files
 TENSORS = ("b", "kernel")
+NUMBERS_AT_ONCE = 1 << 18  # of a spectrum, transformed along its last axis together
 SAME_PIXEL_SIZE = 1e-4  # relative difference that is mere rounding
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that a set of images says of a map; sets that are disjoint add.
+    """All that a set of images says of a map that is zero outside a cube; sets that are disjoint
+    add.
 
-    box: N. pixel_size: Å. b "N N N": Σ_i w_i A_iᴴ C_i y_i / σ², per unit of density. kernel "2N 2N
-    N+1": the Fourier transform (rfftn, real since K is real and even) of K on the periodic lattice
-    of 2N. count: images. weight: Σ w_i. energy: Σ_i w_i Σ_k |F_i|² / (D² σ²), nan if any image was
-    multiplied by its CTF, as what its zeros removed is not known.
+    cube: the voxels of the images' box for which they were gathered, n an edge. pixel_size: Å. b "n
+    n n": Σ_i w_i A_iᴴ C_i y_i / σ², per unit of density. kernel "2n 2n n+1": the Fourier transform
+    (rfftn, real since K is real and even) of K on the periodic lattice of 2n. count: images.
+    weight: Σ w_i. energy: Σ_i w_i Σ_k |F_i|² / (D² σ²), nan if any image was multiplied by its CTF,
+    as what its zeros removed is not known.
     """
 
-    box: int
+    cube: Cube
     pixel_size: float
     b: Tensor
     kernel: Tensor
@@ -54,38 +58,42 @@ class Statistics:
 
     @staticmethod
     def empty(
-        box: int,
+        cube: Cube,
         pixel_size: float,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "Statistics":
         """The statistics of no image."""
-        b = torch.zeros(box, box, box, dtype=dtype, device=device)
-        kernel = torch.zeros(2 * box, 2 * box, box + 1, dtype=dtype, device=device)
-        return Statistics(box, pixel_size, b, kernel, 0, 0.0, 0.0)
+        n = cube.edge
+        b = torch.zeros(n, n, n, dtype=dtype, device=device)
+        kernel = torch.zeros(2 * n, 2 * n, n + 1, dtype=dtype, device=device)
+        return Statistics(cube, pixel_size, b, kernel, 0, 0.0, 0.0)
 
     @staticmethod
     def from_grid(
         grid: Grid, pixel_size: float, count: int, weight: float, energy: float
     ) -> "Statistics":
         """The statistics of images whose weighted slices were spread on a Fourier grid."""
-        lattice = grid.power_lattice()
-        lattice = torch.fft.ifftshift(lattice)
-        kernel = torch.fft.rfftn(lattice).real
         b = grid.data_lattice()
-        return Statistics(grid.box, pixel_size, b, kernel, count, weight, energy)
+        kernel = _real_transform(grid.power_lattice())
+        return Statistics(grid.cube, pixel_size, b, kernel, count, weight, energy)
+
+    @property
+    def edge(self) -> int:
+        """n: voxels along an edge of the cube."""
+        return self.cube.edge
 
     def __add__(self, other: "Statistics") -> "Statistics":
-        """The statistics of the union of two disjoint sets of images. Raises DataError if boxes or
+        """The statistics of the union of two disjoint sets of images. Raises DataError if cubes or
         pixel sizes differ.
         """
         difference = abs(self.pixel_size - other.pixel_size)
-        if self.box != other.box or difference > SAME_PIXEL_SIZE * self.pixel_size:
+        if self.cube != other.cube or difference > SAME_PIXEL_SIZE * self.pixel_size:
             raise DataError(
-                f"statistics of {self.box} voxels of {self.pixel_size:g} Å cannot be added to those"
-                f" of {other.box} voxels of {other.pixel_size:g} Å; scale the images to one box and"
-                " pixel size first"
+                f"statistics of {self.cube} of {self.pixel_size:g} Å cannot be added to those"
+                f" of {other.cube} of {other.pixel_size:g} Å; scale the images to one box and"
+                " pixel size, and gather both for one cube"
             )
         return replace(
             self,
@@ -106,23 +114,22 @@ class Statistics:
             energy=factor * self.energy,
         )
 
-    def crop(self, low: int, high: int) -> "Statistics":
-        """The statistics for maps that are zero outside voxels low..high-1 of each axis, as maps of
-        these voxels: the same loss, smaller FFTs.
+    def crop(self, cube: Cube) -> "Statistics":
+        """The statistics for maps that are zero outside a smaller cube: the same loss, smaller
+        FFTs. Raises ValueError for a cube that is not inside this one.
         """
-        box = high - low
-        if box == self.box:
+        if cube == self.cube:
             return self
-        inside = slice(low, high)
-        middle = slice(self.box - box, self.box + box)
-        shape = (2 * self.box,) * 3
+        inside = self.cube.slices_of(cube)
+        n = cube.edge
+        middle = slice(self.edge - n, self.edge + n)
+        shape = (2 * self.edge,) * 3
         lattice = torch.fft.irfftn(self.kernel, s=shape)
         lattice = torch.fft.fftshift(lattice)
         lattice = lattice[middle, middle, middle]
-        lattice = torch.fft.ifftshift(lattice)
-        kernel = torch.fft.rfftn(lattice).real
-        b = self.b[inside, inside, inside]
-        return replace(self, box=box, b=b.contiguous(), kernel=kernel.contiguous())
+        kernel = _real_transform(torch.fft.ifftshift(lattice))
+        b = self.b[inside]
+        return replace(self, cube=cube, b=b.contiguous(), kernel=kernel)
 
     def to(self, *args: Any) -> "Statistics":
         """A copy of another dtype or on another device: see Tensor.to."""
@@ -131,17 +138,23 @@ class Statistics:
         return replace(self, b=b, kernel=kernel)
 
     def apply(self, volume: Tensor) -> Tensor:
-        """K∗V "N N N" of a map V "N N N": the Hessian of the loss times V, differentiable."""
-        n = self.box
-        m = 2 * self.box
-        # z apart: the planes of padding need no other axis.
+        """K∗V "n n n" of a map V "n n n": the Hessian of the loss times V, differentiable."""
+        n = self.edge
+        m = 2 * n
+        # z apart: the planes of padding need no other axis. A part of them at once, which stays in
+        # the cache.
         spectrum = torch.fft.rfft2(volume, s=(m, m))
-        spectrum = torch.fft.fft(spectrum, n=m, dim=0)
-        spectrum = torch.fft.ifft(spectrum * self.kernel, dim=0)[:n]
+        rows = max(1, NUMBERS_AT_ONCE // (m * (n + 1)))
+        parts = []
+        for planes, kernel in zip(spectrum.split(rows, 1), self.kernel.split(rows, 1), strict=True):
+            waves = torch.fft.fft(planes, n=m, dim=0)
+            curved = torch.fft.ifft(waves * kernel, dim=0)
+            parts.append(curved[:n])
+        spectrum = torch.cat(parts, 1)
         return torch.fft.irfft2(spectrum, s=(m, m))[:, :n, :n]
 
     def loss(self, volume: Tensor) -> Tensor:
-        """½⟨V, K∗V⟩ - ⟨b, V⟩, a float64 scalar: -log p (nats, whole set) of a map "N N N" less that
+        """½⟨V, K∗V⟩ - ⟨b, V⟩, a float64 scalar: -log p (nats, whole set) of a map "n n n" less that
         of the empty map.
 
         Its gradient K∗V - b comes from the same pair of FFTs.
@@ -157,6 +170,8 @@ class Statistics:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 arrays[name] = value.cpu().numpy()
+            elif isinstance(value, Cube):
+                arrays[name] = np.array([value.box, value.low, value.high])
             else:
                 arrays[name] = np.array(value)
         write_npz(path, arrays)
@@ -181,9 +196,11 @@ class Statistics:
                 f"'{path}' does not hold statistics of version {VERSION}; write it again with this"
                 " version of instamap"
             )
-        _check_arrays(found, path)
-        values: dict[str, Any] = {}
+        cube = _check_arrays(found, path)
+        values: dict[str, Any] = {"cube": cube}
         for name, array in found.items():
+            if name == "cube":
+                continue
             if array.ndim:
                 values[name] = torch.from_numpy(array)
             else:
@@ -191,25 +208,36 @@ class Statistics:
         return Statistics(**values)
 
 
-def _check_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> None:
-    """Raises DataError where b and the kernel are not real numbers of the box, or the rest is no
-    number.
+def _check_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> Cube:
+    """The cube that they are of. Raises DataError where b and the kernel are not real numbers of
+    it, or the rest is no number.
     """
     for name, array in arrays.items():
-        allowed = "iu" if name in ("box", "count") else "fiu"
+        allowed = "iu" if name in ("cube", "count") else "fiu"
         if name in TENSORS:
             allowed = "f"
-        elif array.ndim:
+        elif array.shape != ((3,) if name == "cube" else ()):
             allowed = ""
         if array.dtype.kind not in allowed:
             raise DataError(f"'{path}' has statistics whose {name} is no number; write it again")
-    box = int(arrays["box"])
+    box, low, high = (int(number) for number in arrays["cube"])
+    n = high - low
     shapes = (arrays["b"].shape, arrays["kernel"].shape)
-    if shapes != ((box, box, box), (2 * box, 2 * box, box + 1)):
+    if shapes != ((n, n, n), (2 * n, 2 * n, n + 1)):
         raise DataError(
             f"'{path}' has statistics of shapes {shapes[0]} and {shapes[1]}, which are not of"
-            f" {box} voxels an edge; write it again"
+            f" {n} voxels an edge; write it again"
         )
+    try:
+        return Cube(box, low, high)
+    except ValueError as error:
+        raise DataError(f"'{path}' has statistics of no cube: {error}; write it again") from None
+
+
+def _real_transform(lattice: Tensor) -> Tensor:
+    """The Fourier transform (rfftn) of a lattice that is real and even about its first number."""
+    spectrum = torch.fft.rfftn(lattice)
+    return spectrum.real.contiguous()
 
 
 class _Loss(torch.autograd.Function):

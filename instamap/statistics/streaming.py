@@ -10,6 +10,7 @@ from torch import Tensor
 
 from instamap.data.particles import Particles
 from instamap.fourier.ctf import ctf
+from instamap.geometry.cube import Cube
 from instamap.parts import GaussianLikelihood
 from instamap.progress import SILENT, Progress
 from instamap.scene import Batch
@@ -32,6 +33,7 @@ def accumulate(
     rows_by_name: dict[str, Tensor],
     likelihood: GaussianLikelihood,
     *,
+    cube: Cube | None = None,
     symmetry: Tensor | None = None,
     weights: Tensor | None = None,
     progress: Progress = SILENT,
@@ -40,7 +42,7 @@ def accumulate(
 ) -> dict[str, Statistics]:
     """The statistics of each set of row numbers, by its name, in the noise of the likelihood.
 
-    symmetry "S 3 3": see `Accumulator`. weights "n": of all particles' log p. checkpoint: keeps the
+    cube, symmetry "S 3 3": see `Accumulator`. weights "n": of all particles' log p. checkpoint: keeps the
     statistics of a set's first rows each time that the grid is emptied, and those of the whole set.
     before: what was kept in an earlier pass over the same rows; these are not read again, and the
     outcome is the same to the last bit.
@@ -53,7 +55,7 @@ def accumulate(
     reading = _Reading(progress, sum(len(rows) for rows in left.values()))
     found = {}
     for name, rows in left.items():
-        single = _Pass(particles, likelihood, symmetry, weights, reading)
+        single = _Pass(particles, likelihood, cube, symmetry, weights, reading)
         found[name] = single.carry_out(name, rows, done.get(name), checkpoint)
     return found
 
@@ -78,12 +80,14 @@ class _Pass:
         self,
         particles: Particles,
         likelihood: GaussianLikelihood,
+        cube: Cube | None,
         symmetry: Tensor | None,
         weights: Tensor | None,
         reading: _Reading,
     ) -> None:
         self.particles = particles
         self.likelihood = likelihood
+        self.cube = cube
         self.symmetry = symmetry
         self.weights = weights
         self.reading = reading
@@ -99,6 +103,7 @@ class _Pass:
         accumulator = accumulators.Accumulator(
             self.particles.box,
             self.particles.pixel_size,
+            cube=self.cube,
             symmetry=self.symmetry,
             premultiplied=self.particles.premultiplied,
             start=start,

@@ -15,6 +15,7 @@ from instamap.data.particles import Particles
 from instamap.errors import CompositionError, DataError
 from instamap.fitting import stages
 from instamap.fitting.objective import FitData, ImageData, StatisticsData, distinct_images
+from instamap.geometry.cube import Cube
 from instamap.maps import mask
 from instamap.model import check_compatible, compose, make_part
 from instamap.parts import GaussianLikelihood, HasBodies, RefinesNoise
@@ -24,7 +25,8 @@ from instamap.scene import Scene
 from instamap.statistics import initial_map, noise_refinement
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
-from instamap.workflows import image_contrast, preflight
+from instamap.workflows import extent, image_contrast, preflight
+from instamap.workflows.extent import FirstLook
 from instamap.workflows.image_contrast import MeasuredContrast
 from instamap.workflows.resume import KeptStatistics
 from instamap.workflows.settings import Settings
@@ -41,7 +43,7 @@ class Dataset:
 
     scene: with the user's mask, if any. rows: row numbers of each set that is fitted; held_out: of
     the one that tells when to stop. symmetry "S 3 3": rotations, None for C1. weights "n": of every
-    particle's log p, None for 1. contrast: what was found of the images' contrasts, which the
+    particle's log p, None for 1. cube: outside which nothing is gathered. contrast: what was found of the images' contrasts, which the
     particles' views have where they count; None where nobody asked.
     """
 
@@ -51,6 +53,7 @@ class Dataset:
     held_out: Tensor
     symmetry: Tensor | None
     weights: Tensor | None
+    cube: Cube
     contrast: MeasuredContrast | None = None
 
     @property
@@ -116,7 +119,13 @@ def open_dataset(
     )
     check_compatible(settings.parts, scene.premultiplied)
     symmetry = settings.point_group
-    dataset = Dataset(particles, scene, rows, held_out, symmetry, weights)
+    look = FirstLook(particles, torch.cat(list(rows.values())), symmetry, weights)
+    cube = Cube.whole(particles.box)
+    if settings.extent == "molecule":
+        cube = extent.find(look, window)
+    if cube != Cube.whole(particles.box):
+        progress.message(f"extent          {cube} hold the molecule; elsewhere is nothing")
+    dataset = Dataset(particles, scene, rows, held_out, symmetry, weights, cube)
     dataset = _with_refined_noise(dataset, settings)
     if settings.contrast == "none":
         return dataset
@@ -185,7 +194,12 @@ def _with_refined_noise(dataset: Dataset, settings: Settings) -> Dataset:
     likelihood = make_part("likelihood", choice, scene)
     fitted = torch.cat(list(dataset.rows.values()))
     spectra = noise_refinement.refine(
-        dataset.particles, fitted, likelihood, scene, symmetry=dataset.symmetry
+        dataset.particles,
+        fitted,
+        likelihood,
+        scene,
+        cube=dataset.cube,
+        symmetry=dataset.symmetry,
     )
     return replace(dataset, scene=replace(scene, noise_variance=spectra))
 
@@ -268,6 +282,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
         dataset.particles,
         dataset.sets,
         likelihood,
+        cube=dataset.cube,
         symmetry=dataset.symmetry,
         weights=dataset.weights,
         progress=progress,
@@ -293,6 +308,7 @@ def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> 
         dataset.particles,
         sample,
         likelihood,
+        cube=dataset.cube,
         symmetry=dataset.symmetry,
         weights=dataset.weights,
         progress=progress,
@@ -324,6 +340,8 @@ def _prepare_statistics(settings: Settings) -> Prepared:
         sets = dict(zip(splits.HALVES, (one, two), strict=True))
     else:
         sets = {splits.WHOLE: one + two}
+    if scene.mask is not None:
+        _check_inside(scene.mask, one.cube, settings)
     fits: dict[str, FitData] = {}
     for name, fitted in sets.items():
         fits[name] = StatisticsData(fitted, held_out)
@@ -331,12 +349,23 @@ def _prepare_statistics(settings: Settings) -> Prepared:
     return Prepared(None, scene, fits, mask_was_found)
 
 
+def _check_inside(window: Tensor, cube: Cube, settings: Settings) -> None:
+    """Raises DataError where a mask reaches beyond what was gathered."""
+    needed = Cube.around(window > 0, within=None)
+    if not bool((window > 0).sum() == (cube.of(window) > 0).sum()):
+        raise DataError(
+            f"mask '{settings.mask}' reaches from voxel {needed.low} to {needed.high - 1}, but the"
+            f" statistics in '{settings.statistics}' were gathered for {cube}; accumulate again"
+            " with --extent box"
+        )
+
+
 def with_mask_and_scale(scene: Scene, sample: list[Statistics]) -> tuple[Scene, bool]:
     """The scene with its mask and the density's scale, from a first map of these statistics.
 
     Also whether the mask was found there, since the scene had none.
     """
-    total = sum(sample, start=Statistics.empty(scene.box, scene.pixel_size))
+    total = sum(sample[1:], start=sample[0])
     sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     first = initial_map.solve(total, sphere)
     window = scene.mask

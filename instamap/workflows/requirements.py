@@ -12,6 +12,7 @@ from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import StatisticsData
 from instamap.fourier import gridding, kaiser_bessel
 from instamap.fourier.ctf import ctf
+from instamap.geometry.cube import Cube
 from instamap.maps import mask
 from instamap.model import compose
 from instamap.scene import Scene
@@ -65,7 +66,7 @@ def _seconds_a_step(settings: Settings, box: int) -> float:
     window = mask.sphere(timed, 1.0, MASK_RADIUS * timed, 0.0)
     scene = Scene(timed, 1.0, mask=window, noise_variance=torch.ones(1, timed // 2 + 1))
     model = compose(settings.parts, scene, seed=0)
-    statistics = Statistics.empty(timed, 1.0)
+    statistics = Statistics.empty(Cube.whole(timed), 1.0)
     data = StatisticsData(statistics, statistics)
     objective = NormalEquations(NormalEquations.Options(), model, data)
     start = 0.0

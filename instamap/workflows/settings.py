@@ -233,6 +233,13 @@ class Settings:
         commands=FROM_IMAGES,
         role="data",
     )
+    extent: Literal["molecule", "box"] = setting(
+        "molecule",
+        "What is gathered of large images: all that they say of a cube around the molecule, which a"
+        " first pass over some of them or the mask shows, or of the whole box.",
+        commands=FROM_IMAGES,
+        role="data",
+    )
     device: Literal["cpu"] = setting(
         "cpu", "Where it computes; this version computes on the CPU.", commands=(), role="fit"
     )

@@ -11,6 +11,7 @@ import torch
 
 from instamap import checksums
 from instamap.errors import DataError, InstamapError, OptionError, OutputError
+from instamap.geometry.cube import Cube
 from instamap.scene import Scene
 from instamap.statistics.statistics import Statistics
 from instamap.toml_text import read_toml, write_toml
@@ -39,14 +40,16 @@ MANIFEST: dict[str, type] = {
     "shards": list,
     "images": int,
     "image_box": int,
+    "cube": list,
     "pixel_size": float,
     "premultiplied": bool,
     "noise_variance": list,
     "sets": dict,
 }
 """What accumulate.toml says beside the settings: the STAR file's digest, the shards, the images as
-preprocessed (their number, box, pixel size, whether they are premultiplied, their noise) and how
-many there are in each set.
+preprocessed (their number, box, pixel size, whether they are premultiplied, their noise), the
+first voxel of the cube that was gathered and the one after its last, and how many images there are
+in each set.
 """
 
 
@@ -81,6 +84,7 @@ class StatisticsFolder:
         try:
             noise = torch.tensor(folder.manifest["noise_variance"])
             whole = noise.ndim == 2 and len(folder.shards) > 0 and folder.scene is not None
+            whole = whole and folder.cube.edge > 0
         except (KeyError, TypeError, ValueError, AttributeError):
             whole = False
         if not whole:
@@ -115,6 +119,12 @@ class StatisticsFolder:
         )
 
     @property
+    def cube(self) -> Cube:
+        """The voxels that were gathered."""
+        low, high = self.manifest["cube"]
+        return Cube(self.manifest["image_box"], low, high)
+
+    @property
     def counts(self) -> dict[str, int]:
         """The number of images of each set."""
         return self.manifest["sets"]
@@ -143,11 +153,17 @@ class StatisticsFolder:
         count = self.counts[name]
         box = self.manifest["image_box"]
         expected = (box, self.manifest["pixel_size"], count)
-        if (found.box, found.pixel_size, found.count) != expected:
+        cube = found.cube
+        if (cube.box, found.pixel_size, found.count) != expected:
             raise DataError(
-                f"'{self.file(name)}' holds {found.count} images of {found.box} px, but {MARK}"
+                f"'{self.file(name)}' holds {found.count} images of {cube.box} px, but {MARK}"
                 f" speaks of {count} of {box} px; put back the file that was written with it, or"
                 f" {AGAIN}"
+            )
+        if cube != self.cube:
+            raise DataError(
+                f"'{self.file(name)}' is of {cube}, but {MARK} speaks of {self.cube}; put back the"
+                f" file that was written with it, or {AGAIN}"
             )
         return found
 

@@ -21,6 +21,7 @@ from instamap.fitting.objective import ImageData, StatisticsData
 from instamap.forward.ray import Ray
 from instamap.fourier import ctf
 from instamap.geometry import grids, rotations
+from instamap.geometry.cube import Cube
 from instamap.model import Model, compose, default_parts, part_classes
 from instamap.parts import ForwardOperator, Representation
 from instamap.plugin.choice import choose
@@ -224,7 +225,7 @@ def test_cropped_statistics_judge_maps_in_the_crop_as_the_whole_does(seed, box, 
     high = box - cut
     whole = case.statistics()
     inner = slice(low, high)
-    part = whole.crop(low, high)
+    part = whole.crop(Cube(box, low, high))
     small = torch.randn(
         (high - low,) * 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     ).requires_grad_()

@@ -15,6 +15,7 @@ from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import ImageData, Objective, StatisticsData
 from instamap.fitting.regulariser import Regulariser
 from instamap.geometry import rotations
+from instamap.geometry.cube import Cube
 from instamap.model import Model, compose, default_parts
 from instamap.plugin.choice import choose
 from instamap.plugin.options import parse
@@ -60,7 +61,7 @@ def pictures(count: int = COUNT) -> Pictures:
 
 def statistics(seed: int) -> Statistics:
     """Of three images whose transfer falls with frequency."""
-    empty = Statistics.empty(SCENE.box, SCENE.pixel_size)
+    empty = Statistics.empty(Cube.whole(SCENE.box), SCENE.pixel_size)
     return replace(
         empty,
         b=torch.randn(empty.b.shape, generator=seeded(seed)),

@@ -5,6 +5,7 @@ import torch
 
 from instamap.fourier.gridding import Grid
 from instamap.geometry import rotations
+from instamap.geometry.cube import Cube
 from instamap.scene import Views
 from instamap.statistics.accumulator import spread, weighted_slices
 from instamap.statistics.fourier_plane import FourierPlane
@@ -27,7 +28,7 @@ def accumulated(device: torch.device, plane: FourierPlane, ctf: bool) -> Statist
     slices = weighted_slices(
         plane, images, views, variance, transfer, weights, pixel_size=2.0, copies=2
     )
-    grid = Grid(BOX, device=device)
+    grid = Grid(Cube.whole(BOX), device=device)
     spread(grid, views.frames, plane.points, slices.data, slices.power)
     return Statistics.from_grid(grid, 2.0, COUNT, 1.0, 1.0)
 

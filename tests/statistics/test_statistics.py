@@ -17,6 +17,7 @@ from torch import Tensor
 from instamap.errors import DataError, OptionError, OutputError
 from instamap.fourier import gridding, kaiser_bessel
 from instamap.geometry import compiled, grids, rotations
+from instamap.geometry.cube import Cube
 from instamap.scene import Views
 from instamap.statistics import accumulator as accumulators
 from instamap.statistics.accumulator import Accumulator
@@ -37,6 +38,7 @@ PIXEL = 1.7
 # The window of five cells errs by 2e-4 of the norm for typical draws; single images at unlucky
 # poses by twice as much.
 GRIDDING = 1e-3
+RIM_GRIDDING = 3e-3  # in a cube at whose rim the middle of the box is: there the window errs most
 # float32 against float64: positions in a grid of 30 cells are known to 1e-6 cells, sums of a few
 # thousand numbers to 1e-6.
 SINGLE = 2e-5
@@ -102,7 +104,9 @@ class Case:
             "weights": self.weights,
         }
         options = {
-            name: changes.pop(name) for name in ("symmetry", "premultiplied") if name in changes
+            name: changes.pop(name)
+            for name in ("symmetry", "premultiplied", "cube")
+            if name in changes
         }
 
         def cut(v):
@@ -393,7 +397,7 @@ def test_the_number_of_threads_changes_no_bit(seed, threads):
 def gridding_cells(case: Case) -> Tensor:
     from instamap.fourier import gridding_numba
 
-    grid = gridding.Grid(case.box)
+    grid = gridding.Grid(Cube.whole(case.box))
     plane = FourierPlane(case.box)
     data = plane.transform(case.images.float(), case.views.origin)
     gridding_numba.spread(grid, case.views.rotation[:, :2].float(), plane.points, data, data.abs())
@@ -437,10 +441,36 @@ def test_no_ctf_and_no_weights_mean_ones(seed, box):
     assert_same(case.statistics(ctf=None, weights=None), ones, ROUNDING)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(seed=seeds, box=boxes, cut=st.integers(0, 3), end=st.integers(0, 3))
+@settings(max_examples=10)
+def test_a_cube_has_of_the_images_what_the_whole_has_of_them_there(backend, seed, box, cut, end):
+    """The whole's statistics are held against their definition above."""
+    case = Case.draw(seed, box)
+    cube = Cube(box, min(cut, box // 2), max(box // 2 + 1, box - end))
+    found = case.statistics(backend, cube=cube)
+    whole = case.statistics()
+    expected = whole.crop(cube)
+    assert found.cube == cube
+    assert (found.count, found.weight) == (expected.count, pytest.approx(expected.weight))
+    assert found.energy == pytest.approx(expected.energy, rel=1e-6)
+    a_voxel_of_b = whole.b.square().mean().sqrt()
+    assert (found.b.double() - expected.b).square().mean().sqrt() < RIM_GRIDDING * a_voxel_of_b
+    volume = torch.randn(expected.b.shape, generator=case.generator, dtype=torch.float64)
+    curved = found.to(torch.float64).apply(volume)
+    error = curved - expected.apply(volume)
+    assert error.norm() < RIM_GRIDDING * expected.apply(volume).norm()
+
+
+def test_a_cube_beside_the_middle_is_refused():
+    with pytest.raises(ValueError, match="lie beside its middle"):
+        Accumulator(12, PIXEL, cube=Cube(12, 8, 12))
+
+
 def test_the_empty_set_adds_nothing():
     case = Case.draw(0, 8)
     found = case.statistics()
-    empty = Statistics.empty(8, PIXEL, dtype=torch.float64)
+    empty = Statistics.empty(Cube.whole(8), PIXEL, dtype=torch.float64)
     assert_same(found + empty, found, ROUNDING)
     assert Accumulator(8, PIXEL).finish().count == 0
 
@@ -462,7 +492,7 @@ def test_files_that_are_no_statistics_are_refused(tmp_path):
     path = tmp_path / "x.npz"
     with pytest.raises(DataError, match="do not exist"):
         Statistics.load(path)
-    Statistics.empty(4, 1.0).save(path)
+    Statistics.empty(Cube.whole(4), 1.0).save(path)
     whole = path.read_bytes()
     for bad in (b"", b"not a file of arrays", whole[: len(whole) // 2]):
         path.write_bytes(bad)
@@ -484,13 +514,16 @@ def test_files_that_are_no_statistics_are_refused(tmp_path):
     with pytest.raises(DataError, match="not a whole file of statistics: its checksum differs"):
         Statistics.load(path)
     with pytest.raises(OutputError, match="cannot be written"):
-        Statistics.empty(4, 1.0).save(tmp_path / "absent" / "x.npz")
+        Statistics.empty(Cube.whole(4), 1.0).save(tmp_path / "absent" / "x.npz")
 
 
-@pytest.mark.parametrize("other", [Statistics.empty(10, PIXEL), Statistics.empty(8, 1.01 * PIXEL)])
+@pytest.mark.parametrize(
+    "other",
+    [Statistics.empty(Cube.whole(10), PIXEL), Statistics.empty(Cube.whole(8), 1.01 * PIXEL)],
+)
 def test_sets_of_different_lattices_do_not_add(other):
     with pytest.raises(DataError, match="cannot be added"):
-        Statistics.empty(8, PIXEL) + other
+        Statistics.empty(Cube.whole(8), PIXEL) + other
 
 
 def spoil(tensor: Tensor, value: float) -> Tensor:

@@ -82,7 +82,7 @@ class MakesTensorsOnTheCpu(NormalEquations):
         return super().__call__(model, generator) + (weights * self.line()).sum()
 
     def line(self):
-        return self.lattice.whole(self.average)[0, 0]
+        return self.lattice.cube.whole_map(self.average)[0, 0]
 
 
 STATE = "state_dict_holds_all_that_changes"
