@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that spin while they wait ruin a shared machine.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-.PHONY: help demo test fast docs lint types format clean
+.PHONY: help demo test fast docs site lint types format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ fast: .venv/dev  ## the tests that take seconds
 
 docs: .venv/dev  ## run what the pages show, and look for the files, tests and words that they name
 	$(PYTEST) tests/test_docs.py tests/test_conventions.py tests/test_glossary.py
+
+site: .venv/dev  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open build/site/index.html"
 
 lint: .venv/dev types  ## style, format, spelling and types
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""Every console and python block of the README and of the guides does what it says, in order, in an
-empty folder.
+"""Every console and python block of the README and of the pages does what it says, in order, in an
+empty folder; commands that need data of one's own have the options that they are shown with.
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -12,16 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from instamap.cli import OPEN_COMMANDS, application
+from instamap.plugin.registry import installed
+
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    "README.md",
-    "docs/writing-a-plugin.md",
-    "docs/fitting.md",
-    "docs/python.md",
-    "docs/reliability.md",
-)
+EXAMPLES = "examples"  # the folder of the project that readers have beside their own
+RUN = ("console", "python")  # languages of blocks that are run
+SHOWN = ("sh", "bash")  # languages of blocks that need data of one's own
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\S+)\n")
+INLINE = re.compile(r"`(instamap [a-z][^`]*)`")
+CONTINUED = re.compile(r"\\\n\s*")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,52 @@ class Block:
         return found
 
 
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
 def blocks(page: str) -> list[Block]:
-    path = ROOT / page
-    if not path.is_file():
-        pytest.skip(f"{page} is not written yet")
-    return [Block(*found) for found in BLOCK.findall(path.read_text(encoding="utf-8"))]
+    return [Block(*found) for found in BLOCK.findall(text_of(page))]
+
+
+def every_page() -> list[str]:
+    """The README and all pages of docs/, also those that were written since."""
+    below = sorted((ROOT / "docs").rglob("*.md"))
+    return ["README.md", *(path.relative_to(ROOT).as_posix() for path in below)]
+
+
+def is_run(page: str) -> bool:
+    return any(block.language in RUN for block in blocks(page))
+
+
+def shown_commands(page: str) -> list[str]:
+    """Lines of blocks that are not run, and commands within sentences and tables."""
+    text = text_of(page)
+    lines = INLINE.findall(BLOCK.sub("", text))
+    for block in blocks(page):
+        if block.language in SHOWN:
+            lines += CONTINUED.sub(" ", block.text).splitlines()
+    return [" ".join(line.split("  #")[0].split()) for line in lines]
+
+
+def check_options(line: str) -> None:
+    """Fails where instamap has no such command, or the command no such option."""
+    group = application(installed(points=[]))
+    name, *words = shlex.split(line, comments=True)[1:]
+    assert name in group.commands, f"'{line}': instamap has no command {name}"
+    command = group.commands[name]
+    if name in {function.__name__.replace("_", "-") for function in OPEN_COMMANDS}:
+        return
+    context = command.make_context(name, [], resilient_parsing=True)
+    context.resilient_parsing = False
+    command.make_parser(context).parse_args(list(words))
+
+
+def check_module(line: str) -> None:
+    """Fails where the module that Python is to run does not exist."""
+    words = shlex.split(line, comments=True)
+    module = words[words.index("-m") + 1]
+    assert importlib.util.find_spec(module), f"'{line}': there is no module {module}"
 
 
 class Folder:
@@ -147,8 +190,9 @@ class Folder:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in every_page() if is_run(page)])
 def test_every_block_does_what_it_says(page, tmp_path):
+    (tmp_path / EXAMPLES).symlink_to(ROOT / EXAMPLES)
     folder = Folder(tmp_path)
     for block in blocks(page):
         folder.run(block)
@@ -165,6 +209,24 @@ def test_a_block_that_does_not_is_found(tmp_path):
             folder.run(Block("console", wrong))
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         folder.run(Block("python", "1 / 0\n"))
+
+
+@pytest.mark.parametrize("page", every_page())
+def test_commands_that_are_shown_exist(page):
+    for line in shown_commands(page):
+        if line.startswith("instamap "):
+            check_options(line)
+        elif line.startswith("python -m benchmarks."):
+            check_module(line)
+
+
+def test_a_command_that_does_not_exist_is_found():
+    check_options('instamap accumulate x.star -o stats/$ID --shard $ID/16  # "a shard')
+    for wrong in ("instamap reconstructed x.star", "instamap fsc a.mrc b.mrc --masked m.mrc"):
+        with pytest.raises(Exception, match="no command|No such option"):
+            check_options(wrong)
+    with pytest.raises(AssertionError, match="no module"):
+        check_module("python -m benchmarks.accuracy.nothing --out x.json")
 
 
 def test_the_readme_is_one_screen():

@@ -54,13 +54,13 @@ def _part(kind: str, name: str) -> None:
         ["from", part.provider],
         ["class", part.target],
         ["cite", part.cite],
-        ["use", _use(kind, name, bool(specs))],
+        ["use", usage(kind, name, bool(specs))],
     ]
     _indented([[what, value] for what, value in facts if value])
     _options(specs)
 
 
-def _use(kind: str, name: str, has_options: bool) -> str:
+def usage(kind: str, name: str, has_options: bool) -> str:
     """How the part is chosen on the command line."""
     facts = [_facts(field) for field in dataclasses.fields(Settings)]
     own = next((one for one in facts if one.kind == kind), None)
@@ -96,9 +96,14 @@ def _preprocess() -> None:
         "  use  of reconstruct and accumulate, or once for all of instamap preprocess; in run.toml"
         " by the same names\n"
     )
+    _indented(preprocess_table())
+
+
+def preprocess_table() -> list[list[str]]:
+    """What can be done to images as they are read: a row each, below a heading."""
     fields = Settings.__dataclass_fields__
     rows = [[f"--{name}", _with_default(fields[name])] for name in PREPROCESSING]
-    _indented([["OPTION", "WHAT IT IS"], *rows])
+    return [["OPTION", "WHAT IT IS"], *rows]
 
 
 def _with_default(field: "dataclasses.Field[Any]") -> str:
@@ -115,16 +120,19 @@ def _auto() -> None:
 
 
 def _options(specs: list[OptionSpec]) -> None:
-    """A table of options; the column of units only where there are any."""
-    if not specs:
-        return
+    if specs:
+        show("")
+        _indented(option_table(specs))
+
+
+def option_table(specs: list[OptionSpec]) -> list[list[str]]:
+    """A row for each option, below a heading; the column of units only where there are any."""
     heading = ["OPTION", "DEFAULT", "ALLOWED", "UNIT", "WHAT IT IS"]
     rows = [[s.name, _written(s.default), s.allowed, s.unit, s.help] for s in specs]
     if not any(spec.unit for spec in specs):
         heading.remove("UNIT")
         rows = [row[:3] + row[4:] for row in rows]
-    show("")
-    _indented([heading, *rows])
+    return [heading, *rows]
 
 
 def _indented(rows: list[list[str]]) -> None:
