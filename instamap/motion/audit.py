@@ -35,6 +35,17 @@ MAX_SQUARED_STRAIN = 1e6
 LOW_QUANTILE = 0.01  # of Jacobian determinants
 MIN_DIVISOR = 1e-30
 MAPS = ("displacement", "jacobian", "strain", "disagreement", "believed")
+LABELS = {
+    "displacement": "displacement in Angstrom, root mean square over conformations",
+    "jacobian": "least Jacobian determinant; space folds where it is not above 0",
+    "strain": "strain, root mean square over conformations",
+    "disagreement": "difference of the halves' displacements in Angstrom, rms",
+    "believed": "1 where the motion is to be believed",
+    "reference": "conformation from which the motion is seen",
+    "local_resolution": "local resolution of the reference in Angstrom",
+    "verdict": "0 nothing, 1 map alone, 2 map at rest, 3 map and motion",
+}
+"""What the maps of an audit and of its verdict are, in the words of their files' headers."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,10 @@ class ConformationAudit:
 
     displacement: root mean square, and largest, of the mean of both fits' |d|. jacobian: det(1 +
     ∇u) of each fit's pull-back x + u(x; z) in the conformation: the least, the 1st percentile, and
-    `folded`, the share of voxels where it is not above 0. strain: see `Audit`. disagreement: of |d₁
-    - d₂|, None with one fit. inverse_error: the largest. lost: share of voxels where it is above
-    0.01 Å, which count for no displacement.
+    `folded`, the share of the conformation's density where it is not above 0: where domains pass
+    each other, solvent folds, and nobody minds. strain: see `Audit`. disagreement: of |d₁ - d₂|,
+    None with one fit. inverse_error: the largest. lost: share of voxels where it is above 0.01 Å,
+    which count for no displacement.
     """
 
     z: tuple[float, ...]
@@ -106,7 +118,7 @@ class Audit:
         folded = max(one.folded for one in self.conformations)
         if not folded:
             return believed
-        return f"{believed}, but space folds in up to {folded:.2%} of the mask"
+        return f"{believed}, but space folds in up to {folded:.2%} of the density"
 
     def record(self) -> dict[str, object]:
         """What audit.json says."""
@@ -122,7 +134,7 @@ class Audit:
     def write_maps(self, folder: Path) -> None:
         """Writes the maps as MRC files into an existing folder."""
         for name, volume in self.maps.items():
-            mrc.write(folder / f"{name}.mrc", volume, self.pixel_size)
+            mrc.write(folder / f"{name}.mrc", volume, self.pixel_size, label=LABELS.get(name))
 
 
 def reference(motion: MotionModel) -> Tensor:
@@ -177,7 +189,8 @@ def audit(
     rows = []
     for number, z in enumerate(places, 1):
         pulls = [_pull(half, sums.points, start, z) for half in halves]
-        rows.append(_audit_conformation(pulls, z, weight, sums))
+        dense = _dense(halves, z, inside)
+        rows.append(_audit_conformation(pulls, z, weight, dense, sums))
         progress.counted("conformations", number, len(places))
     maps = _maps(sums, len(halves), inside, scene.box)
     believed = maps["believed"].flatten()
@@ -250,6 +263,17 @@ def solid(halves: Sequence[HalfModel], z: Tensor) -> Tensor:
             " compared"
         )
     return weight
+
+
+def _dense(halves: Sequence[HalfModel], z: Tensor, inside: Tensor) -> Tensor:
+    """Weights "P" of the voxels inside the mask by the density at z: see `solid`. All count alike
+    where the fits have no density in common.
+    """
+    try:
+        weight = solid(halves, z).flatten()[inside]
+    except DataError:
+        weight = torch.zeros(int(inside.sum()))
+    return weight if weight.any() else torch.ones_like(weight)
 
 
 def _solid_rise(volume: Tensor) -> Tensor:
@@ -340,9 +364,13 @@ def _audit_conformation(
     pulls: list[_Pull],
     z: Tensor,
     weight: Tensor,
+    dense: Tensor,
     sums: _Sums,
 ) -> ConformationAudit:
-    """The row of one conformation, which is added to the sums over all."""
+    """The row of one conformation, which is added to the sums over all.
+
+    weight "P": of the reference's density; dense "P": of the conformation's, at the same points.
+    """
     left = torch.stack([one.left for one in pulls])
     determinant = torch.stack([one.determinant for one in pulls])
     displacements = torch.stack([one.displacement for one in pulls])
@@ -373,12 +401,19 @@ def _audit_conformation(
         displacement_weighted=_root_mean(values["displacement"], weighted),
         jacobian_min=float(determinant.min()),
         jacobian_p1=_low(determinant),
-        folded=float((determinant <= 0).double().mean()),
+        folded=_share(determinant <= 0, dense),
         strain_rms=_root_mean(values["strain"], weighted),
         disagreement_rms=disagreement,
         inverse_error=float(left.max()),
         lost=1.0 - float(good.mean()),
     )
+
+
+def _share(chosen: Tensor, weight: Tensor) -> float:
+    """The share of the weights "P" of the points that each fit chose, "F P", on average."""
+    total = weight.double().sum()
+    of_fits = (chosen.double() @ weight.double()) / total
+    return float(of_fits.mean())
 
 
 def _root_mean(square: Tensor, weight: Tensor) -> float:

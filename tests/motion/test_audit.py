@@ -3,6 +3,7 @@ the command.
 """
 
 import json
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -15,6 +16,8 @@ from support.motions import save_maps
 from instamap.errors import DataError
 from instamap.geometry import grids, strain
 from instamap.motion.audit import audit, conformations, reference, solid
+from instamap.motion.domains import Domains, Placement
+from instamap.motion.motion_model import MotionModel
 
 LATENTS = torch.linspace(-1, 1, 101)[:, None]
 TURN = [[0.0, -0.2, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, 0.1]]
@@ -165,6 +168,33 @@ def test_space_that_folds_is_said():
     ]
     assert float(found.maps["jacobian"].min()) == pytest.approx(-(0.8**3), abs=1e-3)
     assert "folds" in found.verdict
+
+
+def parting(way: float) -> MotionModel:
+    """Two balls along x, one of which is `way` (Å) further off at z = 1."""
+    x = grids.voxel_centres(BOX, PIXEL)
+    places = torch.tensor([[-18.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    distance = torch.stack([(x - place).norm(dim=-1) for place in places])
+    masks = (distance < 9.0).float()
+    densities = torch.exp(-0.5 * (distance / 4).square()) * masks
+    placed = torch.zeros(2, 2, 3)
+    placed[1, 1, 0] = way
+    turn = torch.eye(3).expand(2, 2, 3, 3).contiguous()
+    nodes = torch.tensor([[0.0], [1.0]])
+    domains = Domains(masks, nodes, Placement(turn, placed), PIXEL)
+    one = motion([shift(0, 0, 0)], latents=LATENTS).halves[0]
+    half = replace(one, domains=domains, densities=densities, nodes=nodes)
+    return MotionModel([half, half], LATENTS.double(), {})
+
+
+def test_solvent_that_domains_pass_through_is_no_fold():
+    """Between balls that part by 16 Å what is nearer to the second is looked up 16 Å back: the same
+    solvent again, turned inside out where one goes over into the other. No density is there.
+    """
+    found = audit(parting(16.0), torch.zeros(1), torch.ones(1, 1))
+    [state] = found.conformations
+    assert state.jacobian_min < 0 and found.maps["jacobian"].min() < 0
+    assert state.folded == 0 and "fold" not in found.verdict
 
 
 def test_what_cannot_be_followed_is_counted_and_left_out():
