@@ -1,4 +1,4 @@
-"""A motion among the files of a run: its models, coordinates and motion.json."""
+"""A motion among the files of a run: its models, coordinates, motion.json, and masks of domains."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from instamap.maps import mrc
 from instamap.motion.motion_model import LATENTS, MotionModel
 from instamap.workflows.record import read_json, write_json
 from instamap.workflows.result import Artefact
@@ -14,8 +15,14 @@ RECORD = "motion.json"
 PATTERNS = (
     LATENTS,
     "half*.safetensors",
+    "half*_domain*_mask.mrc",
     RECORD,
 )  # of the names of all files that a motion may have
+
+
+def domain_mask(fit: int, domain: int) -> str:
+    """The name of the file with the mask of a domain of a fit, both counted from 0."""
+    return f"half{fit + 1}_domain{domain + 1}_mask.mrc"
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,22 @@ class MotionFiles(Artefact):
         return None if value is None else float(value)
 
     def files(self) -> list[str]:
-        return [*self.motion.files(), RECORD]
+        return [*self.motion.files(), *self._domain_masks(), RECORD]
+
+    def _domain_masks(self) -> dict[str, Tensor]:
+        """The masks "D D D" of the domains of each fit, where it has any, by their files' names."""
+        masks = {}
+        for number, half in enumerate(self.motion.halves):
+            if half.domains is None:
+                continue
+            for m, window in enumerate(half.domains.masks):
+                masks[domain_mask(number, m)] = window
+        return masks
 
     def write(self, folder: Path) -> None:
         self.motion.save(folder)
+        for name, window in self._domain_masks().items():
+            mrc.write(folder / name, window, self.motion.scene.pixel_size)
         write_json(folder / RECORD, self.record)
 
     @staticmethod

@@ -52,6 +52,7 @@ from instamap.scene import Scene
 from instamap.statistics.particle_statistics import ParticleStatistics, fewer_pixels
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
+from instamap.workflows import motion_files
 from instamap.workflows.map import SEEDS_PER_RUN
 from instamap.workflows.particle_values import FittedValues, joined
 from instamap.workflows.prepare import Dataset, open_dataset
@@ -531,7 +532,8 @@ def record(
 ) -> dict[str, Any]:
     """What motion.json says; all gains in nats per held-out particle."""
     fits = {}
-    for (name, one), half in zip(candidates.items(), halves, strict=True):
+    pairs = zip(candidates.items(), halves, strict=True)
+    for number, ((name, one), half) in enumerate(pairs):
         gains = {how: description.gain for how, description in one.descriptions.items()}
         fits[name] = {
             "conformations": len(one.mixture.maps),
@@ -541,7 +543,10 @@ def record(
             "test_particles": one.motion.test_count,
         }
         if half.domains is not None:
-            fits[name]["domains"] = domain_facts(half.domains)
+            facts = domain_facts(half.domains)
+            for m, fact in enumerate(facts):
+                fact["mask"] = motion_files.domain_mask(number, m)
+            fits[name]["domains"] = facts
     return {
         "coordinates": 1 if decision.shape.closed else decision.shape.latent,
         "closed": decision.shape.closed,
