@@ -11,6 +11,7 @@ from pathlib import Path
 import navigation
 import pytest
 import reference_pages
+from layout import indented
 from links import relinked
 from prose import escaped, signature, table
 
@@ -115,6 +116,11 @@ def test_links_lead_to_pages_of_the_site(place, before, after):
     assert relinked(before, place, PLACES) == after
 
 
+def test_what_is_below_a_list_item_is_indented_as_markdown_wants_it():
+    written = "1. a\n   - b\n     more of b\n2. c\n\n  | d |\n\n```sh\n  - e\n```\n"
+    assert indented(written) == written.replace("   - b", "    - b").replace("  | d", "    | d")
+
+
 def test_text_of_the_program_is_shown_to_the_letter():
     assert escaped("x* of `x*` <b> a|b [c]") == r"x\* of `x*` &lt;b> a\|b \[c\]"
     assert table([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
@@ -128,9 +134,9 @@ def test_signatures_are_short():
     )
 
     def long(
-        path: Path, *, one_thing: Settings, another_thing: Settings, last_one: int
+        path: Path, *, one_number: float, another_number: float, number_of_things: int
     ) -> Path: ...
 
     lines = signature("long", long).splitlines()
     assert lines[:3] == ["long(", "    path: Path,", "    *,"]
-    assert lines[-2:] == ["    last_one: int,", ") -> Path"]
+    assert lines[-2:] == ["    number_of_things: int,", ") -> Path"]

@@ -4,9 +4,10 @@ import posixpath
 import re
 from collections.abc import Set
 
+from layout import CODE
+
 DOCS = "docs"
 PROJECT = "project"  # the folder on the site of pages from outside docs/
-CODE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 ADDRESS = re.compile(r"^(\w+:|#)")

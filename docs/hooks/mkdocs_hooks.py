@@ -7,6 +7,7 @@ stay where they are; and the reference, which is made from the program.
 from pathlib import Path
 from typing import Any
 
+from layout import indented
 from links import PROJECT, relinked
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -28,7 +29,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Gives every page of docs/ a place in the navigation."""
     folder = Path(config.docs_dir)
     written = [path.relative_to(folder).as_posix() for path in folder.rglob("*.md")]
-    config.nav = with_every_page(config.nav, sorted(written))
+    config.nav = with_every_page(config.nav or [], sorted(written))
     return config
 
 
@@ -44,6 +45,6 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: Any) -> str:
-    """Leads links of a page to where their targets are on the site."""
+    """Lays a page out for the site, and leads its links to where their targets are there."""
     places = [file.src_uri for file in files]
-    return relinked(markdown, page.file.src_uri, set(places))
+    return relinked(indented(markdown), page.file.src_uri, set(places))

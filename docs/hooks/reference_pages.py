@@ -161,7 +161,7 @@ def stages_page() -> str:
 def part_page(kind: str) -> str:
     """Every part of a kind that comes with instamap, with its options."""
     title = PART_PAGES[kind][1]
-    blocks = [f"# {title}"]
+    blocks = [f"# {title}", f"What `instamap describe {kind} NAME` prints, for each of them."]
     if kind == "workflow":
         blocks += [_rule_for_auto()]
     registry = installed(points=[])
