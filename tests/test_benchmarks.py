@@ -4,6 +4,7 @@ true states, two motions and how well they are read off, angles on a circle.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from instamap.maps import mrc
 WHY = "benchmarks are imported from the project's root: python -m pytest"
 cryodrgn = pytest.importorskip("benchmarks.peers.cryodrgn", reason=WHY)
 curves = pytest.importorskip("benchmarks.lib.curves", reason=WHY)
+coming_and_going = pytest.importorskip("benchmarks.lib.coming_and_going", reason=WHY)
+composition = pytest.importorskip("benchmarks.accuracy.composition", reason=WHY)
 igg1d = pytest.importorskip("benchmarks.accuracy.igg1d", reason=WHY)
 masks = pytest.importorskip("benchmarks.accuracy.masks", reason=WHY)
 motion = pytest.importorskip("benchmarks.peers.motion", reason=WHY)
@@ -269,6 +272,79 @@ def test_angles_are_read_off_coordinates_that_bend():
     assert swinging.canonical(mixed[:, [0, 0]], truth) == pytest.approx([1, 0])
 
 
+# Parts that come and go
+
+
+@pytest.fixture
+def parts(recipe):
+    """One arm comes and goes, an atom does by itself, and the other arm swings."""
+    usual = {name: getattr(recipe, name) for name in ("model", "box", "pixel", "solvent")}
+    return coming_and_going.Recipe(
+        **usual, guests=("A", "C:2-2"), arm="B,C:1-1", states=3, amplitude=30.0, count=40
+    )
+
+
+def test_what_is_absent_leaves_the_others_in_their_places(parts):
+    """The middle of an image is that of the atoms that are there, about that of the whole model."""
+    g = torch.Generator().manual_seed(1)
+    truth = coming_and_going.drawn(parts)
+    assert len(truth.present.unique(dim=0)) == 4 and len(truth.angle.unique()) == 3
+    still = replace(truth, angle=torch.zeros_like(truth.angle))
+    source = coming_and_going.ComingAndGoing(parts, still)
+    origin = 3 * torch.randn(parts.count, 2, generator=g, dtype=torch.float64)
+    rotation = rotations.random(parts.count, generator=g)
+    some = torch.arange(parts.count).split(15)
+    images = torch.cat([source.project(rotation[rows], origin[rows]) for rows in some]).double()
+    place = grids.pixel_centres(parts.box, parts.pixel, dtype=torch.float64)
+    total = images.sum((1, 2))
+    middle = torch.einsum("nyx,yxc->nc", images, place) / total[:, None]
+    position = source.atoms.position - source.atoms.position.mean(0)
+    kept = torch.ones(parts.count, len(position), dtype=torch.float64)
+    for guest, there in zip(source.guests, truth.present.T, strict=True):
+        kept[:, guest] = there[:, None]
+    count = kept.sum(1, keepdim=True)
+    expected = (rotation @ (kept @ position / count)[..., None])[:, :2, 0] - origin
+    torch.testing.assert_close(middle, expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(total / total.max(), count[:, 0] / count.max(), atol=0.01, rtol=0)
+
+
+def test_a_set_of_parts_that_come_and_go_is_complete(parts, tmp_path):
+    folder = tmp_path / "set"
+    coming_and_going.make(parts, folder)
+    present = np.load(folder / coming_and_going.PRESENT)
+    assert present.shape == (parts.count, 2) and set(np.unique(present)) == {0.0, 1.0}
+    assert set(np.unique(np.load(folder / coming_and_going.ANGLES))) == {-30.0, 0.0, 30.0}
+    assert sets.describe(folder)["guests"] == ["A", "C:2-2"]
+
+
+def test_the_area_under_a_receiver_operating_characteristic():
+    g = torch.Generator().manual_seed(2)
+    present = (torch.rand(20000, generator=g) < 0.3).double()
+    auc = coming_and_going.auc
+    assert auc(present, present) == 1 and auc(-present, present) == 0
+    assert auc(torch.zeros(20000), present) == 0.5
+    score = 1.5 * present + torch.randn(20000, generator=g)
+    # of two normal distributions that are 1.5 standard deviations apart
+    expected = torch.special.ndtr(torch.tensor(1.5 / 2**0.5))
+    assert auc(score, present) == pytest.approx(float(expected), abs=0.01)
+
+
+def test_parts_are_paired_with_the_occupancies_that_tell_them():
+    present = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    assert composition.paired(present.flip(1), present) == [1, 1]
+    assert composition.paired(present[:, 1:], present) == [0.5, 1]
+
+
+def test_ranks_correlate_along_any_curve():
+    x = torch.linspace(-1, 1, 50)
+    assert coming_and_going.spearman(x, x**3) == pytest.approx(1)
+    assert coming_and_going.spearman(x, -x.exp()) == pytest.approx(-1)
+    assert coming_and_going.spearman(torch.zeros(50), x) == 0
+    tied = torch.tensor([1.0, 1.0, 2.0, 3.0])
+    # ranks 0.5, 0.5, 2, 3 and 0, 1, 2, 3
+    assert coming_and_going.spearman(tied, torch.arange(4.0)) == pytest.approx(0.9486832981)
+
+
 # A motion that is a circle
 
 
@@ -333,6 +409,7 @@ def test_what_a_motion_gains_is_the_mean_of_both_halves():
 def test_lines_of_runs_that_failed():
     assert still.row({"set": "T", "seed": 0, "failed": "why"})[-1] == "failed"
     assert two_motions.row({"set": "T", "seed": 0, "failed": "why"})[-1] == "failed"
+    assert composition.row({"set": "T", "seed": 0, "failed": "why"})[-1] == "failed"
 
 
 def test_what_is_shown_of_an_audit():

@@ -58,9 +58,9 @@ class SwingingArms:
         self.pixel_size = recipe.pixel
         self.done = 0
         self.atoms = atomic_model.read(recipe.model)
-        self.arms = [_chosen(recipe.model, words) for words in recipe.arms]
+        self.arms = [select_atoms(recipe.model, words) for words in recipe.arms]
         rest = self.atoms.position[~torch.stack(self.arms).any(0)]
-        self.hinges = [_hinge(self.atoms.position[arm], rest) for arm in self.arms]
+        self.hinges = [find_hinge(self.atoms.position[arm], rest) for arm in self.arms]
         self.still = self._potential(torch.zeros(len(self.arms), dtype=torch.float64))
 
     def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
@@ -96,14 +96,14 @@ class SwingingArms:
         return Potential(atoms, self.box, self.pixel_size, solvent=self.recipe.solvent)
 
 
-def _hinge(arm: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+def find_hinge(arm: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     """Where an arm is held "3", and the axis "3" about which it swings, of length 1."""
     hinge = rest[(rest - arm.mean(0)).norm(dim=1).argmin()]
     axis = torch.linalg.cross(arm.mean(0) - hinge, rest.mean(0) - hinge)
     return hinge, axis / axis.norm()
 
 
-def _chosen(path: Path, words: str) -> Tensor:
+def select_atoms(path: Path, words: str) -> Tensor:
     """Which of the atoms that `model.read` gives, "P", are in 'A,B:1-235': chain A and residues 1
     to 235 of chain B.
     """
