@@ -20,8 +20,9 @@ class Alignment:
     agreement: float | None
 
 
-def align(first: Tensor, second: Tensor) -> Alignment:
-    """The alignment of coordinates "m L" of the same particles.
+def align(first: Tensor, second: Tensor, weight: Tensor | None = None) -> Alignment:
+    """The alignment of coordinates "m L" of the same particles, which count by their weights "m"
+    (None for 1).
 
     A single coordinate is a rank, so that only its direction may differ.
     """
@@ -31,12 +32,16 @@ def align(first: Tensor, second: Tensor) -> Alignment:
         unit = torch.eye(size)
         return Alignment(unit, torch.zeros(size), None)
     if size == 1:
-        return _align_ranks(first, second)
+        return _align_ranks(first, second, weight)
+    if weight is None:
+        weight = torch.ones_like(first[:, 0])
+    root = weight.to(first).sqrt()[:, None]
     ones = torch.ones_like(first[:, :1])
     known = torch.cat([first, ones], 1)
-    solution = torch.linalg.lstsq(known, second).solution
-    residual = second - known @ solution
-    centred = second - second.mean(0)
+    solution = torch.linalg.lstsq(root * known, root * second).solution
+    residual = root * (second - known @ solution)
+    mean = (weight.to(second) @ second) / weight.sum()
+    centred = root * (second - mean)
     unexplained = residual.square().sum() / centred.square().sum()
     explained = (1 - unexplained).clamp(min=0)
     turn = solution[:-1].T.float()
@@ -44,10 +49,12 @@ def align(first: Tensor, second: Tensor) -> Alignment:
     return Alignment(turn.contiguous(), offset, float(explained.sqrt()))
 
 
-def _align_ranks(first: Tensor, second: Tensor) -> Alignment:
+def _align_ranks(first: Tensor, second: Tensor, weight: Tensor | None) -> Alignment:
     """The alignment of ranks "m 1"."""
     both = torch.cat([first.T, second.T])
-    matrix = torch.corrcoef(both)
+    covariance = torch.cov(both, aweights=weight)
+    deviation = covariance.diagonal().sqrt()
+    matrix = covariance / deviation / deviation[:, None]
     correlation = float(matrix[0, 1])
     direction = 1.0 if correlation >= 0 else -1.0
     turn = torch.full((1, 1), direction)

@@ -49,7 +49,7 @@ def assign(
         drop_small_shares(held_out.share),
         maps,
         nodes,
-        float(held_out.log_prob.mean()),
+        motion.held_out.mean(held_out.log_prob),
     )
 
 

@@ -19,7 +19,11 @@ from instamap.motion.ring import CIRCLE, Shape
 from instamap.motion.state_mixture import StateMixture, log_prob
 from instamap.plugin.choice import Choice, Choices
 from instamap.statistics.contrast_factors import FactorPrior, ImageContrasts
-from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
+from instamap.statistics.particle_statistics import (
+    ParticleStatistics,
+    drop_small_shares,
+    effective_count,
+)
 from instamap.statistics.statistics import Statistics
 
 CONFORMATIONS = "conformations"
@@ -100,15 +104,17 @@ def find_subspace(
     duplicate_group "h": a number that held-out particles share which show copies of an image, and
     so one noise; two numbers at least.
     """
-    numbers, group = duplicate_group.unique(return_inverse=True)
+    _, group = duplicate_group.unique(return_inverse=True)
     chosen = torch.randperm(fitted.count, generator=fit.generator())
+    if fitted.weight is not None:
+        chosen = chosen[fitted.weight[chosen] > 0]
     sample = fitted.select(chosen[: coordinates.MAX_SAMPLE])
-    validation = held_out.select((group % 2 == 0).nonzero()[:, 0])
-    test = held_out.select((group % 2 == 1).nonzero()[:, 0])
+    is_validation = group % 2 == 0
+    validation = held_out.select(is_validation.nonzero()[:, 0])
+    test = held_out.select((~is_validation).nonzero()[:, 0])
     subspace = coordinates.find_subspace(
         sample, validation, fit.scene.mask, search.dimensions, fit.generator()
     )
-    test_count = len(numbers) // 2
     return CoarseMotion(
         fitted,
         held_out,
@@ -116,9 +122,20 @@ def find_subspace(
         validation,
         test,
         subspace,
-        test_count,
-        len(numbers) - test_count,
+        _count(test, group[~is_validation]),
+        _count(validation, group[is_validation]),
     )
+
+
+def _count(particles: ParticleStatistics, group: Tensor) -> int:
+    """How many particles there are, those of one group "m", which show copies of an image, counting
+    once, and with weights as many as say as much.
+    """
+    numbers, member = group.unique(return_inverse=True)
+    if particles.weight is None:
+        return len(numbers)
+    sums = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, member, particles.weight)
+    return int(effective_count(sums / torch.bincount(member)))
 
 
 def find_conformations(
@@ -162,7 +179,7 @@ def describe(
     dense = ring.with_middles(z, shape)
     bending = _description(motion, posterior.conformations(bent, dense.float()), dense, rigid)
     rivals = (rigid, mean_only, _with_contrast(motion, rigid_map))
-    still = max((rival.mean() for rival in rivals), key=float)
+    still = max(rivals, key=motion.test.mean)
     found = {
         BENDING: Description(posterior.conformations(bent, z.float()), z, bending.gain, bent=bent),
         CONFORMATIONS: _description(motion, mixture.maps, z, still),
@@ -188,7 +205,8 @@ def _with_contrast(motion: CoarseMotion, volume: Tensor) -> Tensor:
     of_validation = ImageContrasts.of(motion.validation, volume)
     same = FactorPrior(1.0, 0.0)
     priors = [FactorPrior(1.0, deviation**2) for deviation in CONTRAST_DEVIATIONS]
-    prior = max(priors, key=lambda one: float(one.log_marginal(of_validation).mean()))
+    validation = motion.validation
+    prior = max(priors, key=lambda one: validation.mean(one.log_marginal(of_validation)))
     images = ImageContrasts.of(motion.test, volume)
     gain = prior.log_marginal(images) - same.log_marginal(images)
     return _log_prob(motion, volume) + gain
@@ -199,7 +217,7 @@ def _description(motion: CoarseMotion, maps: Tensor, z: Tensor, rigid: Tensor) -
     one rigid map.
     """
     moving = posterior.infer(motion.test, maps, z).log_prob
-    return Description(maps, z, float((moving - rigid).mean()))
+    return Description(maps, z, motion.test.mean(moving - rigid))
 
 
 def _of_all(particles: ParticleStatistics) -> Statistics:

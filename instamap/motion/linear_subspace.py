@@ -93,9 +93,10 @@ def fit(
         added = 1 if len(kept) <= ONE_BY_ONE else min(2, limit + 1 - len(kept))
         maps = grow(sample, kept, window, generator, added)
         gain = infer(validation, maps).log_prob - mean_only
-        more = float(gain.mean()) - max(held_out)
-        held_out += [float(gain.mean())] * added
-        if more * validation.count < chance:
+        mean_gain = validation.mean(gain)
+        more = mean_gain - max(held_out)
+        held_out += [mean_gain] * added
+        if more * validation.effective_count < chance:
             break
         kept = maps
     return Subspace(_principal(kept), held_out)

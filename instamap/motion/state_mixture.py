@@ -89,7 +89,7 @@ def fit_mixture(
     The round in which the held-out particles `validation` are likeliest is taken.
     """
     of_mean = log_prob(validation, subspace[:1])
-    mean_only = float(of_mean.mean())
+    mean_only = validation.mean(of_mean)
     maps = _first_maps(particles, subspace, count, generator)
     share = torch.softmax(log_prob(particles, maps, EM_BASIS), 1)
     place = torch.zeros(count, latent)
@@ -101,11 +101,11 @@ def fit_mixture(
         maps = _update(own, neighbours(place, _width(i, rounds)), maps, window)
         share = torch.softmax(log_prob(particles, maps, EM_BASIS), 1)
         of_conformations = marginal(log_prob(validation, maps))
-        held_out = float(of_conformations.mean()) - mean_only
+        held_out = validation.mean(of_conformations) - mean_only
         if best is None or held_out > best.held_out:
             best = _Round(maps, share, place, held_out)
     assert best is not None  # there is a round
-    z = scaled(best.place, best.share)
+    z = scaled(best.place, best.share, particles.weight)
     order = z[:, 0].argsort()
     return StateMixture(best.maps[order], z[order], best.held_out)
 
@@ -197,18 +197,20 @@ def embed(
     return place
 
 
-def scaled(place: Tensor, share: Tensor) -> Tensor:
-    """Coordinates "K L" of places that particles have in the shares "m K": see `StateMixture`."""
-    mass = share.mean(0)
+def scaled(place: Tensor, share: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Coordinates "K L" of places that particles of weights "m" (None for 1) have in the shares "m
+    K": see `StateMixture`.
+    """
+    mass = share.mean(0) if weight is None else weight @ share / weight.sum()
     if place.shape[1] == 1:
         order = place[:, 0].argsort()
         ordered = mass[order]
         below = ordered.cumsum(0) - 0.5 * ordered
         ranked = below[order.argsort()]
         return (2 * ranked - 1)[:, None]
-    weight = mass[:, None]
-    centred = place - (weight * place).sum(0)
-    variance = (weight * centred.square()).sum(0)
+    of_node = mass[:, None]
+    centred = place - (of_node * place).sum(0)
+    variance = (of_node * centred.square()).sum(0)
     return centred / variance.sqrt()
 
 
@@ -226,7 +228,7 @@ def _first_maps(
     components = subspace[1:]
     unit = components.flatten(1).norm(dim=1).double()
     points = linear_subspace.coordinates(particles, subspace) * unit
-    centres = kmeans(points, count, generator)
+    centres = kmeans(points, count, generator, weight=particles.weight)
     z = (centres / unit).float()
     return mean + torch.einsum("kj,jzyx->kzyx", z, components)
 

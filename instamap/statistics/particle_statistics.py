@@ -24,6 +24,7 @@ NUMBERS_AT_ONCE = 1 << 24  # of the slices of maps that are held at once: 64 MB
 MIN_PIXELS = 24  # of an image with fewer pixels, if the images have as many
 PARTICLES_AT_ONCE = 2048  # that are held against all conformations
 BASIS_MAPS = 16  # that stand for more of them: images are held against a basis
+LEAST_WEIGHT = 1e-12  # of all particles together, by which a sum is divided
 MIN_RELATIVE_SHARE = 0.02  # of a particle's largest share: below, it is left out of a conformation
 
 
@@ -34,7 +35,8 @@ class ParticleStatistics:
 
     data "n P" (complex): C F / (D² σ²), with the share of each component; power "n P": C² / (D²
     σ²). frames "n 2 3": see `Views.frames`. plane "P 2". particle "n": the number, from 0, of the
-    particle that an image shows; images of one particle share its coordinates.
+    particle that an image shows; images of one particle share its coordinates. weight "m"
+    (float64): factors of the particles' log p in all sums over particles; None for 1.
     """
 
     box: int
@@ -44,14 +46,21 @@ class ParticleStatistics:
     frames: Tensor
     plane: Tensor
     particle: Tensor
+    weight: Tensor | None = None
 
     @staticmethod
     def read(
-        particles: Particles, rows: Tensor, variance: Tensor, particle: Tensor
+        particles: Particles,
+        rows: Tensor,
+        variance: Tensor,
+        particle: Tensor,
+        weights: Tensor | None = None,
     ) -> "ParticleStatistics":
         """The statistics of the images `rows` "n" in noise of `variance` "G D//2+1".
 
-        particle "n": any numbers that images of one particle share.
+        particle "n": any numbers that images of one particle share. weights "n": of the images;
+        the mean of a particle's is its weight among particles, and its images count beside each
+        other by theirs.
         """
         plane = FourierPlane(particles.box, magnification=particles.views.magnification)
         data: list[Tensor] = []
@@ -63,7 +72,7 @@ class ParticleStatistics:
         views = particles.views[rows]
         frames = views.frames.float()
         _, number = particle.unique(return_inverse=True)
-        return ParticleStatistics(
+        found = ParticleStatistics(
             particles.box,
             particles.pixel_size,
             torch.cat(data),
@@ -71,6 +80,22 @@ class ParticleStatistics:
             frames.contiguous(),
             plane.points,
             number,
+        )
+        return found if weights is None else found.weighted(weights)
+
+    def weighted(self, weights: Tensor) -> "ParticleStatistics":
+        """The same images with weights "n": see `read`."""
+        sums = torch.bincount(self.particle, weights.double())
+        own = sums / torch.bincount(self.particle)
+        usual = own[self.particle]
+        beside = torch.where(usual > 0, weights.double() / usual, 1.0).float()
+        if (beside == 1).all():
+            return replace(self, weight=own)
+        return replace(
+            self,
+            data=self.data * beside[:, None],
+            power=self.power * beside[:, None],
+            weight=own,
         )
 
     @property
@@ -82,19 +107,31 @@ class ParticleStatistics:
         """The weights "m" with which all particles count alike."""
         return torch.ones(self.count, dtype=torch.float64)
 
+    @property
+    def effective_count(self) -> float:
+        """How many particles that count alike would say as much: see `effective_count`."""
+        return float(self.count) if self.weight is None else effective_count(self.weight)
+
+    def mean(self, values: Tensor) -> float:
+        """The mean of values "m" of the particles, each by its weight; 0 where none counts."""
+        if self.weight is None:
+            return float(values.mean())
+        return float(self.weight @ values.double() / self.weight.sum().clamp(min=LEAST_WEIGHT))
+
     def select(self, particles: Tensor) -> "ParticleStatistics":
         """The statistics of some particles alone, by their numbers, in the order that they have."""
         chosen = torch.isin(self.particle, particles)
         if chosen.all():
             return self
         particle = self.particle[chosen]
-        _, number = particle.unique(return_inverse=True)
+        kept, number = particle.unique(return_inverse=True)
         return replace(
             self,
             data=self.data[chosen],
             power=self.power[chosen],
             frames=self.frames[chosen],
             particle=number,
+            weight=None if self.weight is None else self.weight[kept],
         )
 
     def in_chunks(self, size: int = PARTICLES_AT_ONCE) -> "list[ParticleStatistics]":
@@ -153,11 +190,14 @@ class ParticleStatistics:
         return torch.stack(slices, 1)
 
     def statistics(self, power: Tensor, data: Tensor | None = None) -> Statistics:
-        """The statistics of all images with weights "m" of their particles; those of the data may
-        differ, and both may be negative.
+        """The statistics of all images with weights "m" of their particles beside their own; those
+        of the data may differ, and both may be negative.
         """
         if data is None:
             data = power
+        if self.weight is not None:
+            power = power * self.weight
+            data = data * self.weight
         image_power = power[self.particle]
         image_data = data[self.particle]
         grid = Grid(Cube.whole(self.box))
@@ -217,6 +257,14 @@ def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:
         return particles
     steps = replace(particles.preprocessor.steps, box=box)
     return Particles(particles.table, particles.stacks, steps, particles.contrast)
+
+
+def effective_count(weight: Tensor) -> float:
+    """The number of particles that count alike and whose mean is as uncertain as that of particles
+    with weights "m": (Σ w)² / Σ w² (Kish, Survey Sampling, 1965). A common factor changes nothing.
+    """
+    square = weight.double().square().sum().clamp(min=LEAST_WEIGHT)
+    return float(weight.double().sum() ** 2 / square)
 
 
 def drop_small_shares(share: Tensor) -> Tensor:

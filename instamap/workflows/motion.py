@@ -311,12 +311,8 @@ def _against_likelihood(settings: Settings, likelihood: type, other: str) -> str
 
 
 def _against_the_rest(settings: Settings, other: str) -> str | None:
-    usual = {"symmetry": "C1", "weights": None, "statistics": None}
-    given = {
-        "symmetry": settings.symmetry,
-        "weights": settings.weights,
-        "statistics": settings.statistics,
-    }
+    usual = {"symmetry": "C1", "statistics": None}
+    given = {"symmetry": settings.symmetry, "statistics": settings.statistics}
     for name, value in given.items():
         if value != usual[name]:
             return f"{name} '{value}' is not for it; leave it out"

@@ -90,7 +90,14 @@ class MotionInputs:
 
     def read(self, rows: Tensor) -> ParticleStatistics:
         """The coarse statistics of the particles in some images."""
-        return ParticleStatistics.read(self.coarse, rows, self.variance, self.particle[rows])
+        weights = self.dataset.weights
+        return ParticleStatistics.read(
+            self.coarse,
+            rows,
+            self.variance,
+            self.particle[rows],
+            None if weights is None else weights[rows],
+        )
 
     def particle_of(self, rows: Tensor) -> Tensor:
         """The number, from 0, that the particles in the images `rows` have among these."""
@@ -477,6 +484,8 @@ def _statistics(
     statistics = []
     for share_of_particle in share.T:
         weight = share_of_particle[particle]
+        if dataset.weights is not None:
+            weight = weight * dataset.weights[rows]
         weights = torch.zeros(dataset.particles.count, dtype=torch.float64)
         weights[rows] = weight
         counting = {CONFORMATION: rows[weight > 0]}
@@ -488,8 +497,12 @@ def _statistics(
 def share_coordinates(inputs: MotionInputs, fits: Mapping[str, HalfFit]) -> SharedCoordinates:
     """Coordinates that all fits understand: those of the first."""
     dataset = inputs.dataset
-    halves, agreement = _aligned(list(fits.values()))
     of_particle = inputs.particle_of(dataset.held_out)
+    weight = None
+    if dataset.weights is not None:
+        sums = torch.bincount(of_particle, dataset.weights[dataset.held_out])
+        weight = sums / torch.bincount(of_particle)
+    halves, agreement = _aligned(list(fits.values()), weight)
     fitted = []
     of_held_out = []
     for half, (name, fit) in zip(halves, fits.items(), strict=True):
@@ -502,15 +515,17 @@ def share_coordinates(inputs: MotionInputs, fits: Mapping[str, HalfFit]) -> Shar
     return SharedCoordinates(halves, latents, agreement)
 
 
-def _aligned(fits: Sequence[HalfFit]) -> tuple[list[HalfModel], float | None]:
+def _aligned(
+    fits: Sequence[HalfFit], weight: Tensor | None
+) -> tuple[list[HalfModel], float | None]:
     """The halves, with how their coordinates come from those of the first, and how far these
-    agree.
+    agree, by held-out particles with weights "m" (None for 1).
     """
     first = fits[0]
     halves = [first.half]
     agreement = None
     for other in fits[1:]:
-        alignment = align(first.held_out_z, other.held_out_z)
+        alignment = align(first.held_out_z, other.held_out_z, weight)
         turned = replace(other.half, turn=alignment.turn, offset=alignment.offset)
         halves.append(turned)
         agreement = alignment.agreement
