@@ -8,7 +8,7 @@ from instamap.errors import DataError
 from instamap.fourier.ctf import ctf
 from instamap.geometry import grids
 
-_IMAGES_AT_ONCE = 256
+_PIXELS_AT_ONCE = 1 << 20
 
 
 def estimate(
@@ -39,7 +39,7 @@ def estimate(
     variances = []
     powers = []
     sums = torch.zeros(2, groups, box // 2 + 1, dtype=torch.float64)
-    for chunk in rows.split(_IMAGES_AT_ONCE):
+    for chunk in rows.split(max(1, _PIXELS_AT_ONCE // box**2)):
         images = particles.images(chunk).double()
         variance = images[:, outside].var(1)
         _check_variance(particles, chunk, variance)

@@ -84,9 +84,10 @@ def _transform(volume: Tensor) -> Tensor:
 
 def _shells(box: int, device: torch.device) -> Tensor:
     """Shell "D D D//2+1" of each component of rfftn."""
-    whole = grids.shells(box, 3)
-    half = whole[..., : box // 2 + 1]
-    return half.to(device)
+    along = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64, device=device)
+    square = along.square()
+    radius = (square[:, None, None] + square[:, None] + square[: box // 2 + 1]).sqrt_()
+    return radius.round_().long()
 
 
 def _power_per_shell(transform: Tensor, box: int) -> Tensor:
@@ -215,15 +216,9 @@ def _distances(box: int) -> Tensor:
         1 / box,
         dtype=torch.float64,
     )
-    shift = torch.stack(
-        torch.meshgrid(
-            axis,
-            axis,
-            axis,
-            indexing="ij",
-        )
-    )
-    return shift.norm(dim=0).flatten()
+    square = axis.square()
+    distance = square[:, None, None] + square[:, None] + square
+    return distance.sqrt_().flatten()
 
 
 def _ball_transform(radius: Tensor, u: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class _Search:
 
     @property
     def box(self) -> int:
-        return self.statistics[0].box
+        return self.statistics[0].edge
 
     @property
     def pixel_size(self) -> float:

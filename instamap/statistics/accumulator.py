@@ -85,11 +85,12 @@ class Accumulator:
     """Adds images to b and K (see `statistics`): each is Fourier transformed, weighted and spread
     as a slice onto a Fourier grid.
 
-    cube: outside which the density is zero; None for the whole box. symmetry "S 3 3": rotations g of the density's point group, the identity among them. Image i
-    then counts as the mean over g of images at poses A_i g, which for a symmetric map is its exact
-    likelihood. premultiplied: images are C y; they enter b without another CTF. start: statistics
-    of other images, to which these are added. backend: how slices are spread; "numba" (float32, on
-    CPUs), "torch" (any type and device; the same sums) or "auto", numba where it can.
+    cube: outside which the density is zero; None for the whole box. symmetry "S 3 3": rotations g
+    of the density's point group, the identity among them. Image i then counts as the mean over g of
+    images at poses A_i g, which for a symmetric map is its exact likelihood. premultiplied: images
+    are C y; they enter b without another CTF. start: statistics of other images, to which these are
+    added. backend: how slices are spread; "numba" (float32, on CPUs), "torch" (any type and device;
+    the same sums) or "auto", numba where it can.
     """
 
     def __init__(

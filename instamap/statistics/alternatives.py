@@ -115,8 +115,9 @@ def _explained(fitted: Statistics, held_out: Statistics) -> float:
     """The nats that a map explains when each of its bands of frequency has the factor that suits
     the held-out images best: so what is noise in it does not matter under any reading.
     """
-    radius = (fitted.box // 2 - 0.5) * fitted.pixel_size
-    sphere = mask.sphere(fitted.box, fitted.pixel_size, radius, 0.0)
+    box = fitted.cube.box
+    radius = (box // 2 - 0.5) * fitted.pixel_size
+    sphere = mask.sphere(box, fitted.pixel_size, radius, 0.0)
     bands = _bands(initial_map.solve(fitted, sphere, SOLVER_STEPS))
     curved = torch.stack([held_out.apply(band) for band in bands]).flatten(1).double()
     flat = bands.flatten(1).double()

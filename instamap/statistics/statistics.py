@@ -17,6 +17,7 @@ which leaves out that circle itself and so the row and the column -D/2 of an eve
 infinite variance does not count.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
 VERSION = 3  # of the files
 TENSORS = ("b", "kernel")
-NUMBERS_AT_ONCE = 1 << 18  # of a spectrum, transformed along its last axis together
+NUMBERS_AT_ONCE = 1 << 18  # that are transformed together
 SAME_PIXEL_SIZE = 1e-4  # relative difference that is mere rounding
 
 
@@ -139,19 +140,8 @@ class Statistics:
 
     def apply(self, volume: Tensor) -> Tensor:
         """K∗V "n n n" of a map V "n n n": the Hessian of the loss times V, differentiable."""
-        n = self.edge
-        m = 2 * n
-        # z apart: the planes of padding need no other axis. A part of them at once, which stays in
-        # the cache.
-        spectrum = torch.fft.rfft2(volume, s=(m, m))
-        rows = max(1, NUMBERS_AT_ONCE // (m * (n + 1)))
-        parts = []
-        for planes, kernel in zip(spectrum.split(rows, 1), self.kernel.split(rows, 1), strict=True):
-            waves = torch.fft.fft(planes, n=m, dim=0)
-            curved = torch.fft.ifft(waves * kernel, dim=0)
-            parts.append(curved[:n])
-        spectrum = torch.cat(parts, 1)
-        return torch.fft.irfft2(spectrum, s=(m, m))[:, :n, :n]
+        curved: Tensor = _Curvature.apply(volume, self.kernel)
+        return curved
 
     def loss(self, volume: Tensor) -> Tensor:
         """½⟨V, K∗V⟩ - ⟨b, V⟩, a float64 scalar: -log p (nats, whole set) of a map "n n n" less that
@@ -236,8 +226,62 @@ def _check_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> Cube:
 
 def _real_transform(lattice: Tensor) -> Tensor:
     """The Fourier transform (rfftn) of a lattice that is real and even about its first number."""
-    spectrum = torch.fft.rfftn(lattice)
-    return spectrum.real.contiguous()
+    m = len(lattice)
+    spectrum = _planes(lattice, m)
+    kernel = torch.empty(spectrum.shape, dtype=lattice.dtype, device=lattice.device)
+    for rows in _at_once(m, spectrum[:, 0].numel()):
+        waves = torch.fft.fft(spectrum[:, rows], dim=0)
+        kernel[:, rows] = waves.real
+    return kernel
+
+
+def _planes(volume: Tensor, m: int) -> Tensor:
+    """The transforms "n m m//2+1" of a volume's planes, padded to m numbers an edge."""
+    n = len(volume)
+    dtype = torch.promote_types(volume.dtype, torch.complex64)
+    spectrum = torch.empty(n, m, m // 2 + 1, dtype=dtype, device=volume.device)
+    for planes in _at_once(n, m * m):
+        spectrum[planes] = torch.fft.rfft2(volume[planes], s=(m, m))
+    return spectrum
+
+
+def _convolved(volume: Tensor, kernel: Tensor) -> Tensor:
+    """K∗V "n n n". z apart, as the planes of padding need no other axis; a part of the axes at
+    once, so that little more than one spectrum is in memory.
+    """
+    n = len(volume)
+    m = 2 * n
+    spectrum = _planes(volume, m)
+    for rows in _at_once(m, m * (n + 1)):
+        waves = torch.fft.fft(spectrum[:, rows], n=m, dim=0)
+        waves *= kernel[:, rows]
+        spectrum[:, rows] = torch.fft.ifft(waves, dim=0)[:n]
+    curved = torch.empty_like(volume)
+    for planes in _at_once(n, m * m):
+        curved[planes] = torch.fft.irfft2(spectrum[planes], s=(m, m))[:, :n, :n]
+    return curved
+
+
+def _at_once(count: int, numbers: int) -> Iterator[slice]:
+    """Slices of `count` pieces of so many numbers that are transformed together."""
+    size = max(1, NUMBERS_AT_ONCE // numbers)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+class _Curvature(torch.autograd.Function):
+    """K∗V; its gradient is of the same kind, as K is symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, volume: Tensor, kernel: Tensor) -> Tensor:
+        ctx.save_for_backward(kernel)
+        return _convolved(volume, kernel)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (kernel,) = ctx.saved_tensors
+        gradient: Tensor = _Curvature.apply(upstream.contiguous(), kernel)
+        return gradient, None
 
 
 class _Loss(torch.autograd.Function):

@@ -16,6 +16,7 @@ from instamap.errors import CompositionError, DataError
 from instamap.fitting import stages
 from instamap.fitting.objective import FitData, ImageData, StatisticsData, distinct_images
 from instamap.geometry.cube import Cube
+from instamap.geometry.sampling import dilate
 from instamap.maps import mask
 from instamap.model import check_compatible, compose, make_part
 from instamap.parts import GaussianLikelihood, HasBodies, RefinesNoise
@@ -43,8 +44,9 @@ class Dataset:
 
     scene: with the user's mask, if any. rows: row numbers of each set that is fitted; held_out: of
     the one that tells when to stop. symmetry "S 3 3": rotations, None for C1. weights "n": of every
-    particle's log p, None for 1. cube: outside which nothing is gathered. contrast: what was found of the images' contrasts, which the
-    particles' views have where they count; None where nobody asked.
+    particle's log p, None for 1. cube: outside which nothing is gathered. contrast: what was found
+    of the images' contrasts, which the particles' views have where they count; None where nobody
+    asked.
     """
 
     particles: Particles
@@ -292,10 +294,8 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
     settle(preflight.of_later_images(dataset.particles), progress)
     held_out = statistics.pop(HELD_OUT)
     distinct = distinct_images(dataset.particles, dataset.held_out)
-    fits: dict[str, FitData] = {}
-    for name, fitted in statistics.items():
-        fits[name] = StatisticsData(fitted, held_out, distinct)
     scene, mask_was_found = with_mask_and_scale(dataset.scene, list(statistics.values()))
+    fits = _fit_data(statistics, held_out, scene, distinct)
     return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
 
 
@@ -342,11 +342,25 @@ def _prepare_statistics(settings: Settings) -> Prepared:
         sets = {splits.WHOLE: one + two}
     if scene.mask is not None:
         _check_inside(scene.mask, one.cube, settings)
-    fits: dict[str, FitData] = {}
-    for name, fitted in sets.items():
-        fits[name] = StatisticsData(fitted, held_out)
     scene, mask_was_found = with_mask_and_scale(scene, list(sets.values()))
+    fits = _fit_data(sets, held_out, scene, None)
     return Prepared(None, scene, fits, mask_was_found)
+
+
+def _fit_data(
+    sets: dict[str, Statistics], held_out: Statistics, scene: Scene, distinct: int | None
+) -> dict[str, FitData]:
+    """What each fit may see: of the statistics, what is said of the cube that holds the mask.
+
+    The sets are emptied, since each takes much memory.
+    """
+    assert scene.mask is not None  # it was given or found
+    cube = Cube.around(dilate(scene.mask), held_out.cube)
+    held_out = held_out.crop(cube)
+    fits: dict[str, FitData] = {}
+    for name in list(sets):
+        fits[name] = StatisticsData(sets.pop(name).crop(cube), held_out, distinct)
+    return fits
 
 
 def _check_inside(window: Tensor, cube: Cube, settings: Settings) -> None:
