@@ -61,7 +61,7 @@ def test_every_option_of_every_part_is_in_the_reference(reference):
 
 def test_every_setting_and_command_is_in_the_reference(reference):
     settings = reference["reference/settings.md"]
-    assert all(f"| `{name}` |" in settings for name in Settings.__dataclass_fields__)
+    assert all(f"\n| `{name}`" in settings for name in Settings.__dataclass_fields__)
     commands = reference["reference/command-line.md"]
     for name, command in application(installed(points=[])).commands.items():
         section = commands.split(f"## {name}\n")[1].split("\n## ")[0]

@@ -84,8 +84,8 @@ def _joined(blocks: list[str]) -> str:
 def settings_page() -> str:
     """Everything that a person can decide of a run, by the order of `Settings`."""
     specs = {spec.field: spec for spec in plain_settings()}
-    plain = [["Setting", "Flag", "Allowed", "Default", "Unit", "What it is", "Commands"]]
-    chosen = [["Setting", "Flag", "Its options", "Default", "What it is", "Commands"]]
+    plain = [["Setting", "Allowed", "Default", "What it is", "Commands"]]
+    chosen = [["Setting", "Its options", "Default", "What it is", "Commands"]]
     for name, field in Settings.__dataclass_fields__.items():
         facts = field.metadata[SETTING]
         if name in specs:
@@ -110,23 +110,27 @@ def settings_page() -> str:
 def _plain_row(spec: OptionSpec, facts: SettingFacts) -> list[str]:
     is_flag = spec.field not in NOT_FLAGS
     usual = f"--{spec.field.replace('_', '-')}"
+    unit = f", in {spec.unit}" if spec.unit else ""
     return [
-        f"`{spec.field}`",
-        f"`{facts.flag or usual}`" if is_flag else "",
-        escaped(spec.allowed),
+        _named(spec.field, facts.flag or usual if is_flag else ""),
+        escaped(spec.allowed) + unit,
         escaped(facts.default_words) if is_flag else "",
-        spec.unit,
         escaped(spec.help),
         _commands(facts),
     ]
+
+
+def _named(name: str, flag: str) -> str:
+    """A setting's name in Python and files, and below it the flag that sets it, if any does."""
+    both = flag.replace("/", "`<br>`")
+    return f"`{name}`<br>`{both}`" if flag else f"`{name}`"
 
 
 def _chosen_row(name: str, help_text: str, facts: SettingFacts) -> list[str]:
     options = f"`{facts.options_flag}`" if facts.options_flag else ""
     default = escaped(facts.default_words)
     return [
-        f"`{name}`",
-        f"`{facts.flag}`",
+        _named(name, facts.flag),
         options,
         default,
         escaped(help_text),
