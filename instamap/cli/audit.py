@@ -11,6 +11,10 @@ from instamap.cli.text_table import columns
 
 if TYPE_CHECKING:
     from instamap.motion.audit import Audit, ConformationAudit
+    from instamap.motion.motion_model import MotionModel
+    from instamap.motion.verdict_map import LocalVerdict
+    from instamap.progress import Progress
+    from instamap.workflows.output import FolderKind
 
 RECORD = "audit.json"
 PICTURE = "audit.png"
@@ -40,18 +44,23 @@ def audit(
     audit.json; displacement.mrc (Å), disagreement.mrc (Å), strain.mrc: root mean squares over the
     states; believed.mrc: 1 where the motion is to be believed; jacobian.mrc: the least determinant
     of x + u, which folds space where it is not above 0; audit.png: slices.
+
+    verdict.mrc says where to believe what: 3 the map and its motion, 2 the map, which is at rest, 1
+    the map, but not how it moves, 0 nothing, since half maps agree no better than noise;
+    local_resolution.mrc (Å) and reference.mrc are of the state from which motion is seen.
+    `instamap view` has ChimeraX colour the one by the other.
     """
     from instamap.cli.motion_inputs import read_conformation
     from instamap.cli.progress_bars import ProgressBars
     from instamap.motion import audit as audits
+    from instamap.motion import verdict_map
     from instamap.motion.motion_model import MotionModel
     from instamap.report import audit_plot
     from instamap.version import __version__
     from instamap.workflows import output
     from instamap.workflows.record import write_json
 
-    maps = [f"{name}.mrc" for name in audits.MAPS]
-    kind = output.FolderKind("an audit", RECORD, (*maps, PICTURE, RECORD))
+    kind = folder_kind()
     output.check(out, kind, force)
     model = MotionModel.open(motion)
     model.check_bends(motion)
@@ -60,14 +69,47 @@ def audit(
     with output.reserve(out, kind, force) as place, place.filled() as folder:
         with ProgressBars() as bars:
             outcome = audits.audit(model, start, z, bars)
+            judged, words = _combined(model, outcome, bars)
+        if judged is not None:
+            outcome = verdict_map.with_verdict(outcome, judged)
         outcome.write_maps(folder)
         audit_plot.plot(folder / PICTURE, outcome)
-        record = {"instamap": __version__, "files": output.names_in(folder), **outcome.record()}
-        write_json(folder / RECORD, record)
+        shares = None if judged is None else judged.record()
+        record = {**outcome.record(), "voxels": shares}
+        files = output.names_in(folder)
+        write_json(folder / RECORD, {"instamap": __version__, "files": files, **record})
     show(columns(_rows(outcome)))
-    for line in _conclusion(outcome):
+    for line in [*_conclusion(outcome), *words]:
         show(line)
     show(f"everything in {out}/: look at {PICTURE}")
+
+
+def folder_kind() -> "FolderKind":
+    """The folders that the command writes."""
+    from instamap.motion.audit import MAPS
+    from instamap.motion.verdict_map import NAMES
+    from instamap.workflows.output import FolderKind
+
+    maps = [f"{name}.mrc" for name in (*MAPS, *NAMES)]
+    return FolderKind("an audit", RECORD, (*maps, PICTURE, RECORD))
+
+
+def _combined(
+    model: "MotionModel", outcome: "Audit", progress: "Progress"
+) -> "tuple[LocalVerdict | None, list[str]]":
+    """What to believe at each voxel, and that in words; or None and why it cannot be said."""
+    from instamap.errors import InstamapError
+    from instamap.motion import verdict_map
+
+    try:
+        judged = verdict_map.combine(model, outcome, progress)
+    except InstamapError as error:
+        return None, [f"no verdict.mrc: {error}"]
+    lines = ["voxels of the mask, by verdict.mrc:"]
+    for belief in reversed(verdict_map.Belief):
+        share = judged.shares[belief]
+        lines.append(f"  {belief:d}  {share:6.1%}  {verdict_map.WORDS[belief]}")
+    return judged, lines
 
 
 def _rows(outcome: "Audit") -> list[list[str]]:

@@ -1,6 +1,5 @@
 """`instamap states`: maps, half maps and a movie of the states of a motion."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
 
     from instamap.data.particle_table import ParticleTable
     from instamap.motion.conformation_maps import Conformation
+    from instamap.motion.local_maps import LocalRange
     from instamap.motion.motion_model import MotionModel
     from instamap.progress import Progress
+    from instamap.workflows.output import FolderKind
 
 CLUSTERS = 8
 FRAMES = 20  # where nothing else is said
@@ -33,7 +34,9 @@ MAY_WRITE = (
     "movie.gif",
     "movie.mp4",
     "state_[0-9][0-9][0-9]*.mrc",
+    "state_[0-9][0-9][0-9]*.mrc.gz",
     "morph_[0-9][0-9][0-9]*.mrc",
+    "morph_[0-9][0-9][0-9]*.mrc.gz",
     "frame_[0-9][0-9][0-9]*.png",
 )
 
@@ -59,10 +62,28 @@ class MovieChoice:
 
 
 @dataclass(frozen=True)
+class MapChoice:
+    """How maps are written. local: with maps of local resolution. compress: by gzip."""
+
+    local: bool
+    compress: bool
+
+    @property
+    def ending(self) -> str:
+        """The end of the maps' names."""
+        from instamap.motion import conformation_maps
+
+        return conformation_maps.PACKED if self.compress else conformation_maps.PLAIN
+
+
+@dataclass(frozen=True)
 class WrittenStates:
-    """What was written. movie: a word on the MP4; empty where there is no movie."""
+    """What was written. local: local resolution of each state, empty where it was not asked for.
+    movie: a word on the MP4; empty where there is no movie.
+    """
 
     states: "list[Conformation]"
+    local: "list[LocalRange | None]"
     pose_dependence: list[float | None]
     movie: str
 
@@ -95,6 +116,13 @@ def states(
         float | None,
         typer.Option(help="Density at the surface that the movie shows.  [default: found]"),
     ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Find local resolution of every state, from half maps.")
+    ] = False,
+    compress: Annotated[
+        bool,
+        typer.Option("--compress", help="Write maps as .mrc.gz, which takes a fifth of the room."),
+    ] = False,
     particles: ParticlesOfRun = None,
     seed: Annotated[int, typer.Option(help="Seed of the clusters.")] = 0,
     force: Annotated[
@@ -111,6 +139,9 @@ def states(
     shows the coordinates and whether they go with the pose; particles_latents.star, the run's STAR
     file with columns instamapLatent1 and so on; states.json.
 
+    --local adds state_001_locres.mrc and so on: Å around each voxel, all judged in one window, by
+    which a state's surface can be coloured.
+
     With one coordinate --path leads from the 2nd to the 98th percentile; with more, through means
     of particles along the first principal axis.
     """
@@ -120,12 +151,13 @@ def states(
     from instamap.motion.motion_model import MotionModel
     from instamap.workflows import output
 
-    kind = output.FolderKind("states", RECORD, MAY_WRITE)
+    kind = folder_kind()
     output.check(out, kind, force)
     model = MotionModel.open(motion)
     selection = _select(model, kmeans, path, at, seed)
     table = particles_of_run(model, particles)
     shown = MovieChoice(FRAMES if frames is None else frames, level)
+    as_maps = MapChoice(local, compress)
     asked = _asked(motion, model, selection, shown)
     goes_to = run.Place(out, force, resume)
     inputs = [file for file in (table.path, at) if file is not None]
@@ -135,15 +167,22 @@ def states(
         run.kept(goes_to, asked, bars) as progress,
         held.filled() as folder,
     ):
-        written = _write(folder, model, table, selection, shown, progress)
+        written = _write(folder, model, table, selection, shown, as_maps, progress)
     for line in selection.notes:
         show(line)
-    show(columns(_rows(written.states)))
+    show(columns(_rows(written)))
     for line in _conclusion(written):
         show(line)
     for line in hint_of_datadir(table, out / STAR, model.settings.get("datadir")):
         show(line)
-    show(f"everything in {out}/: open state_*.mrc as a series, look at latents.png")
+    show(f"everything in {out}/: open state_*{as_maps.ending} as a series, look at latents.png")
+
+
+def folder_kind() -> "FolderKind":
+    """The folders that the command writes."""
+    from instamap.workflows.output import FolderKind
+
+    return FolderKind("states", RECORD, MAY_WRITE)
 
 
 def _check_options(
@@ -214,26 +253,29 @@ def _write(
     table: "ParticleTable",
     selection: Selection,
     shown: MovieChoice,
+    as_maps: MapChoice,
     progress: "Progress",
 ) -> WrittenStates:
     """Writes everything to `folder`."""
     from instamap.data.writers import write_latents
-    from instamap.motion import conformation_maps, pose_dependence
+    from instamap.motion import conformation_maps, local_maps, pose_dependence
     from instamap.report import coordinates_plot
     from instamap.version import __version__
     from instamap.workflows.output import names_in
     from instamap.workflows.record import write_json
 
     latents = motion.latents.double()
-    written = conformation_maps.write(motion, selection.z, folder, progress)
+    ending = as_maps.ending
+    written = conformation_maps.write(motion, selection.z, folder, progress, ending)
+    local = local_maps.write_local_resolution(folder, written, progress) if as_maps.local else []
     maps = [folder / one.file for one in written]
-    words, level = _write_movie(folder, motion, selection, maps, shown, progress)
+    words, level = _write_movie(folder, motion, selection, maps, shown, ending, progress)
     coordinates_plot.plot(folder / "latents.png", latents, table.rotation, selection.z)
     write_latents(table, latents, folder / STAR)
     shares = pose_dependence.explained_by_view(latents, table.rotation)
     record = {"states": selection.how, "level": level, "leakage": shares}
     write_json(folder / RECORD, {"instamap": __version__, "files": names_in(folder), **record})
-    return WrittenStates(written, shares, words)
+    return WrittenStates(written, local, shares, words)
 
 
 def _write_movie(
@@ -242,6 +284,7 @@ def _write_movie(
     selection: Selection,
     maps: list[Path],
     shown: MovieChoice,
+    ending: str,
     progress: "Progress",
 ) -> tuple[str, float | None]:
     """Writes the maps between the states, unless these are a path, and the movie.
@@ -256,21 +299,35 @@ def _write_movie(
         return "", None
     if "path" not in selection.how:
         z = conformation_maps.through(z, shown.frames)
-        maps = conformation_maps.write_morph(motion, z, folder, progress)
+        maps = conformation_maps.write_morph(motion, z, folder, progress, ending)
     latents = motion.latents.double()
     camera, words = movie.write(maps, z, latents, folder, level=shown.level, progress=progress)
     return words, camera.surface.level
 
 
-def _rows(states: "Sequence[Conformation]") -> list[list[str]]:
+def _rows(written: WrittenStates) -> list[list[str]]:
     """The states in columns."""
+    states = written.states
     coordinates = [f"z{number}" for number in range(1, len(states[0].z) + 1)]
-    rows = [["state", *coordinates, "particles", "half-map FSC = 0.143"]]
-    for state in states:
+    heading = ["state", *coordinates, "particles", "half-map FSC = 0.143"]
+    if written.local:
+        heading.append("local, median (tenths)")
+    rows = [heading]
+    for number, state in enumerate(states):
         resolution = "-" if state.resolution is None else f"{state.resolution:.2f} Å"
         z = [f"{value:+.3f}" for value in state.z]
-        rows.append([state.file, *z, str(state.particles), resolution])
+        row = [state.file, *z, str(state.particles), resolution]
+        if written.local:
+            row.append(_local_words(written.local[number]))
+        rows.append(row)
     return rows
+
+
+def _local_words(local: "LocalRange | None") -> str:
+    """The local resolution of a state, in a word."""
+    if local is None:
+        return "-"
+    return f"{local.median:.2f} Å ({local.best:.2f} to {local.worst:.2f})"
 
 
 def _conclusion(written: WrittenStates) -> list[str]:

@@ -16,7 +16,9 @@ SCRIPT = "view.cxc"
 def view(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Folder of a run or of states.", show_default=False),
+        typer.Argument(
+            metavar="RUN", help="Folder of a run, states or an audit.", show_default=False
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -31,8 +33,8 @@ def view(
         bool, typer.Option(help="Open the script in ChimeraX, where that is installed.")
     ] = True,
 ) -> None:
-    """Write a ChimeraX script that shows the map, or the states of a motion as a series, at the
-    level of the report; opens it where ChimeraX is installed.
+    """Write a ChimeraX script that shows the map, the states of a motion as a series, or an audit's
+    map coloured by what to believe of it; opens it where ChimeraX is installed.
     """
     from instamap.report import chimerax
     from instamap.workflows.output import check_file

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable)
 
-COMPILING = "kernels         are compiled for this machine: about half a minute, and only once"
+COMPILING = "kernels         are compiled for this machine (half a minute); later runs find them"
 
 
 def jit(**flags: Any) -> Callable[[Function], Function]:

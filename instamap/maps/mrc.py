@@ -1,5 +1,9 @@
 """Maps as MRC files: cubic volumes [z, y, x] with a pixel size."""
 
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,8 @@ PIXEL_SIZE_TOLERANCE = (
 Origin = tuple[float, float, float]
 """Where the middle of a map's first voxel is, in Å along x, y, z, as a model has it."""
 
+PACKED = ".gz"  # end of the names of files that are compressed
+GZIP_LEVEL = 6
 LABEL_BYTES = 80  # of a line of words in a header
 
 
@@ -32,7 +38,7 @@ def write(
     label: str | None = None,
 ) -> None:
     """Write a map [z, y, x] as float32 (mode 2, space group 1) with voxels of `pixel_size` Å, start
-    at zero.
+    at zero; compressed by gzip where the name ends in .gz.
 
     label: what the map is, in up to 80 ASCII characters, after the program's own. Raises DataError
     for a map that is not a finite volume, OutputError where the file system refuses.
@@ -43,9 +49,22 @@ def write(
     header = mrc_format.header(data.shape, pixel_size, _statistics(data))
     if any(origin) or label is not None:
         header = _described(header, origin, label)
-    with replacing(path) as sibling, sibling.open("wb") as file:
+    packed = Path(path).suffix == PACKED
+    with replacing(path) as sibling, _opened(sibling, packed) as file:
         file.write(header)
         file.write(data.data)
+
+
+@contextmanager
+def _opened(path: Path, packed: bool) -> Iterator[BufferedIOBase]:
+    """A file to write to, whose bytes are packed by gzip if that is asked for."""
+    with path.open("wb") as file:
+        if not packed:
+            yield file
+            return
+        # without name and time: the same map is the same file
+        with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packer:
+            yield packer
 
 
 def read(path: str | Path) -> tuple[Tensor, float]:

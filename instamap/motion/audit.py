@@ -197,6 +197,14 @@ def audit(
     return _total(start, rows, sums, weight, maps, believed[inside], motion)
 
 
+def audited(motion: MotionModel) -> Tensor:
+    """Which voxels "D D D" an audit looks at: those inside the mask of every fit."""
+    scene = motion.scene
+    centres = grids.voxel_centres(scene.box, scene.pixel_size)
+    inside = _inside_all(motion.halves, centres.reshape(-1, 3))
+    return inside.reshape(centres.shape[:-1])
+
+
 @torch.no_grad()
 def _inside_all(halves: Sequence[HalfModel], points: Tensor) -> Tensor:
     """Which of the points "P 3" are inside the mask of every fit."""

@@ -29,6 +29,8 @@ MASK_EDGE = 2  # pixels, of the largest sphere
 MIN_LENGTH = 1e-12  # of a piece of a path, by which it is divided
 COORDINATE = re.compile(r"z\d+")
 TABLE = "states.csv"
+PLAIN = ".mrc"  # end of the names of maps
+PACKED = ".mrc.gz"  # of those that are compressed
 RESOLUTION = "resolution"  # name of a state's resolution among what is kept of it
 
 
@@ -240,9 +242,12 @@ def write(
     z: Tensor,
     folder: Path,
     progress: Progress = SILENT,
+    ending: str = PLAIN,
 ) -> list[Conformation]:
     """Writes state_001.mrc and so on with their half maps for the conformations z "K L", and
     states.csv. What progress has kept of a state is not computed again.
+
+    ending: of the maps' names, `PLAIN` or `PACKED`.
     """
     near = nearest(motion.latents.to(z), z)
     counts = torch.bincount(near, minlength=len(z)).tolist()
@@ -250,11 +255,12 @@ def write(
     for k, place in enumerate(z):
         maps, worth = _kept_or_made(motion, place, progress.kept("state"))
         name = f"state_{k + 1:03d}"
+        label = f"conformation at {_words(place)}"
         for suffix, volume in maps.by_suffix().items():
-            file = folder / f"{name}{suffix}.mrc"
-            mrc.write(file, volume, motion.scene.pixel_size)
+            file = folder / f"{name}{suffix}{ending}"
+            mrc.write(file, volume, motion.scene.pixel_size, label=label)
         found = Conformation(
-            file=f"{name}.mrc",
+            file=f"{name}{ending}",
             z=tuple(place.tolist()),
             particles=counts[k],
             resolution=worth,
@@ -263,6 +269,13 @@ def write(
         progress.counted("maps", k + 1, len(z))
     _write_table(folder / TABLE, written)
     return written
+
+
+def _words(z: Tensor) -> str:
+    """Coordinates "L" in words."""
+    names = coordinate_names(len(z))
+    pairs = zip(names, z.tolist(), strict=True)
+    return ", ".join(f"{name} = {value:.4g}" for name, value in pairs)
 
 
 def _kept_or_made(
@@ -287,21 +300,24 @@ def write_morph(
     z: Tensor,
     folder: Path,
     progress: Progress = SILENT,
+    ending: str = PLAIN,
 ) -> list[Path]:
     """Writes morph_001.mrc and so on for the coordinates z "K L", and returns the files.
 
-    A map that progress has kept is not computed again.
+    ending: of the maps' names, `PLAIN` or `PACKED`. A map that progress has kept is not computed
+    again.
     """
     files = []
     for number, place in enumerate(z, 1):
-        file = folder / f"morph_{number:03d}.mrc"
+        file = folder / f"morph_{number:03d}{ending}"
         kept = progress.kept("morph")
         found = kept_maps.load(kept)
         if found is None:
             found = {"map": motion.conformation(place)}
             kept_maps.save(kept, found)
         volume = found["map"]
-        mrc.write(file, volume, motion.scene.pixel_size)
+        label = f"conformation at {_words(place)}"
+        mrc.write(file, volume, motion.scene.pixel_size, label=label)
         files.append(file)
         progress.counted("maps of the morph", number, len(z))
     return files

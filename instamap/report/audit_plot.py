@@ -34,6 +34,7 @@ COLUMNS = (
     Column("displacement", "displacement (Å)", "magma"),
     Column("disagreement", "disagreement (Å)", "magma"),
     Column("believed", "believed", "gray"),
+    Column("verdict", "verdict, 0 to 3", "viridis"),
     Column("strain", "strain", "viridis"),
     Column("jacobian", "Jacobian determinant", "RdBu"),
 )
@@ -44,13 +45,14 @@ def plot(path: str | Path, audit: Audit) -> None:
 
     Displacement and disagreement have the same colours. Raises OutputError.
     """
+    columns = [column for column in COLUMNS if column.name in audit.maps]
     place = middle(audit.maps["displacement"])
     motion = f"motion {audit.motion_rms:.2f} Å rms"
     title = f"{audit.verdict}\n{motion}, slices through voxel x, y, z = {place[::-1]}"
-    with figure.png(path, width=13, height=7.4, dpi=110) as page:
+    with figure.png(path, width=2.6 * len(columns), height=7.4, dpi=110) as page:
         page.suptitle(title, fontsize=10)
-        grid = page.subplots(len(VIEWS), len(COLUMNS))
-        for axes_of_column, column in zip(grid.T, COLUMNS, strict=True):
+        grid = page.subplots(len(VIEWS), len(columns))
+        for axes_of_column, column in zip(grid.T, columns, strict=True):
             span = _colour_range(audit.maps, column.name)
             for axes, view in zip(axes_of_column, VIEWS, strict=True):
                 section = audit.maps[column.name].select(view.axis, place[view.axis])
@@ -114,6 +116,8 @@ def _colour_range(maps: dict[str, Tensor], name: str) -> tuple[float, float]:
         return 0.0, 1.0
     if name == "jacobian":
         return 0.0, 2.0
+    if name == "verdict":
+        return 0.0, 3.0
     alike = ("strain",) if name == "strain" else ("displacement", "disagreement")
     values = torch.cat([maps[other].flatten() for other in alike])
     ordered = values[values > 0].sort().values

@@ -36,3 +36,24 @@ def test_cite_prints_entries(tmp_path):
     finished().save(tmp_path / "out")
     outcome = instamap("cite", tmp_path / "out")
     assert outcome.code == 0 and outcome.out.count("@article{") == 2
+
+
+def test_an_audit_is_coloured_by_its_verdict(tmp_path):
+    ball = mask.sphere(12, 3.0, 12.0, 3.0)
+    mrc.write(tmp_path / "reference.mrc", ball, 3.0)
+    mrc.write(tmp_path / "verdict.mrc", 3 * ball.round(), 3.0)
+    assert instamap("view", tmp_path, "--no-start").code == 0
+    lines = (tmp_path / "view.cxc").read_text().splitlines()
+    reference, verdict = (
+        lines.index(f'open "{tmp_path / name}.mrc"') for name in ("reference", "verdict")
+    )
+    [colours] = [line for line in lines if line.startswith("color sample #1 map #2 palette ")]
+    assert reference < verdict < lines.index(colours)
+    values = [pair.split(",")[0] for pair in colours.rpartition(" ")[2].split(":")]
+    assert values == ["0", "1", "2", "3"]
+    assert any("the map and its motion" in line for line in lines if line.startswith("key "))
+
+
+def test_compressed_states_are_to_be_unpacked_first(tmp_path):
+    mrc.write(tmp_path / "state_001.mrc.gz", mask.sphere(12, 3.0, 12.0, 3.0), 3.0)
+    assert "gunzip" in instamap("view", tmp_path, "--no-start").refusal

@@ -306,6 +306,22 @@ def test_a_map_has_a_place_and_a_label(tmp_path):
     assert mrcfile.validate(path)
 
 
+def test_a_name_that_ends_in_gz_is_of_a_compressed_map(tmp_path):
+    """The same values and header as without compression, and the same file for the same map."""
+    volume = torch.zeros(12, 12, 12)
+    volume[3:6, 4, 5:9] = 1.5
+    place = {"origin": (3.0, 0.0, -6.0), "label": "a bar"}
+    for name in ("plain.mrc", "one.mrc.gz", "other.mrc.gz"):
+        mrc.write(tmp_path / name, volume, 1.37, **place)
+    packed = (tmp_path / "one.mrc.gz").read_bytes()
+    assert gzip.decompress(packed) == (tmp_path / "plain.mrc").read_bytes()
+    assert packed == (tmp_path / "other.mrc.gz").read_bytes() and len(packed) < 1000
+    read, pixel_size = mrc.read(tmp_path / "one.mrc.gz")
+    assert torch.equal(read, volume) and pixel_size == 1.37
+    assert mrc.read_origin(tmp_path / "one.mrc.gz") == place["origin"]
+    assert mrcfile.validate(tmp_path / "one.mrc.gz")
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_where_the_origin_is_empty_the_start_is_the_place(tmp_path, order, packed):

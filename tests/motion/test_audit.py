@@ -15,9 +15,10 @@ from support.motions import save_maps
 
 from instamap.errors import DataError
 from instamap.geometry import grids, strain
-from instamap.motion.audit import audit, conformations, reference, solid
+from instamap.motion.audit import MAPS, audit, conformations, reference, solid
 from instamap.motion.domains import Domains, Placement
 from instamap.motion.motion_model import MotionModel
+from instamap.motion.verdict_map import NAMES
 
 LATENTS = torch.linspace(-1, 1, 101)[:, None]
 TURN = [[0.0, -0.2, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, 0.1]]
@@ -277,7 +278,8 @@ def test_the_command_writes_maps_numbers_and_a_picture(tmp_path):
     done = instamap("audit", run, "-o", tmp_path / "audit")
     assert done.code == 0 and "to be believed" in done.out, done
     written = maps(tmp_path / "audit")
-    assert written.keys() == {"displacement", "jacobian", "strain", "disagreement", "believed"}
+    assert written.keys() == {*MAPS, *NAMES}
+    assert all(mrcfile.validate(file) for file in (tmp_path / "audit").glob("*.mrc"))
     with mrcfile.open(tmp_path / "audit" / "displacement.mrc") as file:
         assert float(file.voxel_size.x) == PIXEL
     said = json.loads((tmp_path / "audit" / "audit.json").read_text())
@@ -292,6 +294,8 @@ def test_the_command_writes_maps_numbers_and_a_picture(tmp_path):
         and said["inverse_error"] < 0.01
         and said["lost"] == 0
     )
+    assert sum(said["voxels"].values()) == pytest.approx(1, abs=1e-3)
+    assert said["voxels"]["map_and_motion"] > 0.5 and "the map and its motion" in done.out
     assert (tmp_path / "audit" / "audit.png").read_bytes().startswith(b"\x89PNG")
     before = sorted(tmp_path.rglob("*"))
     assert "already holds an audit" in instamap("audit", run, "-o", tmp_path / "audit").refusal

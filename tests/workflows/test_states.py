@@ -24,7 +24,7 @@ from instamap.cli import progress_bars
 from instamap.cli.progress_bars import ProgressBars
 from instamap.errors import DataError, OptionError
 from instamap.geometry import grids, rotations
-from instamap.maps import mrc
+from instamap.maps import local_resolution, mrc
 from instamap.motion import conformation_maps, pose_dependence
 from instamap.motion.kmeans import kmeans, nearest
 from instamap.motion.motion_model import MotionModel
@@ -517,6 +517,49 @@ def test_the_table_of_states_asks_for_the_same_states(line, tmp_path):
     for name in ("state_001.mrc", "state_003_half2.mrc"):
         with mrcfile.open(first / name) as one, mrcfile.open(second / name) as two:
             np.testing.assert_allclose(one.data, two.data, atol=1e-5)
+
+
+def test_every_state_has_a_local_resolution_if_asked(line, tmp_path):
+    """All in one window, that of the coarsest state, so that their maps can be compared."""
+    out = tmp_path / "states"
+    done = instamap("states", line, "--path", 2, "--frames", 0, "--local", "-o", out)
+    assert done.code == 0 and "local, median (tenths)" in done.out, done
+    states = table(out / "states.csv")
+    coarsest = max(float(row["resolution"]) for row in states)
+    for number in (1, 2):
+        halves = [mrc.read(out / f"state_00{number}_half{half}.mrc")[0] for half in (1, 2)]
+        bands = local_resolution.choose_bands(len(halves[0]), PIXEL, coarsest)
+        expected = local_resolution.estimate(*halves, PIXEL, bands)
+        found, pixel_size = mrc.read(out / f"state_00{number}_locres.mrc")
+        assert pixel_size == PIXEL
+        assert torch.allclose(found, expected.resolution, rtol=0.01)
+        assert mrcfile.validate(out / f"state_00{number}_locres.mrc")
+
+
+def test_states_without_half_maps_have_no_local_resolution(tmp_path, particles):
+    save(tmp_path / "run", particles, torch.linspace(-1, 1, 60)[:, None], (blob(),))
+    out = tmp_path / "states"
+    done = instamap("states", tmp_path / "run", "--path", 2, "--frames", 0, "--local", "-o", out)
+    assert done.code == 0 and not list(out.glob("*_locres*")), done
+
+
+def test_compressed_states_hold_the_same_maps(line, tmp_path):
+    plain = tmp_path / "plain"
+    packed = tmp_path / "packed"
+    words = ("states", line, "--path", 2)
+    assert instamap(*words, "-o", plain).code == 0
+    done = instamap(*words, "--compress", "--local", "-o", packed)
+    assert done.code == 0 and "state_*.mrc.gz" in done.out, done
+    assert not list(packed.glob("*.mrc")) and (packed / "frame_002.png").exists()
+    for file in plain.glob("*.mrc"):
+        assert torch.equal(mrc.read(file)[0], mrc.read(packed / f"{file.name}.gz")[0])
+    assert [row["file"] for row in table(packed / "states.csv")] == [
+        "state_001.mrc.gz",
+        "state_002.mrc.gz",
+    ]
+    assert (packed / "state_001_locres.mrc.gz").exists()
+    again = instamap(*words, "-o", packed, "--force")
+    assert again.code == 0 and not list(packed.glob("*.gz")), "of the earlier states"
 
 
 def test_states_are_replaced_whole(line, tmp_path):
