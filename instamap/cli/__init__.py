@@ -38,7 +38,7 @@ from instamap.cli import (
     states,
     view,
 )
-from instamap.cli.memory import OUT_OF_MEMORY, check_space, keep_freed_memory, spare_threads
+from instamap.cli.memory import OUT_OF_MEMORY, check_space, spare_threads, take_large_pages
 from instamap.cli.terminal import show, surviving_streams, tell
 from instamap.errors import InstamapError, PartError, is_out_of_memory, line_of
 from instamap.plugin.registry import Registry, default
@@ -120,7 +120,7 @@ def main() -> None:
     signal that ends the program.
     """
     spare_threads()
-    keep_freed_memory()
+    take_large_pages()
     with contextlib.suppress(ValueError):  # signals can be set in the main thread alone
         _end_on_signals()
     with surviving_streams():

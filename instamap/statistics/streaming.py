@@ -42,9 +42,9 @@ def accumulate(
 ) -> dict[str, Statistics]:
     """The statistics of each set of row numbers, by its name, in the noise of the likelihood.
 
-    cube, symmetry "S 3 3": see `Accumulator`. weights "n": of all particles' log p. checkpoint: keeps the
-    statistics of a set's first rows each time that the grid is emptied, and those of the whole set.
-    before: what was kept in an earlier pass over the same rows; these are not read again, and the
+    cube, symmetry "S 3 3": see `Accumulator`. weights "n": of all particles' log p. checkpoint:
+    keeps the statistics of a set's first rows each time that the grid is emptied, and those of the
+    whole set. before: what was kept in an earlier pass over the same rows; these are not read again, and the
     outcome is the same to the last bit.
     """
     done = before or {}

@@ -50,7 +50,7 @@ def find(look: FirstLook, window: Tensor | None) -> Cube:
         return whole
     margin = round(MARGIN * box)
     if window is not None:
-        inside = dilate((window > 0))
+        inside = dilate(window)
         return _widened(Cube.around(inside), 1)
     try:
         seen = _coarse_mask(look) > 0
@@ -77,7 +77,7 @@ def _widened(cube: Cube, margin: int) -> Cube:
 
 
 def _coarse_mask(look: FirstLook) -> Tensor:
-    """The mask around the molecule in a first map of few voxels. Raises DataError for a flat one."""
+    """The molecule in a first map of few voxels, as a mask. Raises DataError for a flat one."""
     edge = look.particles.box * look.particles.pixel_size
     coarse = fewer_pixels(look.particles, edge / COARSE_BOX)
     step = -(-len(look.rows) // MAX_IMAGES)

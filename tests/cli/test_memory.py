@@ -8,7 +8,7 @@ import sys
 import pytest
 from support.command import QUICK, instamap
 
-from instamap.cli.memory import LEAST_SPACE, check_space, spare_threads
+from instamap.cli.memory import LEAST_SPACE, check_space, spare_threads, take_large_pages
 from instamap.errors import DataError, is_out_of_memory, line_of
 from instamap.simulate import particle_set
 from instamap.workflows import api, resume
@@ -109,3 +109,12 @@ def test_what_a_damaged_file_has_filled_is_told_without_its_middle():
     line = line_of(DataError(f"x of 'y' is {'9' * 5000}; give a number"))
     assert line.startswith("x of 'y' is 999") and line.endswith("999; give a number")
     assert " ... " in line and len(line) < 700
+
+
+def test_memory_comes_in_large_pages_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    take_large_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    take_large_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
