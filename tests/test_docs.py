@@ -17,7 +17,6 @@ from instamap.cli import OPEN_COMMANDS, application
 from instamap.plugin.registry import installed
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = "examples"  # the folder of the project that readers have beside their own
 RUN = ("console", "python")  # languages of blocks that are run
 SHOWN = ("sh", "bash")  # languages of blocks that need data of one's own
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -192,7 +191,6 @@ class Folder:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in every_page() if is_run(page)])
 def test_every_block_does_what_it_says(page, tmp_path):
-    (tmp_path / EXAMPLES).symlink_to(ROOT / EXAMPLES)
     folder = Folder(tmp_path)
     for block in blocks(page):
         folder.run(block)

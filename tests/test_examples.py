@@ -14,8 +14,8 @@ from instamap.simulate.particle_set import demo
 from instamap.testing import ObjectiveLaws, RepresentationLaws
 
 FOLDER = Path(__file__).parents[1] / "examples"
-SCRIPTS = ("quick_start", "new_representation", "own_objective", "moving_particles", "motion")
-FAST = {"quick_start", "moving_particles"}
+SCRIPTS = ("quick_start", "new_representation", "own_objective", "motion")
+FAST = {"quick_start"}
 JOB = "cluster_job.sh"
 TASKS = (1, 2, 3, 4, 0)  # in the order in which a cluster runs them; 0 merges and fits
 MAX_LINES_OF_CODE = 60
