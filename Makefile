@@ -9,7 +9,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/ready  ## simulate a small molecule and reconstruct it
+demo: .venv/ready  ## simulate a protein that moves, and find its map and motion
 	$(BIN)/instamap demo -o demo-out --force
 
 test: .venv/dev lint  ## all that continuous integration runs: lint and every test

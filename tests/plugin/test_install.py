@@ -156,7 +156,7 @@ def test_a_plugin_with_another_kind(python, tmp_path, name, kind, flags):
     assert name in instamap(python, "parts", "--kind", kind).stdout
     tests = run(python, "-m", "pytest", tmp_path / plugin.name, cwd=tmp_path / plugin.name)
     assert "passed" in tests.stdout
-    instamap(python, "demo", "-o", tmp_path / "demo")
+    instamap(python, "demo", "--rigid", "-o", tmp_path / "demo")
     star = tmp_path / "demo" / "particles.star"
     done = instamap(python, "reconstruct", star, "-o", tmp_path / "out", *flags)
     assert "maps and records" in done.stdout

@@ -37,12 +37,13 @@ SPELLING = {
     "STAGE": ("--stage", "--stage"),
     "FLOOR": ("floor", "floor"),
     "WEIGHT": ("positivity", "positivity"),
+    "RIGID": ("", "--rigid"),
 }
 
 # Name of the folder that a step writes to, and the words of its command; "{SPELLING}" as above.
 # Options end with the folder. A step may take threads of its own, as "*2" after its name.
 STEPS = (
-    ("demo", "demo"),
+    ("demo", "demo {RIGID}"),
     ("still", "simulate demo/truth.mrc -n 1000 --snr 0.05"),
     (
         "still-coloured",
