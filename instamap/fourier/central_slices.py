@@ -12,6 +12,7 @@ transpose of the gridding in `gridding`, on a finer grid.
 """
 
 import functools
+import math
 from types import ModuleType
 from typing import Any
 
@@ -44,13 +45,27 @@ def central_slices(volume: Tensor, frames: Tensor, plane: Tensor) -> Tensor:
 
 
 class Spectrum:
-    """The transform of a map "N N N", kept: to be looked up time and again."""
+    """The transform of a map "N N N", kept: to be looked up time and again.
 
-    def __init__(self, volume: Tensor) -> None:
+    highest: cycles per N voxels below which it will be looked up (None: N/2). The rest is neither
+    kept nor, for the most part, computed.
+    """
+
+    def __init__(self, volume: Tensor, highest: float | None = None) -> None:
         self.box = len(volume)
         self.size = grid_size(self.box, OVERSAMPLING)
-        grid = _oversampled_grid(volume, self.size)
+        self.highest = self.box / 2 if highest is None else min(highest, self.box / 2)
+        if highest is None:
+            grid = _oversampled_grid(volume, self.size)
+            self._half = self.size // 2
+        else:
+            self._half = math.ceil(self.highest * self.size / self.box)
+            grid = _pruned_grid(volume, self.size, self._half)
         self._cells = torch.view_as_real(grid)
+
+    def like(self, values: Tensor) -> Tensor:
+        """Values in the precision and on the device of the transform."""
+        return values.to(self._cells)
 
     def slices(self, frames: Tensor, plane: Tensor) -> Tensor:
         """F "V P" (complex) at the frequencies plane @ frames, as `central_slices`.
@@ -58,15 +73,14 @@ class Spectrum:
         With frames "V 3 3" and points "P 3" they may lie outside the plane.
         """
         if plane.numel():
-            highest = float(plane.norm(dim=1).max())
-            if not highest < self.box / 2:
+            reached = float(plane.norm(dim=1).max())
+            if not reached < self.highest:
                 raise ValueError(
-                    f"frequencies reach {highest:g} cycles; they must stay below half of"
-                    f" {self.box} voxels"
+                    f"frequencies reach {reached:g} cycles in {self.box} voxels; they must stay"
+                    f" below {self.highest:g}"
                 )
         scaled = frames * (self.size / self.box)
-        half = self.size // 2
-        return _Gather.apply(self._cells, scaled, plane, half)
+        return _Gather.apply(self._cells, scaled, plane, self._half)
 
 
 def _oversampled_grid(volume: Tensor, size: int) -> Tensor:
@@ -74,12 +88,7 @@ def _oversampled_grid(volume: Tensor, size: int) -> Tensor:
     [z, y, x].
     """
     box = len(volume)
-    along = grids.axis(
-        box,
-        1 / size,
-        dtype=torch.float64,
-    )
-    undo = 1 / window_transform(along).to(volume)
+    undo = _undone_window(volume, size)
     weighted = volume * undo[:, None, None]
     weighted = weighted * undo[:, None]
     weighted = weighted * undo
@@ -105,6 +114,69 @@ def _oversampled_grid(volume: Tensor, size: int) -> Tensor:
         start = whole.narrow(axis, 0, MARGIN + 1)
         whole = torch.cat([end, whole, start], axis)
     return whole
+
+
+def _undone_window(volume: Tensor, size: int) -> Tensor:
+    """Factors "N" of the voxels along each axis by which the window's transform cancels."""
+    along = grids.axis(
+        len(volume),
+        1 / size,
+        dtype=torch.float64,
+    )
+    return 1 / window_transform(along).to(volume)
+
+
+def _pruned_grid(volume: Tensor, size: int, half: int) -> Tensor:
+    """The cells of `_oversampled_grid` that points within `half` cells reach, complex [z, y, x]:
+    what the other would be for a grid of 2 · half.
+
+    Axis after axis, lines of zeros are left out before each transform, and what lies beyond is
+    dropped after it: at half = size / 4 a fourth of the work, and no array of the whole grid.
+    """
+    box = len(volume)
+    undo = _undone_window(volume, size)
+    reach = half + MARGIN
+    kept = torch.arange(-reach, reach + 1) % size
+    place = (torch.arange(box) - box // 2) % size
+    edge = 2 * reach + 1
+    planes = volume.new_empty(box, edge, reach + 1, dtype=volume.dtype.to_complex())
+    flat = volume.new_zeros(box, size)
+    for number, plane in enumerate(volume):
+        weighted = plane * (undo[number] * undo[:, None])
+        flat[:, place] = weighted * undo
+        lines = _first_components(torch.fft.rfft(flat), reach + 1, size)
+        planes[number] = _kept_transform(lines.T, place, kept, size).T
+    width = reach + MARGIN + 2  # the last cell is idle, as in the whole grid
+    cells = planes.new_zeros(edge, edge, width)
+    for number in range(edge):
+        columns = planes[:, number].T
+        cells[:, number, MARGIN : MARGIN + reach + 1] = _kept_transform(
+            columns, place, kept, size
+        ).T
+    low = cells[:, :, MARGIN + 1 : 2 * MARGIN + 1]
+    cells[:, :, :MARGIN] = low.flip(0, 1, 2).conj()
+    return cells
+
+
+def _first_components(half: Tensor, count: int, size: int) -> Tensor:
+    """The first `count` of the `size` components of real lines, of which torch.fft.rfft gives half.
+
+    These of the other half are conjugates.
+    """
+    within = half[:, :count]
+    beyond = count - within.shape[1]
+    if not beyond:
+        return within
+    last = size - half.shape[1]
+    opposite = half[:, last - beyond + 1 : last + 1].flip(1)
+    return torch.cat([within, opposite.conj()], 1)
+
+
+def _kept_transform(lines: Tensor, place: Tensor, kept: Tensor, size: int) -> Tensor:
+    """The components `kept` of lines "L N" whose numbers are at `place` among `size`."""
+    padded = lines.new_zeros(len(lines), size)
+    padded[:, place] = lines
+    return torch.fft.fft(padded)[:, kept]
 
 
 def _opposite(part: Tensor) -> Tensor:

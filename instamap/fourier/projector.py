@@ -55,10 +55,14 @@ class Projector(nn.Module):
 
         Differentiable in the volume alone.
         """
-        plane = self.plane.to(volume)
+        return self.of_spectrum(Spectrum(volume), views)
+
+    def of_spectrum(self, transform: Spectrum, views: Views) -> Tensor:
+        """Images "B D D" as `forward`, of a map whose transform is kept."""
+        plane = transform.like(self.plane)
         in_box = plane * (self.box / self.frame)
-        slices = self._slices(volume, views, in_box)
-        return self._images(slices, plane, views)
+        slices = self._slices(transform, views, in_box)
+        return self.images(slices, views)
 
     def curved(self, volume: Tensor, views: Views, curvature: float) -> tuple[Tensor, Tensor]:
         """Images "B D D" in phase and in quadrature, of what the Ewald sphere reaches.
@@ -72,12 +76,13 @@ class Projector(nn.Module):
         transform = Spectrum(volume)
         above = self._curved_slices(transform, views, in_box, curvature)
         below = self._curved_slices(transform, views, in_box, -curvature)
-        in_phase = self._images(0.5 * (above + below), plane, views)
-        quadrature = self._images(-0.5j * (above - below), plane, views)
+        in_phase = self.images(0.5 * (above + below), views)
+        quadrature = self.images(-0.5j * (above - below), views)
         return in_phase, quadrature
 
-    def _images(self, slices: Tensor, plane: Tensor, views: Views) -> Tensor:
-        """Images "B D D" of slices "B P" of the map's transform."""
+    def images(self, slices: Tensor, views: Views) -> Tensor:
+        """Images "B D D" of slices "B P" of a map's transform at the components `plane`."""
+        plane = self.plane.to(slices.real)
         projected = slices * self.pixel_size
         moved = projected * self._shift(plane, views.origin)
         shape = (len(views), *self.inside.shape)
@@ -87,11 +92,10 @@ class Projector(nn.Module):
         images = torch.fft.irfft2(spectrum, s=size)
         return grids.crop(images, self.box)
 
-    def _slices(self, volume: Tensor, views: Views, plane: Tensor) -> Tensor:
+    def _slices(self, transform: Spectrum, views: Views, plane: Tensor) -> Tensor:
         """Slices "B P" at the components "P 2" in cycles per box; of distorted images, without
         those that lie beyond the map's.
         """
-        transform = Spectrum(volume)
         if views.magnification is None:
             return transform.slices(views.frames, plane)
         parts = []

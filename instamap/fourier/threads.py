@@ -2,9 +2,17 @@
 them.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 
 def in_threads(work: Callable[[int, int], None], bounds: Sequence[int]) -> None:
@@ -17,3 +25,39 @@ def in_threads(work: Callable[[int, int], None], bounds: Sequence[int]) -> None:
         running = [pool.submit(work, *share) for share in shares]
     for each in running:
         each.result()
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread of torch within the block: the last bits of its transforms depend on their
+    number.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def in_order(work: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator[Outcome]:
+    """work(item) of each item in turn, some of them computed ahead, in as many threads as torch
+    uses.
+
+    In each of these torch itself uses one, so that no bit depends on their number. Items are made
+    in order, by the caller's thread.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    ahead: deque[Future[Outcome]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # for threads of others: what is set in one is what new ones begin with
+        torch.set_num_threads(threads)

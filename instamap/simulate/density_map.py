@@ -5,7 +5,9 @@ from torch import Tensor
 
 from instamap.data.preprocess import fourier_crop
 from instamap.errors import OptionError
+from instamap.fourier.central_slices import Spectrum
 from instamap.fourier.projector import Projector
+from instamap.fourier.threads import single_thread
 from instamap.scene import Views
 
 
@@ -39,12 +41,14 @@ class DensityMap:
         fitted = _pad_or_crop(volume, voxels)
         self._volume = _fourier_cropped(fitted, self.box)
         self._projector = Projector(self.box, self.pixel_size)
+        with single_thread():
+            self._spectrum = Spectrum(self._volume, self.box / 2)
 
     def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
         """Projections "B D D" [y, x] (float32) at poses: rotation "B 3 3", origin "B 2" in Å."""
         with torch.no_grad():
             views = Views.of(rotation.float(), origin.float())
-            return self._projector(self._volume, views)
+            return self._projector.of_spectrum(self._spectrum, views)
 
     def density(self) -> Tensor:
         """The map "D D D" [z, y, x] (float32)."""

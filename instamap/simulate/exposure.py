@@ -65,14 +65,14 @@ class Exposure:
         generator: torch.Generator,
     ) -> Tensor:
         """Noise "n D D" of that spectrum (float32)."""
-        white = torch.randn(
-            count,
-            box,
-            box,
-            generator=generator,
-        )
+        white = draw_white(count, box, generator)
+        return self.filtered(white)
+
+    def filtered(self, white: Tensor) -> Tensor:
+        """White noise "n D D" with that spectrum."""
         if self.noise == "white":
             return white
+        box = white.shape[-1]
         shell_of_component = grids.noise_shells(box)[:, : box // 2 + 1]
         variance = self.spectrum(box)[shell_of_component]
         deviation = variance.sqrt().float()
@@ -97,6 +97,16 @@ class Exposure:
         """The exposure as plain values; noise_spectrum is that of `spectrum`."""
         spectrum = [round(value, 6) for value in self.spectrum(box).tolist()]
         return asdict(self) | {"noise_spectrum": spectrum}
+
+
+def draw_white(count: int, box: int, generator: torch.Generator) -> Tensor:
+    """White noise "n D D" of variance 1 (float32)."""
+    return torch.randn(
+        count,
+        box,
+        box,
+        generator=generator,
+    )
 
 
 def _check_deviation(name: str, value: float) -> None:

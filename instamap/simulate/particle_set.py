@@ -14,7 +14,7 @@ from instamap.simulate import atomic_model, random_poses
 from instamap.simulate.beads import Beads, molecule
 from instamap.simulate.density_map import DensityMap
 from instamap.simulate.exposure import Exposure
-from instamap.simulate.potential import Potential
+from instamap.simulate.sliced_potential import SlicedPotential
 from instamap.simulate.write_set import Specimen, Written, write_set
 
 DEFAULT_COUNT = 10_000  # particles
@@ -90,7 +90,7 @@ def of_model(
     b_factor: float | None = None,
     solvent: float = 0.0,
     point_mass: float = 0.0,
-) -> Potential:
+) -> SlicedPotential:
     """The potential of a PDB or mmCIF file's atoms.
 
     b_factor: Å², of every atom instead of the file's. Raises DataError, OptionError.
@@ -100,7 +100,7 @@ def of_model(
     _check_share("point_mass", point_mass)
     if b_factor is not None and not (b_factor >= 0 and math.isfinite(b_factor)):
         raise OptionError(f"b_factor is {b_factor}; it must be at least 0 Å²")
-    return Potential(
+    return SlicedPotential(
         atomic_model.read(path, b_factor),
         box,
         pixel_size,

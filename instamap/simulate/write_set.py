@@ -3,10 +3,12 @@ map as the truth.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +19,12 @@ from instamap.errors import DataError, OutputError
 from instamap.files import replacing, reported
 from instamap.fourier import aberrations
 from instamap.fourier.ctf import ctf
+from instamap.fourier.threads import in_order
 from instamap.geometry import rotations
 from instamap.maps import mrc
 from instamap.progress import SILENT, Progress
 from instamap.scene import Optics
-from instamap.simulate.exposure import Exposure
+from instamap.simulate.exposure import Exposure, draw_white
 from instamap.simulate.random_poses import Poses
 
 STAR = "particles.star"
@@ -91,10 +94,9 @@ def write_set(
     with reported(out):
         out.mkdir(parents=True, exist_ok=True)
     count = len(poses)
-    box = specimen.box
     half = torch.randperm(count, generator=generator) % 2 + 1
     contrast, background = exposure.contrast(count, generator)
-    with new_stack(out / STACK, count, box, specimen.pixel_size) as stack:
+    with new_stack(out / STACK, count, specimen.box, specimen.pixel_size) as stack:
         deviation = _write_signal(stack, specimen, poses, progress)
         if not (deviation > 0 and math.isfinite(deviation)):
             raise DataError(
@@ -102,14 +104,8 @@ def write_set(
                 " map with a molecule in it"
             )
         gain = math.sqrt(exposure.snr) / deviation
-        for rows in _chunks(count, box):
-            span = _span(rows)
-            signal = torch.from_numpy(stack.read(span.start, span.stop))
-            scale = (contrast * gain)[rows, None, None].float()
-            offset = background[rows, None, None].float()
-            noise = exposure.draw(len(rows), box, generator)
-            images = signal * scale + offset + noise
-            stack.write(span.start, images.numpy())
+        scale = contrast * gain
+        _add_noise(stack, specimen.box, scale, background, exposure, generator)
     truth = (specimen.density() * gain).float()
     mrc.write(out / TRUTH, truth, specimen.pixel_size)
     tables = [_optics_table(poses, specimen), _particle_table(poses, half)]
@@ -139,24 +135,60 @@ def _write_signal(
     total = 0.0
     square = 0.0
     rotation = rotations.from_euler(*poses.angles.unbind(-1))
-    for rows in _chunks(len(poses), specimen.box):
-        projections = specimen.project(rotation[rows], poses.origin[rows]).double()
-        optics = poses.optics[rows]
-        transfer = ctf(optics, specimen.box, specimen.pixel_size)
-        transform = torch.fft.rfft2(projections) * transfer
-        phases = aberrations.modulation(optics, specimen.box, specimen.pixel_size)
-        if phases is not None:
-            transform = transform * phases
-        images = torch.fft.irfft2(transform, s=projections.shape[1:])
-        span = _span(rows)
-        stack.write(span.start, images.float().numpy())
-        total = total + float(images.sum())
-        square = square + float(images.square().sum())
+
+    def imaged(rows: Tensor) -> tuple[slice, np.ndarray]:
+        projections = specimen.project(rotation[rows], poses.origin[rows]).float()
+        images = _transferred(projections, poses.optics[rows], specimen.pixel_size)
+        return _span(rows), images.numpy()
+
+    for span, images in in_order(imaged, _chunks(len(poses), specimen.box)):
+        stack.write(span.start, images)
+        # by numpy, whose order of summation does not depend on the number of threads
+        total = total + float(images.sum(dtype=np.float64))
+        square = square + float(np.square(images).sum(dtype=np.float64))
         progress.counted("simulated images", span.stop, len(poses))
     pixels = len(poses) * specimen.box**2
     mean = total / pixels
     variance = square / pixels - mean**2
     return math.sqrt(max(variance, 0.0))
+
+
+def _transferred(projections: Tensor, optics: Optics, pixel_size: float) -> Tensor:
+    """Projections "B D D" after contrast transfer and odd aberrations."""
+    box = projections.shape[-1]
+    transfer = ctf(optics, box, pixel_size).float()
+    transform = torch.fft.rfft2(projections) * transfer
+    phases = aberrations.modulation(optics, box, pixel_size)
+    if phases is not None:
+        transform = transform * phases.to(transform)
+    return torch.fft.irfft2(transform, s=(box, box))
+
+
+def _add_noise(
+    stack: ImageStackWriter,
+    box: int,
+    scale: Tensor,
+    background: Tensor,
+    exposure: Exposure,
+    generator: torch.Generator,
+) -> None:
+    """Turn signals x "n D D" of a stack into scale x + background + noise, with "n" of both."""
+    count = len(scale)
+    factor = scale[:, None, None].float()
+    offset = background[:, None, None].float()
+
+    def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in _chunks(count, box):
+            yield rows, draw_white(len(rows), box, generator)
+
+    def exposed(noise: tuple[Tensor, Tensor]) -> tuple[slice, Tensor]:
+        rows, white = noise
+        span = _span(rows)
+        signal = torch.from_numpy(stack.read(span.start, span.stop))
+        return span, signal * factor[rows] + offset[rows] + exposure.filtered(white)
+
+    for span, images in in_order(exposed, drawn()):
+        stack.write(span.start, images.numpy())
 
 
 def _chunks(count: int, box: int) -> tuple[Tensor, ...]:

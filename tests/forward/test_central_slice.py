@@ -46,7 +46,7 @@ def test_slices_are_sums_over_the_voxels(box, seed):
 
 def test_frequencies_beyond_the_grid_are_refused():
     with pytest.raises(
-        ValueError, match=r"frequencies reach 4 cycles; they must stay below half of 8 voxels"
+        ValueError, match=r"frequencies reach 4 cycles in 8 voxels; they must stay below 4"
     ):
         slices.central_slices(torch.zeros(8, 8, 8), _frames(1).float(), torch.tensor([[0.0, 4.0]]))
 
