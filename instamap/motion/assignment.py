@@ -36,12 +36,16 @@ def assign(
     maps: Tensor,
     nodes: Tensor,
     shape: Shape,
+    occupancies: int = 0,
 ) -> Assignment:
-    """The particles' places among conformations with these maps "K N N N" at nodes "K L"."""
-    held_out = posterior.infer(motion.held_out, maps, nodes)
-    fitted = posterior.infer(motion.fitted, maps, nodes)
-    z = ring.on_circle(fitted.z) if shape.closed else fitted.z
-    held_out_z = ring.on_circle(held_out.z) if shape.closed else held_out.z
+    """The particles' places among conformations with these maps "K N N N" at nodes "K L".
+
+    occupancies: see `posterior.infer`.
+    """
+    held_out = posterior.infer(motion.held_out, maps, nodes, occupancies)
+    fitted = posterior.infer(motion.fitted, maps, nodes, occupancies)
+    z = ring.with_angle_on_circle(fitted.z) if shape.closed else fitted.z
+    held_out_z = ring.with_angle_on_circle(held_out.z) if shape.closed else held_out.z
     return Assignment(
         z,
         drop_small_shares(fitted.share),

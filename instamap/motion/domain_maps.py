@@ -38,7 +38,8 @@ class DomainImages:
     """Images `rows` "n" of a set in noise of `variance`, and where the domains are in each:
     `placement` of all n.
 
-    weights "n": of the images, None for 1.
+    weights "n": of the images, None for 1. present "n M": how probably each shows the domains, None
+    where all do.
     """
 
     particles: Particles
@@ -46,6 +47,7 @@ class DomainImages:
     variance: Tensor
     placement: Placement
     weights: Tensor | None = None
+    present: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
     """What images say of domain m in its own frame, given the densities "M D D D" of the others.
 
     The slices of the others, each at its own pose, are taken off the images; what is left is moved
-    to the domain's centre and counts at its pose.
+    to the domain's centre and counts at its pose. Where domains come and go, images count as
+    probably as they show this one, and the others are taken off as probably as they are there.
     """
     particles = images.particles
     box = particles.box
@@ -113,8 +116,13 @@ def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
         placement = images.placement[chosen]
         left = components.data
         for j, spectrum in spectra.items():
-            left = left - components.power * _slices(components, spectrum.slices, placement, j)
+            slices = _slices(components, spectrum.slices, placement, j)
+            if images.present is not None:
+                slices = slices * images.present[chosen, j, None].float()
+            left = left - components.power * slices
         counts = torch.ones(len(rows)) if images.weights is None else images.weights[rows].float()
+        if images.present is not None:
+            counts = counts * images.present[chosen, m].float()
         data = left * _wave(components, placement, m).conj() * counts[:, None]
         power = components.power * counts[:, None]
         frames = _frames(components, placement, m)

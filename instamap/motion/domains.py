@@ -39,16 +39,21 @@ class Domains:
 
     masks "M D D D": soft, in the common frame. nodes "K L": coordinates of the conformations.
     placement: of all K. pixel_size: Å. Between conformations a domain's turn and the place of its
-    pivot, the point of it that moves least, are those near by, Gaussian weighted.
+    pivot, the point of it that moves least, are those near by, Gaussian weighted. occupancy "M": of
+    domains that come and go, which of the R coordinates that follow the L of the motion says how
+    probably each is there (1) or not (0), counted from 0; -1 of a domain that is always there; None
+    where all are.
     """
 
     masks: Tensor
     nodes: Tensor
     placement: Placement
     pixel_size: float
+    occupancy: Tensor | None = None
 
     def placement_at(self, z: Tensor) -> Placement:
-        """The placement at coordinates z "n L"."""
+        """The placement at coordinates z "n L+R"."""
+        z = z[:, : self.nodes.shape[1]]
         weight = weights_between(self.nodes.to(z), z)
         turns = self.placement.turn.to(z)
         shifts = self.placement.shift.to(z)
@@ -59,12 +64,23 @@ class Domains:
         turned = torch.einsum("nmij,mj->nmi", turn, point)
         return Placement(turn, place - turned)
 
+    def present_at(self, z: Tensor) -> Tensor:
+        """How much of each domain "n M" is there at coordinates z "n L+R"."""
+        always = z.new_ones(len(z), 1)
+        if self.occupancy is None:
+            return always.expand(-1, len(self.masks))
+        present = z[:, self.nodes.shape[1] :].clamp(0, 1)
+        return torch.cat([always, present], 1)[:, self.occupancy + 1]
+
     def map(self, densities: Tensor, z: Tensor) -> Tensor:
-        """The map "D D D" at z "L" of domains with these densities "M D D D"."""
-        return add_up(densities, self.placement_at(z[None]), self.pixel_size)
+        """The map "D D D" at z "L+R" of domains with these densities "M D D D"."""
+        one = z[None]
+        if self.occupancy is not None:
+            densities = densities * self.present_at(one)[0, :, None, None, None]
+        return add_up(densities, self.placement_at(one), self.pixel_size)
 
     def pull_back(self, x: Tensor, z: Tensor) -> Tensor:
-        """Where in the common frame the points x "P 3" (Å) of the conformation at z "L" are.
+        """Where in the common frame the points x "P 3" (Å) of the conformation at z "L+R" are.
 
         That of the domain in whose mask it is; in several or none, a mean that goes over from one
         to the next, so that atoms between domains follow both.
@@ -101,6 +117,8 @@ def domain_facts(domains: Domains) -> list[dict[str, Any]]:
         relative = turns @ middle.mT
         vectors = rotations.to_rotvec(relative)
         fact: dict[str, Any] = {"share_of_volume": round(float(share[m]), 4)}
+        if domains.occupancy is not None and domains.occupancy[m] >= 0:
+            fact["region"] = 1 + int(domains.occupancy[m])  # by its number, from 1
         angle = torch.rad2deg(vectors.norm(dim=1).max())
         fact["largest_turn_degrees"] = round(2 * float(angle), 2)
         if angle > 0:

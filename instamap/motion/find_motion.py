@@ -29,6 +29,8 @@ from instamap.statistics.statistics import Statistics
 CONFORMATIONS = "conformations"
 BENDING = "bending"
 DOMAINS = "domains"
+COMPOSITION = "composition"
+DOMAINS_AND_COMPOSITION = "domains and composition"
 # of the contrast of particles, among which validation particles choose
 CONTRAST_DEVIATIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 

@@ -122,16 +122,29 @@ def _round(
     maps: Tensor,
     window: Tensor,
 ) -> Tensor:
-    """The maps after a round of EM.
-
-    E: moments of z. M: Σ_k K_jk V_k = b_j with K_jk of weights E[z_j z_k], b_j of E[z_j], z_0 = 1.
-    """
+    """The maps after a round of EM: moments of z, then the maps given these, with z_0 = 1."""
     z = infer(particles, maps)
     ones = torch.ones_like(z.log_prob)
     first = torch.cat([ones[:, None], z.mean], 1)
     covariance = torch.nn.functional.pad(z.covariance, (1, 0, 1, 0))
     products = first[:, :, None] * first[:, None]
-    second = covariance + products
+    return update_maps(particles, maps, first, covariance + products, window)
+
+
+def update_maps(
+    particles: ParticleStatistics,
+    maps: Tensor,
+    first: Tensor,
+    second: Tensor,
+    window: Tensor,
+    steps: int = STEPS,
+) -> Tensor:
+    """The maps "C N N N" whose sums Σ_j a_j V_j make particles likeliest, from `maps` on, inside
+    `window` "N N N" or "C N N N".
+
+    first "m C": E[a_j] of each particle, with a_0 = 1; second "m C C": E[a_j a_k]. Σ_k K_jk V_k =
+    b_j is solved with K_jk of weights E[a_j a_k] and b_j of E[a_j], by conjugate gradients.
+    """
     unused = torch.zeros_like(first[:, 0])
     count = len(maps)
     b = []
@@ -154,6 +167,7 @@ def _round(
         torch.stack(b),
         torch.stack(rows),
         window,
+        steps,
     )
 
 
@@ -162,6 +176,7 @@ def _solve(
     b: Tensor,
     kernels: Tensor,
     window: Tensor,
+    steps: int,
 ) -> Tensor:
     """The maps after some steps of conjugate gradients on the block normal equations."""
     n = maps.shape[-1]
@@ -177,7 +192,7 @@ def _solve(
         return window * cropped
 
     residual = window * b - apply(maps)
-    return conjugate_gradients(apply, maps, residual, STEPS)
+    return conjugate_gradients(apply, maps, residual, steps)
 
 
 def _noise(

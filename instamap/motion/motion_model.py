@@ -45,7 +45,8 @@ class HalfModel:
     fitted to. coarse_maps "K N N N": of these at low resolution; they place particles. own_maps "K
     D D D": at full resolution where each conformation has its own map, or None where the model
     bends one density into all. domains: those that move as rigid bodies, with `densities` "M D D
-    D", or None. closed: whether own coordinates are points of the unit circle.
+    D", or None. closed: whether own coordinates are points of the unit circle. occupancies: how
+    many of the last coordinates tell how probably a part is there, from 0 to 1.
     """
 
     model: Model
@@ -57,13 +58,15 @@ class HalfModel:
     domains: Domains | None = None
     densities: Tensor | None = None
     closed: bool = False
+    occupancies: int = 0
 
     def to_own(self, z: Tensor) -> Tensor:
         """This fit's own coordinates "* L" of shared ones."""
         own = z @ self.turn.mT + self.offset
         if not self.closed:
             return own
-        return ring.on_circle(own.reshape(-1, 2)).view_as(own)
+        rows = own.reshape(-1, own.shape[-1])
+        return ring.with_angle_on_circle(rows).view_as(own)
 
     def to_shared(self, own: Tensor) -> Tensor:
         """Shared coordinates "* L" of this fit's own."""
@@ -110,10 +113,16 @@ class HalfModel:
             tensors[f"{DOMAINS}nodes"] = self.domains.nodes
             tensors[f"{DOMAINS}turn"] = self.domains.placement.turn
             tensors[f"{DOMAINS}shift"] = self.domains.placement.shift
+            if self.domains.occupancy is not None:
+                tensors[f"{DOMAINS}occupancy"] = self.domains.occupancy
         plain = {name: one for name, one in facts.items() if not isinstance(one, Tensor)}
-        write_safetensors(
-            path, tensors, {"version": VERSION, "scene": plain, "closed": self.closed}
-        )
+        values = {
+            "version": VERSION,
+            "scene": plain,
+            "closed": self.closed,
+            "occupancies": self.occupancies,
+        }
+        write_safetensors(path, tensors, values)
 
     @staticmethod
     def load(path: Path, parts: Choices) -> "HalfModel":
@@ -130,7 +139,13 @@ class HalfModel:
         domains = None
         if moved:
             placement = Placement(moved["turn"], moved["shift"])
-            domains = Domains(moved["masks"], moved["nodes"], placement, scene.pixel_size)
+            domains = Domains(
+                moved["masks"],
+                moved["nodes"],
+                placement,
+                scene.pixel_size,
+                occupancy=moved.get("occupancy"),
+            )
         return HalfModel(
             model.eval(),
             **own,
@@ -138,6 +153,7 @@ class HalfModel:
             domains=domains,
             densities=tensors.get("densities"),
             closed=bool(values.get("closed", False)),
+            occupancies=int(values.get("occupancies", 0)),
         )
 
 

@@ -40,14 +40,17 @@ def infer(
     particles: ParticleStatistics,
     maps: Tensor,
     z: Tensor,
+    occupancies: int = 0,
 ) -> Posterior:
     """The posterior of particles under conformations with `maps` "K N N N" at z "K L".
 
     The coordinates are the mean over conformations of where a Gauss-Newton step from each leads,
     V(z) being taken as linear towards the neighbours: δ = (Jᵀ G J + S⁻¹)⁻¹ Jᵀ (h - G e_k), with J
-    the differences of maps, S the spacing of the conformations.
+    the differences of maps, S the spacing of the conformations. No step is taken in the last
+    coordinates, as many as `occupancies`, which are 0 or 1 in conformations: particles have the
+    probability of 1 there.
     """
-    slopes = _slopes(z)
+    slopes = _slopes(z, occupancies)
     parts = [_infer(some, maps, z, slopes) for some in particles.in_chunks()]
     return Posterior(
         torch.cat([one.z for one in parts]),
@@ -109,14 +112,20 @@ def weights_between(nodes: Tensor, z: Tensor) -> Tensor:
     return torch.softmax(-0.5 * (distance / width) ** 2, 1)
 
 
-def _slopes(z: Tensor) -> list[Tensor]:
+def _slopes(z: Tensor, occupancies: int) -> list[Tensor]:
     """For each conformation the weights "K L" with which all maps make the derivative of V there.
 
-    It is that of a plane through near neighbours.
+    It is that of a plane through near neighbours, which have the same occupancies, and vanishes for
+    these.
     """
     z = z.double()
-    distance = torch.cdist(z, z)
-    count = 2 * z.shape[1]
+    moving = z.shape[1] - occupancies
+    if moving == 0:
+        return [torch.zeros_like(z) for _ in z]
+    present = z[:, moving:]
+    differs = (present[:, None] != present).any(2)
+    distance = torch.cdist(z, z).masked_fill(differs, torch.inf)
+    count = min(2 * moving, int((~differs).sum(1).min()) - 1)
     slopes = []
     for distances in distance:
         order = distances.argsort()

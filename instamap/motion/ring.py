@@ -56,6 +56,11 @@ def on_circle(z: Tensor) -> Tensor:
     return torch.nn.functional.normalize(torch.where(centre, first_of(z), z), dim=1)
 
 
+def with_angle_on_circle(z: Tensor) -> Tensor:
+    """Coordinates "n 2+R" with the first two put on the unit circle."""
+    return torch.cat([on_circle(z[:, :2]), z[:, 2:]], 1)
+
+
 def first_of(z: Tensor) -> Tensor:
     """The point (1, 0) of the circle, in the type of z."""
     return torch.tensor([1.0, 0.0]).to(z)

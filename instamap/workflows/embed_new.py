@@ -83,7 +83,8 @@ def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = N
         images = ParticleStatistics.read(particles, rows, variance, particle[rows])
         each = []
         for half in motion.halves:
-            own = posterior.infer(images, half.coarse_maps, half.nodes.double()).z
+            nodes = half.nodes.double()
+            own = posterior.infer(images, half.coarse_maps, nodes, half.occupancies).z
             each.append(half.to_shared(own.float()))
         mean = torch.stack(each).mean(0)
         latents[rows] = mean.double()[images.particle]

@@ -2,6 +2,7 @@
 density into every conformation, or have a map of each.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from instamap.fitting.loop import FitResult
 from instamap.fitting.parallel import run_in_threads
 from instamap.model import part_classes
 from instamap.motion import ring
-from instamap.motion.find_motion import CoarseMotion, find_conformations, with_shape
+from instamap.motion.find_motion import CoarseMotion, Search, find_conformations, with_shape
 from instamap.motion.motion_model import MotionModel
 from instamap.motion.ring import Shape
 from instamap.motion.state_mixture import StateMixture
@@ -29,10 +30,17 @@ from instamap.plugin.options import CoordinateOptions, option
 from instamap.plugin.options import Options as WorkflowOptions
 from instamap.progress import SILENT, Progress
 from instamap.report import coordinates_plot
-from instamap.workflows import embed_new, motion_files, motion_fits
+from instamap.workflows import embed_new, motion_composition, motion_files, motion_fits
 from instamap.workflows import map as map_workflow
+from instamap.workflows.motion_composition import FoundComposition
 from instamap.workflows.motion_files import MotionFiles
-from instamap.workflows.motion_fits import Candidate, HalfFit, MotionInputs, SharedCoordinates
+from instamap.workflows.motion_fits import (
+    Candidate,
+    Decision,
+    HalfFit,
+    MotionInputs,
+    SharedCoordinates,
+)
 from instamap.workflows.record import LoggedProgress, reading
 from instamap.workflows.result import Result
 from instamap.workflows.settings import Settings
@@ -57,7 +65,8 @@ class MotionResult(Result):
     rigid bodies, "bending" of one density, or "conformations" with maps of their own; None where
     nothing moves. closed: whether the coordinate closes upon itself. gains: what each fit's gain
     over one rigid map, in nats per particle. agreement: how far the halves' coordinates of held-out
-    particles correlate; None with one fit or without motion.
+    particles correlate; None with one fit or without motion. regions: of those that come and go,
+    the share of the particles that have each.
     """
 
     motion: MotionModel = field(kw_only=True)
@@ -66,6 +75,7 @@ class MotionResult(Result):
     closed: bool = field(kw_only=True)
     gains: dict[str, float] = field(kw_only=True)
     agreement: float | None = field(kw_only=True)
+    regions: list[float] = field(kw_only=True)
 
     @property
     def latents(self) -> Tensor:
@@ -84,12 +94,15 @@ class MotionResult(Result):
     @property
     def _how(self) -> str:
         description = self.description or "bending"
-        verb = "gives" if description == "bending" else "give"
+        verb = "gives" if description in ("bending", "composition") else "give"
         return f"{description} {verb}"
 
     @property
     def _shape(self) -> str:
-        return "the motion closes upon itself, a circle; " if self.closed else ""
+        composed = ""
+        if self.regions:
+            composed = f"{motion_composition.regions_in_words(self.regions)}; "
+        return f"{composed}the motion closes upon itself, a circle; " if self.closed else composed
 
     def summary(self) -> list[str]:
         lines = [
@@ -181,59 +194,107 @@ class MotionWorkflow(Workflow):
         inputs = motion_fits.open_inputs(settings, self.options.coarse, logged)
         coarse = inputs.coarse
         logged.message(f"coordinates     in {coarse.box} px of {coarse.pixel_size:.4g} Å")
-        names = list(inputs.dataset.rows)
         search = motion_fits.search_for(inputs, self.options.dimensions, self.options.nodes)
 
-        def find_subspace(name: str, serialised: Progress) -> CoarseMotion:
-            return motion_fits.find_subspace(inputs, search, name, serialised)
-
-        motions = run_in_threads(names, find_subspace, logged)
-
-        def find_mixtures(latent: int, count: float, rounds: int) -> dict[str, StateMixture]:
-            def find(name: str, serialised: Progress) -> StateMixture:
-                coarse_fit = motion_fits.coarse_fit(inputs, name, serialised)
-                return find_conformations(coarse_fit, search, motions[name], latent, count, rounds)
-
-            return run_in_threads(names, find, logged)
-
-        shape, mixtures = motion_fits.choose_shape(inputs, motions, find_mixtures, logged)
-        logged.message(f"coordinates     {shape}")
-
-        def find_in_shape(name: str, serialised: Progress) -> Candidate:
-            return motion_fits.find_in_shape(
-                inputs, search, name, motions[name], mixtures[name], shape, serialised
-            )
-
-        candidates = run_in_threads(names, find_in_shape, logged)
-        decision = motion_fits.decide(candidates, shape)
+        plain = motion_composition.without_contrast(inputs)
+        motions = _subspaces(plain, search, logged)
+        found = motion_composition.find(plain, motions, logged)
+        if found is not None:
+            inputs = plain
+        elif plain is not inputs:
+            motions = _subspaces(inputs, search, logged)
+        shape, candidates = _described(inputs, search, motions, logged)
+        composed = None
+        if found is not None:
+            composed, candidates = _composed(found, search, candidates, logged)
+        decision = motion_fits.decide(candidates, shape, composed)
         logged.message(f"motion          {decision.description}" if decision.moving else NO_MOTION)
 
         def fit(name: str, serialised: Progress) -> HalfFit:
             return motion_fits.fit_half(inputs, name, candidates[name], decision, serialised)
 
-        fits = run_in_threads(names, fit, logged)
+        fits = run_in_threads(list(candidates), fit, logged)
         shared = motion_fits.share_coordinates(inputs, fits)
         record = motion_fits.record(candidates, decision, shared.halves, shared.agreement)
-        return _result(inputs, shape, fits, shared, record, logged)
+        return _result(inputs, decision, fits, shared, record, logged)
+
+
+def _subspaces(inputs: MotionInputs, search: Search, logged: Progress) -> dict[str, CoarseMotion]:
+    """The subspace in which the particles of each set differ."""
+
+    def find(name: str, serialised: Progress) -> CoarseMotion:
+        return motion_fits.find_subspace(inputs, search, name, serialised)
+
+    return run_in_threads(list(inputs.dataset.rows), find, logged)
+
+
+def _described(
+    inputs: MotionInputs, search: Search, motions: Mapping[str, CoarseMotion], logged: Progress
+) -> tuple[Shape, dict[str, Candidate]]:
+    """The shape of the coordinates, and what each set says in it."""
+    names = list(motions)
+
+    def find_mixtures(latent: int, count: float, rounds: int) -> dict[str, StateMixture]:
+        def find(name: str, serialised: Progress) -> StateMixture:
+            coarse_fit = motion_fits.coarse_fit(inputs, name, serialised)
+            return find_conformations(coarse_fit, search, motions[name], latent, count, rounds)
+
+        return run_in_threads(names, find, logged)
+
+    shape, mixtures = motion_fits.choose_shape(inputs, motions, find_mixtures, logged)
+    logged.message(f"coordinates     {shape}")
+
+    def find_in_shape(name: str, serialised: Progress) -> Candidate:
+        return motion_fits.find_in_shape(
+            inputs, search, name, motions[name], mixtures[name], shape, serialised
+        )
+
+    return shape, run_in_threads(names, find_in_shape, logged)
+
+
+def _composed(
+    found: FoundComposition, search: Search, candidates: Mapping[str, Candidate], logged: Progress
+) -> tuple[Shape, dict[str, Candidate]]:
+    """The shape of the motion beside which parts come and go, and the sets' candidates with the
+    descriptions in which they do.
+    """
+    names = list(candidates)
+
+    def fill_up(name: str, serialised: Progress) -> CoarseMotion:
+        return motion_composition.filled_up(found, search, name, serialised)
+
+    filled = run_in_threads(names, fill_up, logged)
+    shape = Shape(1)
+    moving: Mapping[str, Candidate] = {}
+    if all(motion_composition.differ(one) for one in filled.values()):
+        shape, moving = _described(found.inputs, search, filled, logged)
+
+    def describe(name: str, serialised: Progress) -> Candidate:
+        return motion_composition.with_composition(
+            name, found, candidates[name], moving.get(name), shape, serialised
+        )
+
+    return shape, run_in_threads(names, describe, logged)
 
 
 def _result(
     inputs: MotionInputs,
-    shape: Shape,
+    decision: Decision,
     fits: dict[str, HalfFit],
     shared: SharedCoordinates,
     record: dict[str, Any],
     logged: LoggedProgress,
 ) -> MotionResult:
     """Half maps and map at the origin of the shared coordinates, which both fits bend into place,
-    with the motion.
+    with the motion. Parts that come and go are there.
     """
-    parts = with_shape(inputs.settings.parts, shape)
+    parts = with_shape(inputs.settings.parts, decision.shape)
     settings = replace(inputs.settings, deformation=parts["deformation"])
     motion = MotionModel(shared.halves, shared.latents, settings.record())
-    middle = torch.zeros(shape.latent)
+    middle = torch.zeros(decision.coordinates)
     if shared.halves[0].closed:
         middle = ring.first_of(middle)
+    middle = torch.cat([middle, torch.ones(decision.occupancies)])
     results = {}
     for half, (name, fit) in zip(shared.halves, fits.items(), strict=True):
         results[name] = FitResult(half.conformation(middle), fit.result.evaluations, True)
@@ -270,6 +331,7 @@ def _with_motion(result: Result, files: MotionFiles) -> MotionResult:
         closed=files.closed,
         gains=files.gains,
         agreement=files.agreement,
+        regions=files.regions,
     )
 
 

@@ -64,6 +64,11 @@ class MotionFiles(Artefact):
         value = self.record["agreement"]
         return None if value is None else float(value)
 
+    @property
+    def regions(self) -> list[float]:
+        """Of the regions that come and go, the share of the particles that have each."""
+        return [float(region["share"]) for region in self.record.get("regions", [])]
+
     def files(self) -> list[str]:
         return [*self.motion.files(), *self._domain_masks(), RECORD]
 

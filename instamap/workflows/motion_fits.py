@@ -27,15 +27,18 @@ from instamap.motion import (
     ring,
     weighted_maps,
 )
-from instamap.motion.align_latents import align
+from instamap.motion.align_latents import Alignment, align
 from instamap.motion.assignment import Assignment
 from instamap.motion.bend import MotionFit
+from instamap.motion.composition import Composition
 from instamap.motion.domain_maps import DomainImages
-from instamap.motion.domains import Placement, domain_facts
+from instamap.motion.domains import Domains, domain_facts
 from instamap.motion.find_motion import (
     BENDING,
+    COMPOSITION,
     CONFORMATIONS,
     DOMAINS,
+    DOMAINS_AND_COMPOSITION,
     CoarseMotion,
     Description,
     Search,
@@ -65,6 +68,7 @@ ROUNDS_OF_MORE = 7  # of EM, where more coordinates are tried
 CIRCLE_NODES = 1.5  # times as many conformations on a circle as on a line
 NOTEWORTHY = 0.03  # of what fewer coordinates gain: another one must add as much
 OWN_MAPS_MARGIN = 1.1  # by which maps that conformations have by themselves must gain more
+COMPOSED = (COMPOSITION, DOMAINS_AND_COMPOSITION)  # descriptions in which parts come and go
 MIN_HELD_OUT_GROUPS = 2  # of particles that share no image: one ends fits, one is the test
 
 
@@ -107,22 +111,41 @@ class MotionInputs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What one set says at low resolution: its motion in one shape, and descriptions by name."""
+    """What one set says at low resolution: its motion in one shape, and descriptions by name.
+
+    composition: of the parts that come and go, None where none do.
+    """
 
     motion: CoarseMotion
     mixture: StateMixture
     descriptions: dict[str, Description]
+    composition: Composition | None = None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is decided for all fits together: the shape of the coordinates, whether particles move
-    at all, and the description that tells how.
+    """What is decided for all fits together: the shape of the motion's coordinates, whether
+    particles differ at all, and the description that tells how.
+
+    occupancies: how many parts come and go by this description, each with a coordinate of its own.
     """
 
     shape: Shape
     moving: bool
     description: str
+    occupancies: int = 0
+
+    @property
+    def coordinates(self) -> int:
+        """How many columns the motion's coordinates have: none where parts come and go and nothing
+        moves.
+        """
+        return 0 if self.description == COMPOSITION else self.shape.latent
+
+    @property
+    def in_domains(self) -> bool:
+        """Whether conformations are put together of domains."""
+        return self.moving and self.description in (DOMAINS, COMPOSITION, DOMAINS_AND_COMPOSITION)
 
 
 @dataclass(frozen=True)
@@ -316,8 +339,12 @@ def duplicate_group(inputs: MotionInputs) -> Tensor:
     return group
 
 
-def decide(candidates: Mapping[str, Candidate], shape: Shape) -> Decision:
+def decide(
+    candidates: Mapping[str, Candidate], shape: Shape, composed: Shape | None = None
+) -> Decision:
     """Whether particles move, and which description tells how.
+
+    composed: the shape of the coordinates beside which parts come and go, None where none do.
 
     They move if test particles of every set are likelier by more than chance under any of the
     descriptions. Among those the likeliest is taken; maps that conformations have by themselves
@@ -337,7 +364,11 @@ def decide(candidates: Mapping[str, Candidate], shape: Shape) -> Decision:
         return gain / OWN_MAPS_MARGIN if name == CONFORMATIONS else gain
 
     if moving:
-        return Decision(shape, True, max(moving, key=worth))
+        best = max(moving, key=worth)
+        composition = each[0].composition
+        if composition is None or composed is None or best not in COMPOSED:
+            return Decision(shape, True, best)
+        return Decision(composed, True, best, composition.count)
     return Decision(shape, False, names[0] if names == [CONFORMATIONS] else BENDING)
 
 
@@ -359,7 +390,7 @@ def fit_half(
         progress,
         name,
     )
-    if decision.moving and decision.description == DOMAINS:
+    if decision.in_domains:
         return _fit_domains(inputs, name, candidate, assigned, fit, decision)
     return _fit_nodes(inputs, name, candidate, assigned, fit, decision)
 
@@ -405,14 +436,14 @@ def _fit_domains(
     decision: Decision,
 ) -> HalfFit:
     """The fit of each domain's density to all images, each at its own place."""
-    coarse = candidate.descriptions[DOMAINS].domains
+    coarse = candidate.descriptions[decision.description].domains
     assert coarse is not None  # domains were found
     motion = candidate.motion
     dataset = inputs.dataset
     z = assigned.z[motion.fitted.particle].float()
     held_out_z = assigned.held_out_z[motion.held_out.particle].float()
-    fitted = _placed(inputs, dataset.rows[name], coarse.domains.placement_at(z))
-    held_out = _placed(inputs, dataset.held_out, coarse.domains.placement_at(held_out_z))
+    fitted = _placed(inputs, dataset.rows[name], coarse.domains, z)
+    held_out = _placed(inputs, dataset.held_out, coarse.domains, held_out_z)
     maps = domain_maps.fit_maps(fit, coarse, fitted, held_out)
     domains = replace(coarse.domains, masks=maps.masks, pixel_size=dataset.particles.pixel_size)
     window = dataset.scene.mask
@@ -428,7 +459,7 @@ def _fit_domains(
 
 def _half_model(model: Model, assigned: Assignment, decision: Decision) -> HalfModel:
     """A model with the conformations that it was fitted to, in coordinates of its own."""
-    latent = decision.shape.latent
+    latent = decision.coordinates + decision.occupancies
     return HalfModel(
         model.eval(),
         torch.eye(latent),
@@ -436,14 +467,18 @@ def _half_model(model: Model, assigned: Assignment, decision: Decision) -> HalfM
         assigned.nodes.float(),
         assigned.maps,
         closed=decision.shape.closed and decision.moving,
+        occupancies=decision.occupancies,
     )
 
 
-def _placed(inputs: MotionInputs, rows: Tensor, placement: Placement) -> DomainImages:
+def _placed(inputs: MotionInputs, rows: Tensor, domains: Domains, z: Tensor) -> DomainImages:
+    """The images `rows` "n" with the domains where they are at coordinates z "n L+R"."""
     dataset = inputs.dataset
     variance = dataset.scene.noise_variance
     assert variance is not None  # it was measured
-    return DomainImages(dataset.particles, rows, variance, placement, dataset.weights)
+    placement = domains.placement_at(z)
+    present = None if domains.occupancy is None else domains.present_at(z)
+    return DomainImages(dataset.particles, rows, variance, placement, dataset.weights, present)
 
 
 def _assigned(candidate: Candidate, decision: Decision) -> Assignment:
@@ -457,7 +492,10 @@ def _assigned(candidate: Candidate, decision: Decision) -> Assignment:
     candidates = [description.maps]
     if decision.description == BENDING:
         candidates.append(candidate.mixture.maps)
-    each = [assignment.assign(motion, maps, description.z, decision.shape) for maps in candidates]
+    z = description.z
+    shape = decision.shape
+    occupancies = decision.occupancies
+    each = [assignment.assign(motion, maps, z, shape, occupancies) for maps in candidates]
     return assignment.most_likely(each)
 
 
@@ -525,18 +563,43 @@ def _aligned(
     halves = [first.half]
     agreement = None
     for other in fits[1:]:
-        alignment = align(first.held_out_z, other.held_out_z, weight)
+        alignment = _alignment(first, other, weight)
         turned = replace(other.half, turn=alignment.turn, offset=alignment.offset)
         halves.append(turned)
         agreement = alignment.agreement
     return halves, agreement
 
 
+def _alignment(first: HalfFit, other: HalfFit, weight: Tensor | None) -> Alignment:
+    """How the coordinates of held-out particles relate in two fits: those of the motion as they
+    turn out; occupancies mean the same in both.
+    """
+    count = first.half.occupancies
+    if not count:
+        return align(first.held_out_z, other.held_out_z, weight)
+    moving = first.held_out_z.shape[1] - count
+    if not moving:
+        each = [
+            align(one[:, None], two[:, None], weight).agreement
+            for one, two in zip(first.held_out_z.T, other.held_out_z.T, strict=True)
+        ]
+        known = [value for value in each if value is not None]
+        agreement = sum(known) / len(known) if known else None
+        return Alignment(torch.eye(count), torch.zeros(count), agreement)
+    motion = align(first.held_out_z[:, :moving], other.held_out_z[:, :moving], weight)
+    turn = torch.block_diag(motion.turn, torch.eye(count))
+    offset = torch.cat([motion.offset, torch.zeros(count)])
+    return Alignment(turn, offset, motion.agreement)
+
+
 def _fill_table(half: HalfModel, rows: Tensor, own: Tensor) -> None:
-    """Puts the particles' own coordinates into the table of a deformation that has one."""
+    """Puts the particles' own coordinates into the table of a deformation that has one; where
+    nothing but occupancies differs, they stay zero.
+    """
     deformation = half.model.deformation
-    if isinstance(deformation, PerParticleTable):
-        deformation.table.data[rows] = own
+    moving = own.shape[1] - half.occupancies
+    if isinstance(deformation, PerParticleTable) and moving:
+        deformation.table.data[rows] = own[:, :moving]
 
 
 def record(
@@ -562,11 +625,24 @@ def record(
             for m, fact in enumerate(facts):
                 fact["mask"] = motion_files.domain_mask(number, m)
             fits[name]["domains"] = facts
-    return {
-        "coordinates": 1 if decision.shape.closed else decision.shape.latent,
+    found: dict[str, Any] = {
+        "coordinates": 1 if decision.shape.closed else decision.coordinates,
         "closed": decision.shape.closed,
         "motion_found": decision.moving,
         "description": decision.description if decision.moving else None,
         "agreement": agreement,
         "fits": fits,
     }
+    if decision.occupancies:
+        found["regions"] = _regions(list(candidates.values()))
+    return found
+
+
+def _regions(candidates: Sequence[Candidate]) -> list[dict[str, float]]:
+    """What is told of each part that comes and goes: the share of the particles that have it."""
+    shares = []
+    for one in candidates:
+        assert one.composition is not None  # parts come and go
+        shares.append(one.composition.share)
+    means = torch.tensor(shares).mean(0)
+    return [{"share": round(float(value), 4)} for value in means]

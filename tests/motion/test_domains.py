@@ -205,3 +205,57 @@ def test_what_others_add_is_taken_off(seen):
     got = domain_maps.gather(seen(both, placement), densities, 0)
     want = got.apply(densities[0])
     assert torch.allclose(got.b, want, atol=2e-3 * float(want.abs().max()))
+
+
+def test_domains_that_come_and_go():
+    """The second one is there as the coordinate after the motion says, and moves as ever."""
+    densities = torch.stack([blob(STILL), blob(ARM)])
+    usual = hinge()
+    one = replace(usual, occupancy=torch.tensor([-1, 0]))
+    whole = usual.map(densities, torch.tensor([0.4]))
+    torch.testing.assert_close(one.map(densities, torch.tensor([0.4, 1.0])), whole)
+    torch.testing.assert_close(one.map(densities, torch.tensor([0.4, 0.0])), blob(STILL))
+    half = one.map(densities, torch.tensor([0.4, 0.5]))
+    torch.testing.assert_close(half, 0.5 * (whole + blob(STILL)))
+    beyond = one.present_at(torch.tensor([[0.4, 1.2], [0.4, -0.1]]))
+    assert beyond.tolist() == [[1, 1], [1, 0]]
+    facts = domains.domain_facts(one)
+    assert "region" not in facts[0] and facts[1]["region"] == 1
+
+
+def test_images_count_for_a_domain_as_they_show_it(seen):
+    images = some_images(6)
+    present = torch.stack(
+        [torch.ones(40), torch.rand(40, generator=torch.Generator().manual_seed(7)).round()], 1
+    )
+    placed = seen(images, random_placement(40, 1))
+    got = domain_maps.gather(replace(placed, present=present), EMPTY, 1)
+    there = (present[:, 1] > 0).nonzero()[:, 0]
+    some = replace(
+        images,
+        data=images.data[there],
+        power=images.power[there],
+        frames=images.frames[there],
+        particle=torch.arange(len(there)),
+    )
+    want = domain_maps.gather(seen(some, random_placement(40, 1)[there]), EMPTY, 1)
+    assert torch.allclose(got.b, want.b, atol=1e-4 * float(want.b.abs().max()))
+    assert torch.allclose(got.kernel, want.kernel, atol=1e-4 * float(want.kernel.abs().max()))
+    assert got.weight == want.weight == len(there)
+
+
+def test_what_is_not_there_is_not_taken_off(seen):
+    """Images of the still domain, beside which every second one shows another, leave its own."""
+    images = some_images(8)
+    placement = random_placement(40, 9)
+    densities = torch.stack([blob(STILL), blob(ARM)])
+    present = torch.stack([torch.ones(40), (torch.arange(40) % 2).float()], 1)
+    frames = (images.frames @ placement.turn[:, 1]).contiguous()
+    still = central_slices(densities[0], images.frames, images.plane)
+    arm = central_slices(densities[1], frames, images.plane)
+    arm = arm * wave_of(images, placement.shift[:, 1]) * present[:, 1:]
+    both = replace(images, data=images.power * (still + arm))
+    got = domain_maps.gather(replace(seen(both, placement), present=present), densities, 0)
+    alone = replace(images, data=images.power * still)
+    want = alone.statistics(alone.unit_weights())
+    assert torch.allclose(got.b, want.b, atol=1e-3 * float(want.b.abs().max()))

@@ -40,3 +40,21 @@ def test_one_state_is_where_all_are():
     )
     torch.testing.assert_close(found.z, torch.full((3, 1), 0.4, dtype=torch.float64))
     assert (found.share == 1).all()
+
+
+def test_occupancies_are_probabilities_beside_coordinates():
+    """A blob moves beside another that is there or not; steps are along the motion alone."""
+    g = seeded(6)
+    at = 2 * torch.rand(80, generator=g) - 1
+    here = torch.randint(0, 2, (80,), generator=g).float()
+    line = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    z = torch.cartesian_prod(line, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    maps = torch.stack([blob(3 * float(k), 0, 0) + float(o) * blob(0, 5, 1) for k, o in z])
+    moving = torch.stack([3 * at, torch.zeros(80), torch.zeros(80)], -1)
+    other = torch.tensor([0.0, 5, 1]).expand(80, -1)
+    heights = torch.stack([torch.ones(80), here], 1)
+    seen = images(torch.stack([moving, other], 1), heights, 0.5, g)
+    found = posterior.infer(seen, maps, z, 1).z
+    error = (found[:, 0] - at).abs()
+    assert float(error.median()) < 0.5 * 0.25 and bool(((found[:, 1] - here).abs() < 0.2).all())
+    assert bool(((found[:, 1] >= 0) & (found[:, 1] <= 1)).all())

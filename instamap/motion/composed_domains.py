@@ -1,0 +1,116 @@
+"""Domains of which some come and go: what is found of a composition, alone or beside a motion, as
+one description of the conformations.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from instamap.motion import posterior, presence, ring
+from instamap.motion.composition import Composition
+from instamap.motion.domains import Domains, Placement, add_up, soft_masks
+from instamap.motion.find_domains import MASK_EDGE, MASK_EXTEND, CoarseDomains
+from instamap.motion.find_motion import CoarseMotion, Description
+from instamap.motion.ring import Shape
+
+STILL = 0  # the number of the domain that does not move
+ALWAYS = -1  # in place of the occupancy of a domain that does not come and go
+
+
+def alone(composition: Composition, pixel_size: float) -> CoarseDomains:
+    """Domains that stay where they are: what is always there, and each part."""
+    count = 1 + composition.count
+    densities = torch.cat([composition.rest[None], composition.parts])
+    placement = _still(1, count)
+    occupancy = torch.arange(count) + ALWAYS
+    nodes = torch.zeros(1, 0)
+    masks = soft_masks(densities, pixel_size, MASK_EXTEND, MASK_EDGE)
+    domains = Domains(masks, nodes, placement, pixel_size, occupancy=occupancy)
+    return CoarseDomains(domains, densities)
+
+
+def beside(composition: Composition, moving: CoarseDomains) -> CoarseDomains:
+    """The domains of particles that have all parts, and each part: as a domain of its own that is
+    taken off the still one, or where it is one that moves, as this.
+    """
+    before = moving.domains
+    size = before.pixel_size
+    densities = list(moving.densities)
+    occupancy = [ALWAYS] * len(densities)
+    places = [_mean_place(moving, number) for number in range(len(densities))]
+    for number, part in enumerate(composition.parts):
+        owner = _owner(places, part)
+        if owner != STILL and occupancy[owner] == ALWAYS:
+            occupancy[owner] = number
+            continue
+        densities[STILL] = densities[STILL] - part
+        densities.append(part)
+        occupancy.append(number)
+    added = _still(len(before.nodes), len(densities) - len(moving.densities))
+    placement = Placement(
+        torch.cat([before.placement.turn, added.turn.to(before.placement.turn)], 1),
+        torch.cat([before.placement.shift, added.shift.to(before.placement.shift)], 1),
+    )
+    stacked = torch.stack(densities)
+    masks = soft_masks(stacked, size, MASK_EXTEND, MASK_EDGE)
+    domains = replace(before, masks=masks, placement=placement, occupancy=torch.tensor(occupancy))
+    return CoarseDomains(domains, stacked)
+
+
+def describe(
+    motion: CoarseMotion, domains: CoarseDomains, shape: Shape, rigid: float
+) -> Description:
+    """The conformations of domains of which some come and go, with and without each, and what test
+    particles gain over `rigid`, log p of theirs under one rigid map.
+    """
+    nodes = domains.domains.nodes.double()
+    if nodes.shape[1]:
+        nodes = ring.with_middles(nodes, shape)
+    assert domains.domains.occupancy is not None  # some come and go
+    count = int(domains.domains.occupancy.max()) + 1
+    z = with_patterns(nodes, count)
+    maps = domains.maps(z.float())
+    log_prob = posterior.infer(motion.test, maps, z, count).log_prob
+    return Description(maps, z, motion.test.mean(log_prob) - rigid, domains=domains)
+
+
+def rigid_log_prob(motion: CoarseMotion, description: Description) -> float:
+    """log p of the test particles under one rigid map, over which a description gains."""
+    log_prob = posterior.infer(motion.test, description.maps, description.z).log_prob
+    return motion.test.mean(log_prob) - description.gain
+
+
+def with_patterns(z: Tensor, count: int) -> Tensor:
+    """Coordinates "2^R·K L+R" of conformations at z "K L" with each of the `presence.patterns` of
+    `count` parts.
+    """
+    present = presence.patterns(count).to(z)
+    motion = z.repeat(len(present), 1)
+    return torch.cat([motion, present.repeat_interleave(len(z), 0)], 1)
+
+
+def _still(conformations: int, domains: int) -> Placement:
+    """The placement of domains that stay where they are."""
+    turn = torch.eye(3).expand(conformations, domains, 3, 3)
+    return Placement(turn.contiguous(), torch.zeros(conformations, domains, 3))
+
+
+def _mean_place(moving: CoarseDomains, number: int) -> Tensor:
+    """The mean density "N N N" of a domain over all conformations."""
+    placement = moving.domains.placement
+    density = moving.densities[[number]]
+    total = torch.zeros_like(density[0])
+    for k in range(len(moving.domains.nodes)):
+        one = Placement(
+            placement.turn[[k]][:, [number]],
+            placement.shift[[k]][:, [number]],
+        )
+        total = total + add_up(density, one, moving.domains.pixel_size)
+    return total / len(moving.domains.nodes)
+
+
+def _owner(places: list[Tensor], part: Tensor) -> int:
+    """The number of the domain whose mean density is most like a part."""
+    likeness = [float((place * part).sum() / place.norm().clamp(min=1e-12)) for place in places]
+    return max(range(len(likeness)), key=likeness.__getitem__)
