@@ -175,15 +175,21 @@ def audit(
     start: Tensor,
     places: Tensor,
     progress: Progress = SILENT,
+    every: int = 1,
 ) -> Audit:
     """The motion from the conformation `start` "L" to each of those at `places` "S L", inside the
     mask of all fits.
+
+    every: voxels along each axis of which one is looked at (`lattice`); in the maps others are
+    as outside the mask.
     """
     scene = motion.scene
     halves = motion.halves
     centres = grids.voxel_centres(scene.box, scene.pixel_size)
     centres = centres.reshape(-1, 3)
-    inside = _inside_all(halves, centres)
+    chosen = torch.zeros(scene.box, scene.box, scene.box, dtype=torch.bool)
+    lattice(chosen, every).fill_(True)
+    inside = _inside_all(halves, centres) & chosen.flatten()
     weight = solid(halves, start).flatten()[inside]
     sums = _Sums(centres[inside])
     rows = []
@@ -195,6 +201,14 @@ def audit(
     maps = _maps(sums, len(halves), inside, scene.box)
     believed = maps["believed"].flatten()
     return _total(start, rows, sums, weight, maps, believed[inside], motion)
+
+
+def lattice(volume: Tensor, every: int) -> Tensor:
+    """A view "M M M" of one in `every` voxels along each axis of a volume "D D D", its centre among
+    them.
+    """
+    start = len(volume) // 2 % every
+    return volume[start::every, start::every, start::every]
 
 
 def audited(motion: MotionModel) -> Tensor:

@@ -18,7 +18,7 @@ from instamap.plugin.hooks import hookimpl
 from instamap.plugin.options import to_dict
 from instamap.plugin.registry import default
 from instamap.progress import Evaluation
-from instamap.report import pixels, pose_coverage, svg, viewer
+from instamap.report import audit_section, pixels, pose_coverage, svg, viewer
 from instamap.report.section import Section, paragraphs, table
 from instamap.report.slices import GRAY_QUANTILES, VIEWS
 from instamap.report.viewer import Surface
@@ -102,6 +102,8 @@ class BuiltIn:
             drawn.insert(1, _resolution(result))
         if isinstance(result, Moving) and result.moving:
             drawn.append(_motion(result))
+            if result.motion.bends:
+                drawn.append(audit_section.section(result.motion))
         if result.evaluations:
             drawn.append(_likelihood(result))
         if result.rotations is not None:

@@ -15,7 +15,7 @@ from support.motions import save_maps
 
 from instamap.errors import DataError
 from instamap.geometry import grids, strain
-from instamap.motion.audit import MAPS, audit, conformations, reference, solid
+from instamap.motion.audit import MAPS, audit, conformations, lattice, reference, solid
 from instamap.motion.domains import Domains, Placement
 from instamap.motion.motion_model import MotionModel
 from instamap.motion.verdict_map import NAMES
@@ -68,6 +68,23 @@ def test_a_linear_field_has_the_determinant_and_strain_of_its_matrix():
     least = min(float(torch.linalg.det(one + s.z[0] * m)) for s in found.conformations)
     jacobian = found.maps["jacobian"]
     assert float(jacobian.min()) == pytest.approx(least, abs=1e-4) and float(jacobian[0, 0, 0]) == 1
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_fewer_voxels_say_the_same_where_they_are(every):
+    """Whatever the field: a voxel's numbers are its own."""
+    made = motion([(TURN, [3, 0, 0])], [(TURN, [2, 1, 0])], latents=LATENTS)
+    places = conformations(made.latents)
+    whole = audit(made, reference(made), places)
+    fewer = audit(made, reference(made), places, every=every)
+    for name in MAPS:
+        here = lattice(fewer.maps[name], every)
+        assert torch.allclose(here, lattice(whole.maps[name], every), atol=1e-5)
+        assert float(here.abs().sum()) == pytest.approx(
+            float(fewer.maps[name].abs().sum() - (name == "jacobian") * (BOX**3 - here.numel())),
+            rel=1e-4,
+        )
+    assert fewer.motion_rms == pytest.approx(whole.motion_rms, rel=0.1)
 
 
 def test_a_rigid_turn_strains_nothing():
