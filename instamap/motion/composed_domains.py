@@ -14,14 +14,14 @@ from instamap.motion.find_domains import MASK_EDGE, MASK_EXTEND, CoarseDomains
 from instamap.motion.find_motion import CoarseMotion, Description
 from instamap.motion.ring import Shape
 
-STILL = 0  # the number of the domain that does not move
+STILL_DOMAIN = 0  # the number of the domain that does not move
 ALWAYS = -1  # in place of the occupancy of a domain that does not come and go
 
 
 def alone(composition: Composition, pixel_size: float) -> CoarseDomains:
-    """Domains that stay where they are: what is always there, and each part."""
+    """Domains that stay where they are: what is always there, and each region."""
     count = 1 + composition.count
-    densities = torch.cat([composition.rest[None], composition.parts])
+    densities = torch.cat([composition.rest[None], composition.regions])
     placement = _still(1, count)
     occupancy = torch.arange(count) + ALWAYS
     nodes = torch.zeros(1, 0)
@@ -31,21 +31,21 @@ def alone(composition: Composition, pixel_size: float) -> CoarseDomains:
 
 
 def beside(composition: Composition, moving: CoarseDomains) -> CoarseDomains:
-    """The domains of particles that have all parts, and each part: as a domain of its own that is
-    taken off the still one, or where it is one that moves, as this.
+    """The domains of particles that have all regions, and each region: as a domain of its own that
+    is taken off the still one, or where it is one that moves, as this.
     """
     before = moving.domains
     size = before.pixel_size
     densities = list(moving.densities)
     occupancy = [ALWAYS] * len(densities)
     places = [_mean_place(moving, number) for number in range(len(densities))]
-    for number, part in enumerate(composition.parts):
-        owner = _owner(places, part)
-        if owner != STILL and occupancy[owner] == ALWAYS:
+    for number, region in enumerate(composition.regions):
+        owner = _owner(places, region)
+        if owner != STILL_DOMAIN and occupancy[owner] == ALWAYS:
             occupancy[owner] = number
             continue
-        densities[STILL] = densities[STILL] - part
-        densities.append(part)
+        densities[STILL_DOMAIN] = densities[STILL_DOMAIN] - region
+        densities.append(region)
         occupancy.append(number)
     added = _still(len(before.nodes), len(densities) - len(moving.densities))
     placement = Placement(
@@ -83,7 +83,7 @@ def rigid_log_prob(motion: CoarseMotion, description: Description) -> float:
 
 def with_patterns(z: Tensor, count: int) -> Tensor:
     """Coordinates "2^R·K L+R" of conformations at z "K L" with each of the `presence.patterns` of
-    `count` parts.
+    `count` regions.
     """
     present = presence.patterns(count).to(z)
     motion = z.repeat(len(present), 1)
@@ -110,7 +110,7 @@ def _mean_place(moving: CoarseDomains, number: int) -> Tensor:
     return total / len(moving.domains.nodes)
 
 
-def _owner(places: list[Tensor], part: Tensor) -> int:
-    """The number of the domain whose mean density is most like a part."""
-    likeness = [float((place * part).sum() / place.norm().clamp(min=1e-12)) for place in places]
+def _owner(places: list[Tensor], region: Tensor) -> int:
+    """The number of the domain whose mean density is most like a region."""
+    likeness = [float((place * region).sum() / place.norm().clamp(min=1e-12)) for place in places]
     return max(range(len(likeness)), key=likeness.__getitem__)

@@ -1,4 +1,4 @@
-"""What comes and goes: parts of the density that each particle has or has not, found at low
+"""What comes and goes: regions of the density that each particle has or has not, found at low
 resolution in the linear subspace, whether or not others move meanwhile.
 """
 
@@ -20,26 +20,26 @@ from instamap.motion.presence import PresenceModel, SubspaceEquations
 from instamap.statistics.particle_statistics import ParticleStatistics
 
 MAX_FACTORS = 5  # with and without which particles are held against each other
-MAX_OTHERS = 2  # of these, that are no parts: what moves has such factors too
+MAX_OTHERS = 2  # of these, that are no regions: what moves has such factors too
 MAX_SAMPLE = 3000  # particles, at most, in which they are looked for
-TRIAL_SAMPLE = 1000  # in which their beginnings are tried
+START_SAMPLE = 1000  # in which their beginnings are tried
 STARTS = 10  # pieces of the density, in each of which a search begins
 MATERIAL = 0.2  # of the highest density: where the mean map has material
-# What a part takes away where it should add, in sums of squares over the material. What moves has
+# What a region takes away where it should add, in sums of squares over the material. What moves has
 # left one place for another; what comes and goes has not.
 LARGEST_LOSS = 0.2
-LARGEST_LIKENESS = 0.9  # of a part to the mean map: what is all of it is contrast
-MIN_AGREEMENT = 0.5  # of the halves' occupancies of held-out particles: they are of one part
-MIN_SHARE = 0.05  # of the particles that have a part, or have it not
-PART_EXTEND = 1  # voxels
-PART_EDGE = 1
-MAP_STEPS = 6  # of conjugate gradients for the maps of parts
+LARGEST_LIKENESS = 0.9  # of a region to the mean map: what is all of it is contrast
+MIN_AGREEMENT = 0.5  # of the halves' occupancies of held-out particles: they are of one region
+MIN_SHARE = 0.05  # of the particles that have a region, or have it not
+REGION_EXTEND = 1  # voxels
+REGION_EDGE = 1
+MAP_STEPS = 6  # of conjugate gradients for the maps of regions
 IMAGES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
-class PartSearch:
-    """A model of the subspace whose first `count` factors are parts that come and go."""
+class RegionSearch:
+    """A model of the subspace whose first `count` factors are regions that come and go."""
 
     model: PresenceModel
     count: int
@@ -47,30 +47,31 @@ class PartSearch:
 
 @dataclass(frozen=True)
 class Composition:
-    """Parts that come and go.
+    """Regions that come and go.
 
-    rest "N N N": the map of what is always there; parts "R N N N": what is added where a part is
-    there. present "m R", held_out_present "h R": how probably particles have each. share: of the
+    rest "N N N": the map of what is always there; regions "R N N N": what is added where a region
+    is there. present "m R", held_out_present "h R": how probably particles have each. share: of the
     particles that have it.
     """
 
     rest: Tensor
-    parts: Tensor
+    regions: Tensor
     present: Tensor
     held_out_present: Tensor
     share: list[float]
 
     @property
     def count(self) -> int:
-        """The number of parts."""
-        return len(self.parts)
+        """The number of regions."""
+        return len(self.regions)
 
 
-def search(motion: CoarseMotion, generator: torch.Generator) -> PartSearch:
-    """The parts that come and go in the subspace of a set.
+def search(motion: CoarseMotion, generator: torch.Generator) -> RegionSearch:
+    """The regions that come and go in the subspace of a set.
 
     Factors are added one by one, each from the best of several pieces of the density, as long as
-    validation particles gain more than chance. Those that add density and take none away are parts.
+    validation particles gain more than chance. Those that add density and take none away are
+    regions.
     """
     subspace = motion.subspace
     chosen = torch.randperm(motion.sample.count, generator=generator)
@@ -81,21 +82,21 @@ def search(motion: CoarseMotion, generator: torch.Generator) -> PartSearch:
     before = validation.mean(presence.infer(model, validation).log_prob)
     chance = math.log(MAX_FACTORS / FALSE_POSITIVE_RATE)
     while model.count < MAX_FACTORS:
-        more = presence.with_one_more(model, sample, starts, TRIAL_SAMPLE)
+        more = presence.with_one_more(model, sample, starts, START_SAMPLE)
         now = validation.mean(presence.infer(more, validation).log_prob)
         if (now - before) * motion.validation_count < chance:
             break
         model = more
         before = now
-        if model.count - len(_parts(subspace, model)) > MAX_OTHERS:
+        if model.count - len(_regions(subspace, model)) > MAX_OTHERS:
             break
-    return _parts_first(subspace, model)
+    return _regions_first(subspace, model)
 
 
 def agree(
-    searches: Mapping[str, PartSearch], motions: Mapping[str, CoarseMotion]
-) -> dict[str, PartSearch]:
-    """The parts that all sets have found, in one order: those whose occupancies of held-out
+    searches: Mapping[str, RegionSearch], motions: Mapping[str, CoarseMotion]
+) -> dict[str, RegionSearch]:
+    """The regions that all sets have found, in one order: those whose occupancies of held-out
     particles go together.
     """
     names = list(searches)
@@ -112,12 +113,12 @@ def agree(
     for name, one in searches.items():
         chosen = kept if name == first else [partner[name][number] for number in kept]
         others = [number for number in range(one.model.count) if number not in chosen]
-        agreed[name] = PartSearch(one.model.select([*chosen, *others]), len(kept))
+        agreed[name] = RegionSearch(one.model.select([*chosen, *others]), len(kept))
     return agreed
 
 
 def _pairs(first: Tensor, second: Tensor) -> dict[int, int]:
-    """For parts with occupancies "h R" the part of `second` "h S" that goes with each."""
+    """For regions with occupancies "h R" the region of `second` "h S" that goes with each."""
     count = min(first.shape[1], second.shape[1])
     if not count:
         return {}
@@ -135,36 +136,36 @@ def _pairs(first: Tensor, second: Tensor) -> dict[int, int]:
     return best
 
 
-def measure(motion: CoarseMotion, found: PartSearch) -> Composition:
-    """The maps of parts at low resolution, each in a window of its own, and which particles have
+def measure(motion: CoarseMotion, searched: RegionSearch) -> Composition:
+    """The maps of regions at low resolution, each in a window of its own, and which particles have
     them.
     """
     subspace = motion.subspace
-    model = found.model
+    model = searched.model
     size = motion.sample.pixel_size
-    factors = _maps(subspace, model.factors[: found.count])
-    windows = soft_masks(factors.clamp(min=0), size, PART_EXTEND, PART_EDGE)
+    factors = _maps(subspace, model.factors[: searched.count])
+    windows = soft_masks(factors.clamp(min=0), size, REGION_EXTEND, REGION_EDGE)
     offset = _maps(subspace, model.offset[None])
-    always = _maps(subspace, (model.share[:, None] * model.factors)[found.count :].sum(0)[None])
+    always = _maps(subspace, (model.share[:, None] * model.factors)[searched.count :].sum(0)[None])
     rest = subspace.mean + offset[0] + always[0]
     start = torch.cat([rest[None], factors * windows])
     order = torch.arange(min(MAX_SAMPLE, motion.sample.count))
     sample = motion.sample.select(order)
-    chance = _chance(found, motion, sample)
-    present = presence.patterns(model.count)[:, : found.count]
+    chance = _chance(searched, motion, sample)
+    present = presence.patterns(model.count)[:, : searched.count]
     known = torch.cat([torch.ones(len(present), 1, dtype=torch.float64), present], 1)
     mean = chance @ known
     second = torch.einsum("mc,cx,cy->mxy", chance, known, known)
     allowed = torch.cat([subspace.window[None], windows])
     maps = linear_subspace.update_maps(sample, start, mean, second, allowed, MAP_STEPS)
-    there = _present(found, motion, motion.fitted)
-    held_out = _present(found, motion, motion.held_out)
+    there = _present(searched, motion, motion.fitted)
+    held_out = _present(searched, motion, motion.held_out)
     share = [motion.fitted.mean(one) for one in there.T]
     return Composition(maps[0], maps[1:], there, held_out, share)
 
 
-def fill_up(particles: ParticleStatistics, parts: Tensor, present: Tensor) -> ParticleStatistics:
-    """The particles as they would be if all had all parts "R N N N", of which they have `present`
+def fill_up(particles: ParticleStatistics, regions: Tensor, present: Tensor) -> ParticleStatistics:
+    """The particles as they would be if all had all regions "R N N N", of which they have `present`
     "m R": what is missing is added to their images.
     """
     missing = (1 - present).float()
@@ -172,23 +173,23 @@ def fill_up(particles: ParticleStatistics, parts: Tensor, present: Tensor) -> Pa
     for images in torch.arange(len(data)).split(IMAGES_AT_ONCE):
         frames = particles.frames[images]
         power = particles.power[images]
-        for part, amounts in zip(parts, missing.T, strict=True):
+        for region, amounts in zip(regions, missing.T, strict=True):
             amount = amounts[particles.particle[images], None]
-            slices = central_slices(part, frames, particles.plane)
+            slices = central_slices(region, frames, particles.plane)
             data[images] += amount * power * slices
     return replace(particles, data=data)
 
 
-def _chance(found: PartSearch, motion: CoarseMotion, particles: ParticleStatistics) -> Tensor:
+def _chance(searched: RegionSearch, motion: CoarseMotion, particles: ParticleStatistics) -> Tensor:
     """How probably particles "m" have each pattern of factors."""
     equations = SubspaceEquations.of(particles, motion.subspace.maps)
-    return presence.infer(found.model, equations).chance
+    return presence.infer(searched.model, equations).chance
 
 
-def _present(found: PartSearch, motion: CoarseMotion, particles: ParticleStatistics) -> Tensor:
-    """How probably particles have each part, "m R"."""
-    patterns = presence.patterns(found.model.count)[:, : found.count]
-    return _chance(found, motion, particles) @ patterns
+def _present(searched: RegionSearch, motion: CoarseMotion, particles: ParticleStatistics) -> Tensor:
+    """How probably particles have each region, "m R"."""
+    patterns = presence.patterns(searched.model.count)[:, : searched.count]
+    return _chance(searched, motion, particles) @ patterns
 
 
 def _starts(subspace: MotionSubspace, generator: torch.Generator) -> Tensor:
@@ -209,7 +210,7 @@ def _maps(subspace: MotionSubspace, z: Tensor) -> Tensor:
     return torch.einsum("nq,qzyx->nzyx", z.float(), subspace.maps[1:])
 
 
-def _parts(subspace: MotionSubspace, model: PresenceModel) -> list[int]:
+def _regions(subspace: MotionSubspace, model: PresenceModel) -> list[int]:
     """The numbers of factors that add density where there is material, and take none away."""
     mean = subspace.mean
     material = mean > MATERIAL * mean.max()
@@ -229,13 +230,13 @@ def _parts(subspace: MotionSubspace, model: PresenceModel) -> list[int]:
     return numbers
 
 
-def _parts_first(subspace: MotionSubspace, model: PresenceModel) -> PartSearch:
-    """The model with its parts first, each of which adds density where it is there."""
-    parts = _parts(subspace, model)
+def _regions_first(subspace: MotionSubspace, model: PresenceModel) -> RegionSearch:
+    """The model with its regions first, each of which adds density where it is there."""
+    regions = _regions(subspace, model)
     material = subspace.mean * (subspace.mean > MATERIAL * subspace.mean.max())
-    for number in parts:
+    for number in regions:
         factor = _maps(subspace, model.factors[[number]])[0]
         if (factor * material).sum() < 0:
             model = model.mirrored(number)
-    others = [number for number in range(model.count) if number not in parts]
-    return PartSearch(model.select([*parts, *others]), len(parts))
+    others = [number for number in range(model.count) if number not in regions]
+    return RegionSearch(model.select([*regions, *others]), len(regions))

@@ -1,4 +1,4 @@
-"""Parts that are there or not, found in a linear subspace of maps: coordinates as sums of factors
+"""Regions that are there or not, found in a linear subspace of maps: coordinates as sums of factors
 that each particle has or has not, beside what varies continuously.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from instamap.statistics.particle_statistics import ParticleStatistics
 
 BINARY_SHARE = 0.9  # of the variance along a new factor, that it begins with
-TRIAL_ROUNDS = 12  # of EM from each start
+START_ROUNDS = 12  # of EM from each start
 ROUNDS = 60  # of EM at most from the best one
 MIN_ROUNDS = 8  # before a fit may end: at first it gains little
 SETTLED = 1e-4  # nats per particle: a round that gains less is the last
@@ -37,9 +37,9 @@ class SubspaceEquations:
     @staticmethod
     def of(particles: ParticleStatistics, maps: Tensor) -> "SubspaceEquations":
         """What particles say of the subspace of maps "q+1 N N N"."""
-        parts = [some.normal_equations(maps) for some in particles.in_chunks()]
-        gram = torch.cat([one for one, _ in parts])
-        h = torch.cat([one for _, one in parts])
+        regions = [some.normal_equations(maps) for some in particles.in_chunks()]
+        gram = torch.cat([one for one, _ in regions])
+        h = torch.cat([one for _, one in regions])
         return SubspaceEquations(gram, h, particles.weight)
 
     @property
@@ -63,7 +63,7 @@ class SubspaceEquations:
 @dataclass(frozen=True)
 class PresenceModel:
     """Coordinates of particles in a linear subspace as z = offset + Σ_r o_r factor_r + ε: o_r is 1
-    where a particle has part r, which is so for a `share` of them, and else 0; ε is normal.
+    where a particle has region r, which is so for a `share` of them, and else 0; ε is normal.
 
     offset "q", factors "R q", covariance "q q" (of ε), share "R", all float64.
     """
@@ -104,7 +104,7 @@ class PresencePosterior:
 
     @property
     def present(self) -> Tensor:
-        """How probably each particle has each part, "m R"."""
+        """How probably each particle has each region, "m R"."""
         count = int(math.log2(self.chance.shape[1]))
         return self.chance @ patterns(count)
 
@@ -121,7 +121,7 @@ class _Moments:
 
 
 def patterns(count: int) -> Tensor:
-    """All "2^R R" (float64) ways to have or not to have `count` parts; the last has all."""
+    """All "2^R R" (float64) ways to have or not to have `count` regions; the last has all."""
     rows = list(itertools.product([0.0, 1.0], repeat=count))
     return torch.tensor(rows, dtype=torch.float64).view(2**count, count)
 
@@ -149,7 +149,7 @@ def with_one_more(
     q", which are tried on the first particles alone, `sample` of them.
     """
     some = particles.first(sample)
-    trials = [_em(_with_start(model, one), some, TRIAL_ROUNDS) for one in starts]
+    trials = [_em(_with_start(model, one), some, START_ROUNDS) for one in starts]
     best = max(trials, key=lambda trial: some.mean(infer(trial, some).log_prob))
     return _em(best, particles, ROUNDS)
 

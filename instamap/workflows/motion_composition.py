@@ -9,7 +9,7 @@ import torch
 from instamap.fitting.loop import FALSE_POSITIVE_RATE
 from instamap.fitting.parallel import run_in_threads
 from instamap.motion import composed_domains, composition, find_motion
-from instamap.motion.composition import Composition, PartSearch
+from instamap.motion.composition import Composition, RegionSearch
 from instamap.motion.find_motion import (
     COMPOSITION,
     CONFORMATIONS,
@@ -38,7 +38,7 @@ class FoundComposition:
 
     @property
     def share(self) -> list[float]:
-        """The share of the particles that have each part, the mean over sets."""
+        """The share of the particles that have each region, the mean over sets."""
         shares = torch.tensor([one.share for one in self.compositions.values()])
         return [float(value) for value in shares.mean(0)]
 
@@ -46,14 +46,14 @@ class FoundComposition:
 def find(
     inputs: MotionInputs, motions: Mapping[str, CoarseMotion], progress: Progress = SILENT
 ) -> FoundComposition | None:
-    """The parts that come and go in all sets, None where there are none.
+    """The regions that come and go in all sets, None where there are none.
 
-    inputs: without factors of contrast, which hide them: without a part an image has less contrast,
-    and what the factors make of it is brighter all over.
+    inputs: without factors of contrast, which hide them: without a region an image has less
+    contrast, and what the factors make of it is brighter all over.
     """
     names = list(motions)
 
-    def look(name: str, serialised: Progress) -> PartSearch:
+    def look(name: str, serialised: Progress) -> RegionSearch:
         generator = motion_fits.coarse_fit(inputs, name, serialised).generator()
         return composition.search(motions[name], generator)
 
@@ -90,15 +90,15 @@ def without_contrast(inputs: MotionInputs) -> MotionInputs:
 
 
 def filled_up(
-    found: FoundComposition, search: Search, name: str, progress: Progress
+    composed: FoundComposition, search: Search, name: str, progress: Progress
 ) -> CoarseMotion:
-    """The subspace in which the particles of one set differ once all have all parts."""
-    motion = found.motions[name]
-    one = found.compositions[name]
-    fitted = composition.fill_up(motion.fitted, one.parts, one.present)
-    held_out = composition.fill_up(motion.held_out, one.parts, one.held_out_present)
-    fit = motion_fits.coarse_fit(found.inputs, name, progress)
-    group = motion_fits.duplicate_group(found.inputs)
+    """The subspace in which the particles of one set differ once all have all regions."""
+    motion = composed.motions[name]
+    one = composed.compositions[name]
+    fitted = composition.fill_up(motion.fitted, one.regions, one.present)
+    held_out = composition.fill_up(motion.held_out, one.regions, one.held_out_present)
+    fit = motion_fits.coarse_fit(composed.inputs, name, progress)
+    group = motion_fits.duplicate_group(composed.inputs)
     filled = find_motion.find_subspace(fit, search, fitted, held_out, group)
     progress.message(
         f"{name}: with all regions everywhere, a linear subspace gives"
@@ -115,25 +115,25 @@ def differ(motion: CoarseMotion) -> bool:
 
 def with_composition(
     name: str,
-    found: FoundComposition,
+    composed: FoundComposition,
     candidate: Candidate,
     filled: Candidate | None,
     shape: Shape,
     progress: Progress,
 ) -> Candidate:
-    """The candidate of one set with the descriptions in which parts come and go: alone, and beside
-    the domains of particles that were filled up, whose coordinates have a shape.
+    """The candidate of one set with the descriptions in which regions come and go: alone, and
+    beside the domains of particles that were filled up, whose coordinates have a shape.
     """
     motion = candidate.motion
-    one = found.compositions[name]
+    one = composed.compositions[name]
     rigid = composed_domains.rigid_log_prob(motion, candidate.descriptions[CONFORMATIONS])
-    composed = {COMPOSITION: composed_domains.alone(one, motion.fitted.pixel_size)}
+    described = {COMPOSITION: composed_domains.alone(one, motion.fitted.pixel_size)}
     if filled is not None and DOMAINS in filled.descriptions:
         moving = filled.descriptions[DOMAINS].domains
         assert moving is not None  # domains were found
-        composed[DOMAINS_AND_COMPOSITION] = composed_domains.beside(one, moving)
+        described[DOMAINS_AND_COMPOSITION] = composed_domains.beside(one, moving)
     descriptions = dict(candidate.descriptions)
-    for how, domains in composed.items():
+    for how, domains in described.items():
         description = composed_domains.describe(motion, domains, shape, rigid)
         descriptions[how] = description
         progress.message(

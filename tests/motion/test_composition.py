@@ -1,11 +1,11 @@
-"""Parts that come and go, in images of Gaussian blobs whose transforms are known."""
+"""Regions that come and go, in images of Gaussian blobs whose transforms are known."""
 
 import pytest
 import torch
 from support.blobs import BOX, PIXEL, WINDOW, blob, images, mean_map, seeded
 
 from instamap.motion import composed_domains, composition, linear_subspace, posterior
-from instamap.motion.composition import PartSearch
+from instamap.motion.composition import RegionSearch
 from instamap.motion.coordinates import MotionSubspace
 from instamap.motion.find_motion import CoarseMotion
 from instamap.motion.ring import Shape
@@ -32,7 +32,7 @@ def a_motion(fitted: ParticleStatistics, held_out: ParticleStatistics, dimension
 
 
 @pytest.fixture(scope="module")
-def two_parts():
+def two_regions():
     g = seeded(5)
     present = (torch.rand(600, 2, generator=g) < torch.tensor([0.5, 0.4])).double()
     held_out = (torch.rand(200, 2, generator=g) < torch.tensor([0.5, 0.4])).double()
@@ -40,12 +40,12 @@ def two_parts():
 
 
 @pytest.fixture(scope="module")
-def found(two_parts):
-    return composition.search(two_parts[0], seeded(1))
+def found(two_regions):
+    return composition.search(two_regions[0], seeded(1))
 
 
-def test_parts_that_come_and_go_are_found(two_parts, found):
-    motion, present, held_out = two_parts
+def test_parts_that_come_and_go_are_found(two_regions, found):
+    motion, present, held_out = two_regions
     assert found.count == 2
     measured = composition.measure(motion, found)
     both = torch.corrcoef(torch.cat([measured.present, present], 1).T)[:2, 2:]
@@ -56,10 +56,10 @@ def test_parts_that_come_and_go_are_found(two_parts, found):
     torch.testing.assert_close(
         torch.tensor(measured.share), present.mean(0)[order].float(), atol=0.03, rtol=0
     )
-    for part, number in zip(measured.parts, order, strict=True):
+    for region, number in zip(measured.regions, order, strict=True):
         want = blob(*CENTRES[1 + number].tolist())
-        assert float(torch.corrcoef(torch.stack([part.flatten(), want.flatten()]))[0, 1]) > 0.9
-        assert 0.7 < float(part.max()) < 1.3
+        assert float(torch.corrcoef(torch.stack([region.flatten(), want.flatten()]))[0, 1]) > 0.9
+        assert 0.7 < float(region.max()) < 1.3
 
 
 def test_a_blob_that_moves_is_no_part_that_comes_and_goes():
@@ -88,26 +88,26 @@ def test_contrast_is_no_part_that_comes_and_goes():
     assert composition.search(motion, seeded(1)).count == 0
 
 
-def test_halves_name_their_parts_alike(two_parts, found):
+def test_halves_name_their_parts_alike(two_regions, found):
     """The second half has found them in another order, and one that the first has not."""
-    motion, _, _ = two_parts
-    turned = PartSearch(found.model.select([1, 0]), 2)
+    motion, _, _ = two_regions
+    turned = RegionSearch(found.model.select([1, 0]), 2)
     agreed = composition.agree(
         {"half1": found, "half2": turned}, {"half1": motion, "half2": motion}
     )
     torch.testing.assert_close(agreed["half2"].model.factors, found.model.factors)
-    one = PartSearch(found.model.select([1, 0]), 1)
+    one = RegionSearch(found.model.select([1, 0]), 1)
     agreed = composition.agree({"half1": found, "half2": one}, {"half1": motion, "half2": motion})
     assert [half.count for half in agreed.values()] == [1, 1]
     torch.testing.assert_close(agreed["half1"].model.factors[0], found.model.factors[1])
 
 
 def test_filled_up_particles_have_all_parts():
-    """Without noise they say of any map what those say that have all parts from the beginning."""
+    """Without noise they say of any map what those say that have all regions from the beginning."""
     present = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     some = seen(present, seeded(8), float("inf"))
-    parts = torch.stack([blob(*centre) for centre in CENTRES[1:].tolist()])
-    filled = composition.fill_up(some, parts, present)
+    regions = torch.stack([blob(*centre) for centre in CENTRES[1:].tolist()])
+    filled = composition.fill_up(some, regions, present)
     whole = seen(torch.ones_like(present), seeded(8), float("inf"))
     maps = torch.stack([blob(1.0, 0.0, -2.0), blob(0.0, 3.0, 0.0)])
     _, got = filled.normal_equations(maps)
@@ -115,13 +115,13 @@ def test_filled_up_particles_have_all_parts():
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
 
 
-def test_domains_that_come_and_go_are_told_of_each_particle(two_parts, found):
-    motion, _, held_out = two_parts
+def test_domains_that_come_and_go_are_told_of_each_particle(two_regions, found):
+    motion, _, held_out = two_regions
     measured = composition.measure(motion, found)
     domains = composed_domains.alone(measured, PIXEL)
     described = composed_domains.describe(motion, domains, Shape(1), 0.0)
     assert described.z.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    whole = measured.rest + measured.parts.sum(0)
+    whole = measured.rest + measured.regions.sum(0)
     torch.testing.assert_close(described.maps[3], whole)
     torch.testing.assert_close(described.maps[0], measured.rest)
     told = posterior.infer(motion.held_out, described.maps, described.z, 2).z
@@ -129,5 +129,5 @@ def test_domains_that_come_and_go_are_told_of_each_particle(two_parts, found):
     both = torch.corrcoef(torch.cat([told, held_out], 1).T)[:2, 2:]
     assert float(both.amax(1).min()) > 0.9
     half = domains.maps(torch.tensor([[0.5, 0.0]]))[0]
-    torch.testing.assert_close(half, measured.rest + 0.5 * measured.parts[0])
+    torch.testing.assert_close(half, measured.rest + 0.5 * measured.regions[0])
     assert described.maps.shape == (4, BOX, BOX, BOX)

@@ -35,24 +35,24 @@ def test_patterns_are_all_there_are():
     assert presence.patterns(0).shape == (1, 0)
 
 
-@given(seed=seeds, parts=st.integers(0, 2))
-def test_log_p_is_the_sum_over_patterns_of_integrals_over_coordinates(seed, parts):
+@given(seed=seeds, regions=st.integers(0, 2))
+def test_log_p_is_the_sum_over_patterns_of_integrals_over_coordinates(seed, regions):
     g = seeded(seed)
     particles = random_equations(1, 1, g)
     gram = particles.gram
     h = particles.h
     model = PresenceModel(
         torch.randn(1, generator=g, dtype=torch.float64),
-        torch.randn(parts, 1, generator=g, dtype=torch.float64),
+        torch.randn(regions, 1, generator=g, dtype=torch.float64),
         0.1 + torch.rand(1, 1, generator=g, dtype=torch.float64),
-        0.1 + 0.8 * torch.rand(parts, generator=g, dtype=torch.float64),
+        0.1 + 0.8 * torch.rand(regions, generator=g, dtype=torch.float64),
     )
     z = torch.linspace(-15, 15, 6001, dtype=torch.float64)
     c = torch.stack([torch.ones_like(z), z], 1)
     of_images = c @ h[0] - 0.5 * torch.einsum("nj,jk,nk->n", c, gram[0], c)
     mean_only = h[0, 0] - 0.5 * gram[0, 0, 0]
     each = []
-    for pattern in presence.patterns(parts):
+    for pattern in presence.patterns(regions):
         mean = model.offset + pattern @ model.factors
         variance = model.covariance[0, 0]
         prior = -0.5 * (z - mean).square() / variance - 0.5 * (2 * math.pi * variance).log()
@@ -63,7 +63,7 @@ def test_log_p_is_the_sum_over_patterns_of_integrals_over_coordinates(seed, part
     found = presence.infer(model, particles)
     torch.testing.assert_close(found.log_prob[0], torch.logsumexp(wanted, 0))
     torch.testing.assert_close(found.chance[0], torch.softmax(wanted, 0))
-    present = torch.softmax(wanted, 0) @ presence.patterns(parts)
+    present = torch.softmax(wanted, 0) @ presence.patterns(regions)
     torch.testing.assert_close(found.present[0], present)
 
 
@@ -101,7 +101,7 @@ def test_a_part_told_by_its_absence_is_the_same_part():
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_parts_are_found_beside_what_varies(share):
-    """Two parts by themselves, in a space in which particles also differ continuously."""
+    """Two regions by themselves, in a space in which particles also differ continuously."""
     g = seeded(3)
     present = (torch.rand(2000, 2, generator=g) < share).double()
     factors = torch.tensor([[3.0, 1.0, 0.0], [-1.0, 2.5, 0.5]], dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_parts_are_found_beside_what_varies(share):
     assert sorted(both.argmax(1).tolist()) == [0, 1] and float(both.amax(1).min()) > 0.95
     more = presence.with_one_more(model, particles, starts, 500)
     gain = presence.infer(more, particles).log_prob - found.log_prob
-    assert float(gain.mean()) < 0.01, "a third part is not there"
+    assert float(gain.mean()) < 0.01, "a third region is not there"
 
 
 def test_a_particle_that_counts_twice_is_there_twice():
