@@ -180,7 +180,7 @@ class Folder:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=300,
+            timeout=900,
         )
         assert done.returncode == 0, (
             f"{words[-1]} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
