@@ -107,7 +107,8 @@ def write_set(
         scale = contrast * gain
         _add_noise(stack, specimen.box, scale, background, exposure, generator)
     truth = (specimen.density() * gain).float()
-    mrc.write(out / TRUTH, truth, specimen.pixel_size)
+    label = "truth, of which the particles are images"
+    mrc.write(out / TRUTH, truth, specimen.pixel_size, label=label)
     tables = [_optics_table(poses, specimen), _particle_table(poses, half)]
     with replacing(out / STAR) as sibling:
         star_file.write(tables, sibling)

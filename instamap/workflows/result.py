@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 RECORD = "result.json"
 REPORT = "report.html"
+LABELS = {"half1": "half map 1", "half2": "half map 2", "mask": "mask, from 0 to 1"}
+"""What maps are, in the words of their files' headers; others go by their names."""
 NYQUIST_ROUNDING = 2.001  # pixels: a resolution below this is Nyquist's
 
 
@@ -156,7 +158,8 @@ class Result:
         if self.fits:
             likelihood_plot.plot(folder / "held_out.png", self._likelihoods())
         for name, volume in self._volumes().items():
-            mrc.write(folder / f"{name}.mrc", volume, scene.pixel_size)
+            label = LABELS.get(name, name)
+            mrc.write(folder / f"{name}.mrc", volume, scene.pixel_size, label=label)
         if self.fsc:
             fsc.write_csv(folder / "fsc.csv", self.fsc, scene.box, scene.pixel_size)
         if not self.without_signal:

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -213,3 +214,14 @@ def test_the_curves_are_written_to_six_decimals(tmp_path):
     edge = BOX * PIXEL
     assert table["resolution"][1:] == pytest.approx(edge / np.arange(1, BOX // 2 + 1), rel=1e-4)
     assert math.isinf(table["resolution"][0]) or math.isnan(table["resolution"][0])
+
+
+def test_maps_have_headers_by_the_book_that_say_what_they_are(tmp_path):
+    made().save(tmp_path / "out")
+    labels = {}
+    for file in (tmp_path / "out").glob("*.mrc"):
+        assert mrcfile.validate(file)
+        with mrcfile.open(file, header_only=True) as opened:
+            assert float(opened.voxel_size.x) == PIXEL
+            labels[file.stem] = opened.get_labels()[1]
+    assert labels["map"] == "map" and labels["half1"] == "half map 1"
