@@ -153,8 +153,10 @@ class Model(nn.Module):
     """density(x) = scale · window(x) · bound(representation(deformation(x, z))), imaged and judged.
 
     Attributes: scene, representation, deformation, forward_operator, likelihood; `bound` is the
-    floor or the identity.
+    floor or the identity; `focus` is the scene's.
     """
+
+    focus: Tensor | None
 
     def __init__(
         self,
@@ -172,13 +174,14 @@ class Model(nn.Module):
         self.likelihood = likelihood
         self.bound = Floor() if representation.options.floor == "learned" else nn.Identity()
         self.window = Window(scene)
+        self.register_buffer("focus", scene.focus, persistent=False)
 
     def field(self, z: Tensor | None = None) -> DensityFn:
         """The density "B P" at "B P 3" (Å) of particles with coordinates z "B L".
 
         z None: the common map.
         """
-        bind = _nowhere_else if z is None else self.deformation.bind(z)
+        bind = _nowhere_else if z is None else self.bind(z)
 
         def values(x: Tensor) -> Tensor:
             window = self.window(x)
@@ -190,6 +193,21 @@ class Model(nn.Module):
             return torch.cat([values(chunk) for chunk in x.split(size, dim=1)], 1)
 
         return in_chunks
+
+    def bind(self, z: Tensor) -> DensityFn:
+        """The function of points "B P 3" to where particles with coordinates z "B L" have them in
+        the common density: x + f(x) u(x; z), f being the scene's focus, or 1.
+        """
+        deformed = self.deformation.bind(z)
+        focus = self.focus
+        if focus is None:
+            return deformed
+
+        def inside(x: Tensor) -> Tensor:
+            factor = sample_volume(focus.to(x.dtype), x, self.scene.pixel_size)
+            return x + factor[..., None] * (deformed(x) - x)
+
+        return inside
 
     def density(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """The density "B P" at "B P 3" (Å), of particles at z "B L" or of the common map (None)."""

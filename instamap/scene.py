@@ -183,7 +183,8 @@ class Scene:
     the images per Å. premultiplied: the images were multiplied by their CTF. mask: "D D D" [z, y,
     x] in 0..1, None means the sphere. noise_variance "G D//2+1": the noise's variance per optics
     group and Fourier shell, of an unfiltered image's pixels. bodies "M D D D": masks in 0..1 of
-    parts of the particle that move on their own.
+    parts of the particle that move on their own. focus "D D D": how much particles may differ, 0..1
+    (None: as much everywhere); where it is 0, they are as in all conformations.
     """
 
     box: int
@@ -194,6 +195,7 @@ class Scene:
     mask: Tensor | None = None
     noise_variance: Tensor | None = None
     bodies: Tensor | None = None
+    focus: Tensor | None = None
 
     @property
     def radius(self) -> float:

@@ -117,6 +117,12 @@ class Source(ABC):
     def with_poses(self, views: Views, changed: Mask) -> "Source":
         """Poses of the particles that are `changed` "n"."""
 
+    def with_copies(self, copy: Tensor) -> "Source":
+        """The number "n", from 0, of the copy that each row is of its particle, in a column of its
+        own; the same source where rows have no place for it.
+        """
+        return self
+
     @abstractmethod
     def with_images(self, stack: str, rescaling: Rescaling) -> "Source":
         """Images in one stack of that name, in the file's order, of another size. Raises
@@ -142,8 +148,9 @@ class ParticleTable:
     columns that say something which is not modelled. columns: everything else, by name. terms:
     the file's own names for "image", "box", "pixel size", "half" and "premultiplied", for
     errors. source: what can be written again. particle "n": numbers from 0 of the particles that
-    the images show, or None where each image shows its own. assumed: what the file does not say and
-    is taken for granted, in words; None if nothing is.
+    the images show, or None where each image shows its own. copy "n": the number, from 0, of the
+    rotation of a point group by which a row was turned (`symmetry_expansion`), or None. assumed:
+    what the file does not say and is taken for granted, in words; None if nothing is.
     """
 
     path: Path
@@ -164,6 +171,7 @@ class ParticleTable:
     terms: Mapping[str, str]
     source: Source
     particle: Tensor | None = None
+    copy: Tensor | None = None
     assumed: str | None = None
 
     def __len__(self) -> int:

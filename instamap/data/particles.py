@@ -15,6 +15,7 @@ from instamap.data.lattices import Lattice, Resampler
 from instamap.data.particle_table import ParticleTable
 from instamap.data.preprocess import NOTHING, Preprocess, Preprocessor
 from instamap.data.stacks import Stacks
+from instamap.data.symmetry_expansion import Expansion
 from instamap.errors import DataError
 from instamap.scene import Batch, ContrastFactors, Views
 
@@ -105,6 +106,18 @@ class Particles:
         changed = copy(self)
         changed.views = replace(self.views, contrast=contrast)
         return changed
+
+    def expanded(self, expansion: Expansion) -> "Particles":
+        """The particles with a row for each copy of each: see `symmetry_expansion`. Images, and
+        what is known of them, are the same for all copies.
+        """
+        source = expansion.source_rows(self.count)
+        contrast = None if self.contrast is None else self.contrast[source]
+        table = expansion.table(self.table)
+        stacks = self.stacks.take(source.numpy())
+        expanded = Particles(table, stacks, self.preprocessor.steps, contrast)
+        expanded.same_pixels = self.same_pixels[source]
+        return expanded
 
     def images(self, rows: Tensor) -> Tensor:
         """Images "B D D" [y, x] of `rows` "B", float32, preprocessed. Raises DataError for pixels
@@ -197,13 +210,18 @@ class Particles:
     def particle_numbers(self, group_by: str | None = None) -> Tensor:
         """For each row "n" the number, from 0, of the particle that it shows: one for all rows with
         the same value in column `group_by`; without it as the file has it, or else each its own.
-        Raises DataError if the column is missing.
+        Copies by symmetry are particles of their own. Raises DataError if the column is missing.
         """
         if group_by is not None:
-            return self.groups(group_by)
+            return self._copy_by_copy(self.groups(group_by))
         if self.table.particle is not None:
             return self.table.particle
         return torch.arange(self.count)
+
+    def _copy_by_copy(self, number: Tensor) -> Tensor:
+        """Numbers "n", in which copies of a particle have numbers of their own."""
+        copy = self.table.copy
+        return number if copy is None else number * (int(copy.max()) + 1) + copy
 
     def weights(self, column: str) -> Tensor:
         """The factor "n" (float64, at least 0) of each row's log p that `column` holds. Raises

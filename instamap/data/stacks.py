@@ -2,6 +2,7 @@
 (N@stack); and new stacks.
 """
 
+import copy
 import errno
 import functools
 import os
@@ -124,6 +125,16 @@ class Stacks:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def take(self, rows: np.ndarray) -> "Stacks":
+        """The images of some rows, in the order given, from the same open files."""
+        taken = copy.copy(self)
+        for name in ("boxes", "identity"):  # of the rows before
+            taken.__dict__.pop(name, None)
+        taken.names = [self.names[row] for row in rows.tolist()]
+        taken._stack = self._stack[rows]
+        taken._index = self._index[rows]
+        return taken
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Images "B D D" of `rows`, all of one box, in that order, as float32; each stack is read

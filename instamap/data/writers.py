@@ -12,8 +12,10 @@ from instamap.data import formats, stacks
 from instamap.data.particle_table import ParticleTable, Rescaling
 from instamap.data.particles import Particles
 from instamap.data.stacks import Stacks
+from instamap.data.symmetry_expansion import Expansion
 from instamap.errors import DataError
 from instamap.files import replacing
+from instamap.geometry.symmetry import point_group
 from instamap.progress import SILENT, Progress
 from instamap.scene import Views
 
@@ -89,7 +91,8 @@ def table_of_run(
 ) -> ParticleTable:
     """The particles of a run with `settings`, or those of the file that takes the place of its own.
 
-    They must have `count` rows. Raises DataError.
+    They must have `count` rows, those of symmetric particles being expanded where the run's were.
+    Raises DataError.
     """
     if replacement is None and "particles" not in settings:
         raise DataError(
@@ -102,6 +105,11 @@ def table_of_run(
             " with --particles"
         )
     table = formats.read(path)
+    symmetry = settings.get("symmetry", "C1")
+    if symmetry != "C1":
+        expansion = Expansion(point_group(symmetry))
+        if count == expansion.copies * len(table):
+            return expansion.table(table)
     if len(table) != count:
         raise DataError(
             f"'{path}' has {len(table)} rows, but the run has coordinates of {count}; give the STAR"

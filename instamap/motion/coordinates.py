@@ -24,9 +24,10 @@ MASK_EDGE = 2
 
 @dataclass(frozen=True)
 class MotionSubspace:
-    """The mean map "N N N", the mask `window` "N N N" around it, and maps "q+1 N N N" of the
-    subspace, with one dimension at least.
+    """The mean map "N N N", the mask `window` "N N N" around what may differ, and maps "q+1 N N N"
+    of the subspace, with one dimension at least.
 
+    held: whether the mean map is held outside the mask, or nothing is there.
     gain: of held-out particles over the mean map in nats per particle, by the number of dimensions
     that were tried.
     """
@@ -35,6 +36,7 @@ class MotionSubspace:
     window: Tensor
     maps: Tensor
     gain: list[float]
+    held: bool = False
 
 
 def find_subspace(
@@ -43,8 +45,11 @@ def find_subspace(
     window: Tensor | None,
     dimensions: int,
     generator: torch.Generator,
+    focus: Tensor | None = None,
 ) -> MotionSubspace:
-    """The subspace of at most so many dimensions, inside the mask `window` or one that is found."""
+    """The subspace of at most so many dimensions, inside the mask `window` or one that is found,
+    and where the focus "N N N" lets particles differ.
+    """
     mean = _mean_map(particles, window)
     if window is None:
         window = mask.from_map(
@@ -55,11 +60,12 @@ def find_subspace(
             edge=MASK_EDGE,
         )
     mean = mean * (window > 0)
-    linear = linear_subspace.fit(particles, validation, mean, window, dimensions, generator)
+    moving = window if focus is None else window * focus
+    linear = linear_subspace.fit(particles, validation, mean, window, dimensions, generator, moving)
     maps = linear.maps
     if len(maps) == 1:
-        maps = linear_subspace.grow(particles, mean[None], window, generator)
-    return MotionSubspace(mean, window, maps, linear.held_out)
+        maps = linear_subspace.grow(particles, mean[None], window, generator, moving=moving)
+    return MotionSubspace(mean, moving, maps, linear.held_out, held=focus is not None)
 
 
 def _mean_map(particles: ParticleStatistics, window: Tensor | None) -> Tensor:
@@ -87,7 +93,15 @@ def find_conformations(
     borne_out = particles.count // MIN_PARTICLES
     count = max(_fewest(latent), min(wanted, borne_out))
     return state_mixture.fit_mixture(
-        particles, validation, subspace.maps, subspace.window, count, latent, generator, rounds
+        particles,
+        validation,
+        subspace.maps,
+        subspace.window,
+        count,
+        latent,
+        generator,
+        rounds,
+        subspace.held,
     )
 
 

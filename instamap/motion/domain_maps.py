@@ -71,7 +71,11 @@ def fit_maps(
     scene = fit.scene
     densities = rescale(coarse.densities, scene.box).float()
     extend = MASK_EXTEND / scene.pixel_size
-    masks = soft_masks(densities, scene.pixel_size, extend, MASK_EDGE / scene.pixel_size)
+    edge = MASK_EDGE / scene.pixel_size
+    composed = coarse.domains.occupancy is not None
+    masks = soft_masks(densities, scene.pixel_size, extend, edge, one_level=composed)
+    if scene.focus is not None:
+        masks[1:] *= scene.focus
     densities = densities * masks
     for m, window in enumerate(masks):
         statistics = gather(fitted, densities, m)

@@ -12,10 +12,12 @@ from torch import Tensor
 from instamap.fourier.central_slices import Spectrum
 from instamap.geometry import rotations
 from instamap.geometry.bodies import Bodies
+from instamap.geometry.sampling import sample_volume
 from instamap.maps import mask
 from instamap.motion.posterior import weights_between
 
 MASK_THRESHOLD = 0.15  # of the highest density
+HIGHEST_THRESHOLD = 0.8  # of a domain's own, where the level is that of a denser one
 PIVOT_CUTOFF = 0.02  # of singular values: along the axis of a hinge any point will do
 
 
@@ -32,6 +34,10 @@ class Placement:
         """The placement in some of the conformations."""
         return Placement(self.turn[chosen], self.shift[chosen])
 
+    def without_first(self) -> "Placement":
+        """The placement of all domains but the first one."""
+        return Placement(self.turn[:, 1:], self.shift[:, 1:])
+
 
 @dataclass(frozen=True)
 class Domains:
@@ -39,7 +45,8 @@ class Domains:
 
     masks "M D D D": soft, in the common frame. nodes "K L": coordinates of the conformations.
     placement: of all K. pixel_size: Å. Between conformations a domain's turn and the place of its
-    pivot, the point of it that moves least, are those near by, Gaussian weighted. occupancy "M": of
+    pivot, the point of it that moves least, are those near by, Gaussian weighted. focus "D D D":
+    factor of the density of the domains that move, at each place (None: 1). occupancy "M": of
     domains that come and go, which of the R coordinates that follow the L of the motion says how
     probably each is there (1) or not (0), counted from 0; -1 of a domain that is always there; None
     where all are.
@@ -49,6 +56,7 @@ class Domains:
     nodes: Tensor
     placement: Placement
     pixel_size: float
+    focus: Tensor | None = None
     occupancy: Tensor | None = None
 
     def placement_at(self, z: Tensor) -> Placement:
@@ -75,15 +83,19 @@ class Domains:
     def map(self, densities: Tensor, z: Tensor) -> Tensor:
         """The map "D D D" at z "L+R" of domains with these densities "M D D D"."""
         one = z[None]
+        placement = self.placement_at(one)
         if self.occupancy is not None:
             densities = densities * self.present_at(one)[0, :, None, None, None]
-        return add_up(densities, self.placement_at(one), self.pixel_size)
+        if self.focus is None:
+            return add_up(densities, placement, self.pixel_size)
+        moving = placement.without_first()
+        return densities[0] + self.focus * add_up(densities[1:], moving, self.pixel_size)
 
     def pull_back(self, x: Tensor, z: Tensor) -> Tensor:
         """Where in the common frame the points x "P 3" (Å) of the conformation at z "L+R" are.
 
         That of the domain in whose mask it is; in several or none, a mean that goes over from one
-        to the next, so that atoms between domains follow both.
+        to the next, so that atoms between domains follow both. Outside the focus nothing moves.
         """
         placement = self.placement_at(z[None])
         back = placement.turn.mT
@@ -91,7 +103,11 @@ class Domains:
         # T⁻¹ x = Tᵀ (x - c) + c + shift, about the centre c of the domain
         moved = back @ (bodies.centre - placement.shift)[..., None]
         shift = moved[..., 0] - bodies.centre
-        return bodies(x[None], back, shift)[0]
+        there = bodies(x[None], back, shift)[0]
+        if self.focus is None:
+            return there
+        factor = sample_volume(self.focus.to(x), x, self.pixel_size)
+        return x + factor[:, None] * (there - x)
 
     @cached_property
     def _bodies(self) -> Bodies:
@@ -129,12 +145,23 @@ def domain_facts(domains: Domains) -> list[dict[str, Any]]:
     return facts
 
 
-def soft_masks(densities: Tensor, pixel_size: float, extend: float, edge: float) -> Tensor:
-    """Masks "M D D D" around densities, extended by so many voxels, with edges of so many."""
-    masks = [
-        mask.from_map(density, pixel_size, threshold=MASK_THRESHOLD, extend=extend, edge=edge)
-        for density in densities
-    ]
+def soft_masks(
+    densities: Tensor, pixel_size: float, extend: float, edge: float, *, one_level: bool = False
+) -> Tensor:
+    """Masks "M D D D" around densities, extended by so many voxels, with edges of so many.
+
+    one_level: whether all are cut at the level of the densest one, as far as they reach it, so that
+    what is left of a domain whose regions come and go is no mask of noise.
+    """
+    highest = densities.flatten(1).amax(1)
+    masks = []
+    for density, own in zip(densities, highest, strict=True):
+        threshold = MASK_THRESHOLD
+        if one_level:
+            threshold = float((MASK_THRESHOLD * highest.max() / own).clamp(max=HIGHEST_THRESHOLD))
+        masks.append(
+            mask.from_map(density, pixel_size, threshold=threshold, extend=extend, edge=edge)
+        )
     return torch.stack(masks)
 
 

@@ -112,6 +112,9 @@ def find(
     placement = _placement(points, places, density, labels)
     first = int((places - points).norm(dim=2).mean(1).argmin())
     densities, windows = _split(maps[first], scene.mask, x, points, labels, scene.pixel_size)
+    if scene.focus is not None:  # what is outside of it is of the still domain
+        windows[1:] *= scene.focus
+        densities = densities * windows
     search = _Search(statistics, x, windows)
     order = (z - z[first]).norm(dim=1).argsort().tolist()
     densities, placement = _follow(search, densities, placement, z, order)
@@ -120,7 +123,9 @@ def find(
         placement = _fit_all(search, densities, placement, order)
     densities = _fit_densities(search, densities, placement, order)
     masks = soft_masks(densities * windows, scene.pixel_size, MASK_EXTEND, MASK_EDGE)
-    domains = Domains(masks, z, placement, scene.pixel_size)
+    if scene.focus is not None:
+        masks[1:] *= scene.focus
+    domains = Domains(masks, z, placement, scene.pixel_size, scene.focus)
     return CoarseDomains(domains, densities * windows)
 
 
@@ -140,7 +145,7 @@ def _places(model: Model, points: Tensor, z: Tensor) -> Tensor:
     for one in z:
 
         def pull_back(y: Tensor, one: Tensor = one) -> Tensor:
-            return model.deformation(y[None], one[None])[0]
+            return model.bind(one[None])(y[None])[0]
 
         edge = scene.box * scene.pixel_size
         place, _ = invert(pull_back, points, points.clone(), edge, 0.5 * scene.pixel_size)

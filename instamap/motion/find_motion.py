@@ -115,7 +115,7 @@ def find_subspace(
     validation = held_out.select(is_validation.nonzero()[:, 0])
     test = held_out.select((~is_validation).nonzero()[:, 0])
     subspace = coordinates.find_subspace(
-        sample, validation, fit.scene.mask, search.dimensions, fit.generator()
+        sample, validation, fit.scene.mask, search.dimensions, fit.generator(), fit.scene.focus
     )
     return CoarseMotion(
         fitted,

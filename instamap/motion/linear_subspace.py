@@ -79,9 +79,12 @@ def fit(
     window: Tensor,
     limit: int,
     generator: torch.Generator,
+    moving: Tensor | None = None,
 ) -> Subspace:
     """The subspace about the map `mean`: dimensions are added, up to `limit`, as long as the
     held-out particles `validation` become likelier by more than chance.
+
+    window "N N N": where the mean may be; moving "N N N": the components (None: likewise).
     """
     kept = mean[None]
     held_out = [0.0]
@@ -91,7 +94,7 @@ def fit(
     chance = math.log(limit / FALSE_POSITIVE_RATE)
     while len(kept) <= limit:
         added = 1 if len(kept) <= ONE_BY_ONE else min(2, limit + 1 - len(kept))
-        maps = grow(sample, kept, window, generator, added)
+        maps = grow(sample, kept, window, generator, added, moving)
         gain = infer(validation, maps).log_prob - mean_only
         mean_gain = validation.mean(gain)
         more = mean_gain - max(held_out)
@@ -108,27 +111,33 @@ def grow(
     window: Tensor,
     generator: torch.Generator,
     added: int = 1,
+    moving: Tensor | None = None,
 ) -> Tensor:
     """Maps of a subspace with so many dimensions more than that of `maps` "q+1 N N N"."""
-    new = [_noise(maps[0], window, generator) for _ in range(added)]
+    if moving is None:
+        moving = window
+    new = [_noise(maps[0], moving, generator) for _ in range(added)]
     maps = torch.cat([maps, torch.stack(new)])
+    windows = torch.stack([window, *[moving] * (len(maps) - 1)])
     for _ in range(ROUNDS):
-        maps = _round(particles, maps, window)
+        maps = _round(particles, maps, windows)
     return maps
 
 
 def _round(
     particles: ParticleStatistics,
     maps: Tensor,
-    window: Tensor,
+    windows: Tensor,
 ) -> Tensor:
-    """The maps after a round of EM: moments of z, then the maps given these, with z_0 = 1."""
+    """The maps after a round of EM, each inside its window of "q+1 N N N": moments of z, then the
+    maps given these, with z_0 = 1.
+    """
     z = infer(particles, maps)
     ones = torch.ones_like(z.log_prob)
     first = torch.cat([ones[:, None], z.mean], 1)
     covariance = torch.nn.functional.pad(z.covariance, (1, 0, 1, 0))
     products = first[:, :, None] * first[:, None]
-    return update_maps(particles, maps, first, covariance + products, window)
+    return update_maps(particles, maps, first, covariance + products, windows)
 
 
 def update_maps(
@@ -136,11 +145,11 @@ def update_maps(
     maps: Tensor,
     first: Tensor,
     second: Tensor,
-    window: Tensor,
+    windows: Tensor,
     steps: int = STEPS,
 ) -> Tensor:
     """The maps "C N N N" whose sums Σ_j a_j V_j make particles likeliest, from `maps` on, inside
-    `window` "N N N" or "C N N N".
+    their windows "C N N N".
 
     first "m C": E[a_j] of each particle, with a_0 = 1; second "m C C": E[a_j a_k]. Σ_k K_jk V_k =
     b_j is solved with K_jk of weights E[a_j a_k] and b_j of E[a_j], by conjugate gradients.
@@ -166,7 +175,7 @@ def update_maps(
         maps,
         torch.stack(b),
         torch.stack(rows),
-        window,
+        windows,
         steps,
     )
 
@@ -175,7 +184,7 @@ def _solve(
     maps: Tensor,
     b: Tensor,
     kernels: Tensor,
-    window: Tensor,
+    windows: Tensor,
     steps: int,
 ) -> Tensor:
     """The maps after some steps of conjugate gradients on the block normal equations."""
@@ -189,9 +198,9 @@ def _solve(
         spectrum = torch.einsum("jkzyx,kzyx->jzyx", factors, spectrum)
         convolved = torch.fft.irfftn(spectrum, s=padded, dim=axes)
         cropped = convolved[:, :n, :n, :n]
-        return window * cropped
+        return windows * cropped
 
-    residual = window * b - apply(maps)
+    residual = windows * b - apply(maps)
     return conjugate_gradients(apply, maps, residual, steps)
 
 

@@ -46,7 +46,7 @@ class HalfModel:
     D D D": at full resolution where each conformation has its own map, or None where the model
     bends one density into all. domains: those that move as rigid bodies, with `densities` "M D D
     D", or None. closed: whether own coordinates are points of the unit circle. occupancies: how
-    many of the last coordinates tell how probably a part is there, from 0 to 1.
+    many of the last coordinates tell how probably a region is there, from 0 to 1.
     """
 
     model: Model
@@ -59,6 +59,13 @@ class HalfModel:
     densities: Tensor | None = None
     closed: bool = False
     occupancies: int = 0
+
+    @property
+    def bends(self) -> bool:
+        """Whether material moves from one conformation to another."""
+        if self.domains is not None:
+            return self.domains.nodes.shape[1] > 0
+        return self.own_maps is None
 
     def to_own(self, z: Tensor) -> Tensor:
         """This fit's own coordinates "* L" of shared ones."""
@@ -78,6 +85,9 @@ class HalfModel:
         own = self.to_own(z.float()[None])
         if self.own_maps is not None:
             weights = weights_between(self.nodes, own)[0]
+            if self.model.scene.focus is not None:  # what is the same in all stays to the last bit
+                first = self.own_maps[0]
+                return first + torch.einsum("k,kzyx->zyx", weights, self.own_maps - first)
             return torch.einsum("k,kzyx->zyx", weights, self.own_maps)
         window = self.model.scene.mask
         inside = 1.0 if window is None else (window > 0).float()
@@ -93,7 +103,7 @@ class HalfModel:
         own = self.to_own(z.float()[None])
         if self.domains is not None:
             return self.domains.pull_back(x.float(), own[0])
-        return self.model.deformation(x.float()[None], own)[0]
+        return self.model.bind(own)(x.float()[None])[0]
 
     def save(self, path: Path) -> None:
         """Writes it to a file."""
@@ -144,7 +154,8 @@ class HalfModel:
                 moved["nodes"],
                 placement,
                 scene.pixel_size,
-                occupancy=moved.get("occupancy"),
+                scene.focus,
+                moved.get("occupancy"),
             )
         return HalfModel(
             model.eval(),
@@ -182,8 +193,10 @@ class MotionModel:
 
     @property
     def bends(self) -> bool:
-        """Whether one density is bent into all conformations; if not, each has its own map."""
-        return all(half.own_maps is None for half in self.halves)
+        """Whether material moves from one conformation to another; if not, each has its own map, or
+        regions come and go in their places.
+        """
+        return all(half.bends for half in self.halves)
 
     def conformation(self, z: Tensor) -> Tensor:
         """The map "D D D" at shared coordinates z "L": the mean of the fits'."""
@@ -232,6 +245,11 @@ class MotionModel:
         """
         if self.bends:
             return
+        if all(half.own_maps is None for half in self.halves):
+            raise DataError(
+                f"in '{folder}' regions come and go and nothing moves: there is no field to follow;"
+                " compare maps with `instamap states`"
+            )
         raise DataError(
             f"in '{folder}' each conformation has a map of its own (--deform"
             f" {self.settings['deformation']['name']}) and nothing bends: there is no field to"

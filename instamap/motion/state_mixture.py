@@ -82,22 +82,25 @@ def fit_mixture(
     latent: int,
     generator: torch.Generator,
     rounds: int = ROUNDS,
+    held: bool = False,
 ) -> StateMixture:
     """`count` conformations from a subspace's maps "q+1 N N N", refined in `rounds` of EM, in
     `latent` coordinates.
 
-    The round in which the held-out particles `validation` are likeliest is taken.
+    held: whether all have the subspace's first map outside the window, or nothing. The round in
+    which the held-out particles `validation` are likeliest is taken.
     """
     of_mean = log_prob(validation, subspace[:1])
     mean_only = validation.mean(of_mean)
     maps = _first_maps(particles, subspace, count, generator)
     share = torch.softmax(log_prob(particles, maps, EM_BASIS), 1)
     place = torch.zeros(count, latent)
+    rest = subspace[0] if held else None
     best: _Round | None = None
     for i in range(rounds):
         own = _own_statistics(particles, share)
         if i <= LAST_ORDERED_ROUND and i % 2 == 0:
-            place = embed(_separate_maps(own, window), window, latent)
+            place = embed(_separate_maps(own, window, rest), window, latent)
         maps = _update(own, neighbours(place, _width(i, rounds)), maps, window)
         share = torch.softmax(log_prob(particles, maps, EM_BASIS), 1)
         of_conformations = marginal(log_prob(validation, maps))
@@ -147,12 +150,13 @@ def _update(
     return torch.stack(updated)
 
 
-def _separate_maps(own: Sequence[Statistics], window: Tensor) -> Tensor:
-    """Maps "K N N N" of each conformation's own particles alone.
+def _separate_maps(own: Sequence[Statistics], window: Tensor, rest: Tensor | None) -> Tensor:
+    """Maps "K N N N" of each conformation's own particles alone, begun from nothing or the map
+    `rest` "N N N", which is held outside the window.
 
     What neighbours share would make them alike, and a wrong order last.
     """
-    return torch.stack([initial_map.solve(one, window) for one in own])
+    return torch.stack([initial_map.solve(one, window, start=rest) for one in own])
 
 
 def neighbours(place: Tensor, width: float) -> Tensor:

@@ -3,7 +3,7 @@ brings about.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from instamap.fitting.loop import FitResult, optimise
 from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import StatisticsData
 from instamap.model import Model
-from instamap.motion.bend import MotionFit, single_density_options
+from instamap.motion.bend import MotionFit, fit_density, single_density_options
 from instamap.motion.state_mixture import neighbours
 from instamap.statistics.particle_statistics import MIN_RELATIVE_SHARE
 from instamap.statistics.statistics import Statistics
@@ -32,10 +32,19 @@ class WeightedMaps:
 
 
 def fit_maps(fit: MotionFit, data: ConformationData) -> WeightedMaps:
-    """A map of each conformation from statistics that are weighted by its neighbours' distance."""
+    """A map of each conformation from statistics that are weighted by its neighbours' distance.
+
+    Where the scene has a focus, what is outside of it is one map, that of all particles, which is
+    held; the conformations' own densities are fitted to what it leaves.
+    """
     scene = fit.scene
     assert scene.mask is not None  # it was found
     inside = scene.mask > 0
+    rest = None
+    whole = fit
+    if scene.focus is not None:
+        rest = _held(fit, data, scene.focus)
+        fit = replace(fit, scene=replace(scene, mask=scene.mask * scene.focus))
     shared = torch.ones(1, 1)
     if len(data.z) > 1:
         shared = neighbours(data.z.double(), WIDTH)
@@ -45,9 +54,12 @@ def fit_maps(fit: MotionFit, data: ConformationData) -> WeightedMaps:
     results = []
     for k, weights in enumerate(shared.T):
         model.load_state_dict(start)
-        statistics = StatisticsData(
-            _weighted(data.fitted, weights), held_out=_weighted(data.held_out, weights)
-        )
+        fitted = _weighted(data.fitted, weights)
+        held_out = _weighted(data.held_out, weights)
+        if rest is not None:
+            fitted = _beside(fitted, rest)
+            held_out = _beside(held_out, rest)
+        statistics = StatisticsData(fitted, held_out=held_out)
         objective = NormalEquations(single_density_options(fit.options), model, statistics)
         result = optimise(
             model,
@@ -56,9 +68,28 @@ def fit_maps(fit: MotionFit, data: ConformationData) -> WeightedMaps:
             progress=fit.progress,
             name=f"{fit.name} conformation {k + 1}",
         )
-        maps.append(result.map * inside)
+        own = result.map * inside
+        maps.append(own if rest is None else rest + own)
         results.append(result)
-    return WeightedMaps(torch.stack(maps), model, results[-1])
+    of_scene = whole.model()
+    of_scene.load_state_dict(model.state_dict())
+    return WeightedMaps(torch.stack(maps), of_scene, results[-1])
+
+
+def _held(fit: MotionFit, data: ConformationData, focus: Tensor) -> Tensor:
+    """The density "D D D" of all particles that is outside the focus."""
+    alike = torch.ones(len(data.z), dtype=torch.float64)
+    everybody = StatisticsData(
+        _weighted(data.fitted, alike), held_out=_weighted(data.held_out, alike)
+    )
+    whole = fit_density(fit, everybody, "consensus").result.map
+    return whole * (1 - focus)
+
+
+def _beside(statistics: Statistics, rest: Tensor) -> Statistics:
+    """What images say of a density beside another one "D D D", which is there."""
+    there = statistics.apply(statistics.cube.of(rest))
+    return replace(statistics, b=statistics.b - there)
 
 
 def _weighted(statistics: Sequence[Statistics], weights: Tensor) -> Statistics:

@@ -79,6 +79,11 @@ def resolve(
     reason = load_class("workflow", name).unsuitable(settings)
     if reason is not None:
         raise CompositionError(f"workflow '{name}' does not fit these settings: {reason}")
+    if settings.focus is not None and not load_class("workflow", name).takes_focus:
+        raise CompositionError(
+            f"focus '{settings.focus}' says where particles may differ, and workflow '{name}' looks"
+            " for no differences; choose --deform bending-field or subspace, or leave it out"
+        )
     workflow = settings.workflow or choose("workflow", name, workflow_options)
     if not load_class("workflow", name).objectives:
         return replace(settings, workflow=workflow)

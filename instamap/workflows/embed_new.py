@@ -9,9 +9,11 @@ from torch import Tensor
 
 from instamap.data import noise
 from instamap.data.particles import Particles
+from instamap.data.symmetry_expansion import Expansion
 from instamap.errors import DataError
 from instamap.motion import posterior
 from instamap.motion.motion_model import MotionModel
+from instamap.plugin.choice import load_class
 from instamap.statistics.particle_statistics import ParticleStatistics
 from instamap.workflows.settings import Settings
 
@@ -22,11 +24,13 @@ SAME_PIXEL_SIZE = 1e-3  # relative difference of pixel sizes that are one
 def open_particles(
     motion: MotionModel, star: str | Path, datadir: str | Path | None = None
 ) -> Particles:
-    """The particles of a file, in the box in which the motion's conformations place particles.
+    """The particles of a file, in the box in which the motion's conformations place particles, with
+    a row for each copy by symmetry where the motion has one.
 
     Raises DataError where they do not fit it.
     """
-    preprocess = _settings(motion).preprocess
+    settings = _settings(motion)
+    preprocess = settings.preprocess
     particles = Particles.open(star, datadir=datadir, preprocess=preprocess)
     scene = motion.scene
     difference = abs(particles.pixel_size - scene.pixel_size)
@@ -37,9 +41,15 @@ def open_particles(
             " preprocess` first"
         )
     box = motion.halves[0].coarse_maps.shape[-1]
-    if box == particles.box:
+    if box != particles.box:
+        smaller = replace(preprocess, box=box)
+        particles = Particles.open(star, datadir=datadir, preprocess=smaller)
+    group = settings.point_group
+    if group is None or settings.workflow is None:
         return particles
-    return Particles.open(star, datadir=datadir, preprocess=replace(preprocess, box=box))
+    if not load_class("workflow", settings.workflow.name).expands_symmetry:
+        return particles
+    return particles.expanded(Expansion(group))
 
 
 def particle_numbers(
@@ -60,7 +70,7 @@ def particle_numbers(
             f"'{particles.path}' has no column {column}, by which the run tells images of one"
             " particle; name another with --group-by (rlnImageName: each image by itself)"
         )
-    return particles.groups(column)
+    return particles.particle_numbers(column)
 
 
 def _settings(motion: MotionModel) -> Settings:

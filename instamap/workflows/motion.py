@@ -153,11 +153,14 @@ class MotionWorkflow(Workflow):
     """Fits each half on its own and relates their coordinates.
 
     The halves share two things, neither of which is a map: how many coordinates there are and
-    whether anything moves.
+    whether anything moves. Particles with symmetry are expanded: each has a row for each copy, with
+    coordinates of its own; the copies are in one set, and count once where chance is judged.
     """
 
     objectives = ("conformations",)
     may_write = (*MAP_FILES, *motion_files.PATTERNS)
+    expands_symmetry = True
+    takes_focus = True
 
     @dataclass(frozen=True)
     class Options(WorkflowOptions):
@@ -255,7 +258,7 @@ def _described(
 def _composed(
     found: FoundComposition, search: Search, candidates: Mapping[str, Candidate], logged: Progress
 ) -> tuple[Shape, dict[str, Candidate]]:
-    """The shape of the motion beside which parts come and go, and the sets' candidates with the
+    """The shape of the motion beside which regions come and go, and the sets' candidates with the
     descriptions in which they do.
     """
     names = list(candidates)
@@ -286,7 +289,7 @@ def _result(
     logged: LoggedProgress,
 ) -> MotionResult:
     """Half maps and map at the origin of the shared coordinates, which both fits bend into place,
-    with the motion. Parts that come and go are there.
+    with the motion. Regions that come and go are there.
     """
     parts = with_shape(inputs.settings.parts, decision.shape)
     settings = replace(inputs.settings, deformation=parts["deformation"])
@@ -301,7 +304,6 @@ def _result(
     scene = replace(motion.scene, mask=_union(motion))
     maps = map_workflow.maps_of(results, scene)
     curves = map_workflow.compare_halves(maps, scene, {})
-    counts = {name: len(rows) for name, rows in inputs.dataset.sets.items()}
     files = MotionFiles(motion, record)
     result = Result(
         settings=settings,
@@ -310,7 +312,7 @@ def _result(
         fits=results,
         fsc=curves,
         resolution=map_workflow.resolution_of(curves, scene),
-        counts=counts,
+        counts=inputs.counts,
         mask_was_found=True,
         log=logged.entries,
         artefacts=(files,),
@@ -373,11 +375,8 @@ def _against_likelihood(settings: Settings, likelihood: type, other: str) -> str
 
 
 def _against_the_rest(settings: Settings, other: str) -> str | None:
-    usual = {"symmetry": "C1", "statistics": None}
-    given = {"symmetry": settings.symmetry, "statistics": settings.statistics}
-    for name, value in given.items():
-        if value != usual[name]:
-            return f"{name} '{value}' is not for it; leave it out"
+    if settings.statistics is not None:
+        return f"statistics '{settings.statistics}' is not for it; leave it out"
     if settings.stages is not None:
         return f"stages are not for it, which has its own; leave them out{other}"
     if settings.objective is None:

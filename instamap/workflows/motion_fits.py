@@ -12,10 +12,14 @@ from torch import Tensor
 
 from instamap.data import noise
 from instamap.data.particles import Particles
+from instamap.data.symmetry_expansion import Expansion
 from instamap.errors import DataError
 from instamap.fitting.conformations import ConformationData, Conformations
 from instamap.fitting.loop import FALSE_POSITIVE_RATE, FitResult
 from instamap.fourier.rescale import rescale
+from instamap.geometry import grids
+from instamap.geometry.sampling import sample_volume
+from instamap.maps import mask
 from instamap.model import Model, compose, make_part
 from instamap.motion import (
     assignment,
@@ -68,7 +72,7 @@ ROUNDS_OF_MORE = 7  # of EM, where more coordinates are tried
 CIRCLE_NODES = 1.5  # times as many conformations on a circle as on a line
 NOTEWORTHY = 0.03  # of what fewer coordinates gain: another one must add as much
 OWN_MAPS_MARGIN = 1.1  # by which maps that conformations have by themselves must gain more
-COMPOSED = (COMPOSITION, DOMAINS_AND_COMPOSITION)  # descriptions in which parts come and go
+COMPOSED = (COMPOSITION, DOMAINS_AND_COMPOSITION)  # descriptions in which regions come and go
 MIN_HELD_OUT_GROUPS = 2  # of particles that share no image: one ends fits, one is the test
 
 
@@ -77,7 +81,9 @@ class MotionInputs:
     """What all fits share.
 
     coarse: the images with fewer pixels, in noise of `variance`. particle "n": a number of the
-    particle that each image shows. options: of the fits.
+    particle that each image shows. options: of the fits. counts: images of each set and of the
+    held-out one. Of symmetric particles each copy has rows in `dataset` and `coarse`, and images
+    count once.
     """
 
     settings: Settings
@@ -86,6 +92,7 @@ class MotionInputs:
     coarse: Particles
     variance: Tensor
     particle: Tensor
+    counts: dict[str, int]
 
     def seed(self, name: str) -> int:
         """The seed of one fit."""
@@ -113,7 +120,7 @@ class MotionInputs:
 class Candidate:
     """What one set says at low resolution: its motion in one shape, and descriptions by name.
 
-    composition: of the parts that come and go, None where none do.
+    composition: of the regions that come and go, None where none do.
     """
 
     motion: CoarseMotion
@@ -127,7 +134,8 @@ class Decision:
     """What is decided for all fits together: the shape of the motion's coordinates, whether
     particles differ at all, and the description that tells how.
 
-    occupancies: how many parts come and go by this description, each with a coordinate of its own.
+    occupancies: how many regions come and go by this description, each with a coordinate of its
+    own.
     """
 
     shape: Shape
@@ -137,8 +145,8 @@ class Decision:
 
     @property
     def coordinates(self) -> int:
-        """How many columns the motion's coordinates have: none where parts come and go and nothing
-        moves.
+        """How many columns the motion's coordinates have: none where regions come and go and
+        nothing moves.
         """
         return 0 if self.description == COMPOSITION else self.shape.latent
 
@@ -181,13 +189,38 @@ def open_inputs(settings: Settings, pixel_size: float, progress: Progress = SILE
     # The first maps are of the density that all particles share.
     rigid = replace(settings, deformation=choose("deformation", "identity"))
     dataset = open_dataset(rigid, progress)
+    counts = {name: len(rows) for name, rows in dataset.sets.items()}
+    if settings.focus is not None:
+        scene = dataset.scene
+        focus = mask.load(settings.focus, scene.box, scene.pixel_size)
+        dataset = replace(dataset, scene=replace(scene, focus=focus))
+        progress.message(f"focus           {settings.focus}; all else is held")
+    variance = noise.estimate(fewer_pixels(dataset.particles, pixel_size), seed=settings.seed)
+    if dataset.symmetry is not None:
+        expansion = Expansion(dataset.symmetry)
+        progress.message(f"symmetry        {expansion.copies} copies of each particle may differ")
+        dataset = _expanded(dataset, expansion)
     particles = dataset.particles
     coarse = fewer_pixels(particles, pixel_size)
-    variance = noise.estimate(coarse, seed=settings.seed)
     particle = particles.particle_numbers(settings.group_by)  # copies may move on their own
     options = settings.objective.options
     assert isinstance(options, Conformations.Options)  # or the workflow is unsuitable
-    return MotionInputs(settings, options, dataset, coarse, variance, particle)
+    return MotionInputs(settings, options, dataset, coarse, variance, particle, counts)
+
+
+def _expanded(dataset: Dataset, expansion: Expansion) -> Dataset:
+    """The dataset with a row for each copy of a symmetric particle, in the set that it was in."""
+    particles = dataset.particles.expanded(expansion)
+    weights = dataset.weights
+    return replace(
+        dataset,
+        particles=particles,
+        scene=replace(dataset.scene, count=particles.count),
+        rows={name: expansion.rows(rows) for name, rows in dataset.rows.items()},
+        held_out=expansion.rows(dataset.held_out),
+        symmetry=None,
+        weights=None if weights is None else weights.repeat_interleave(expansion.copies),
+    )
 
 
 def search_for(inputs: MotionInputs, dimensions: int, nodes: int) -> Search:
@@ -312,6 +345,10 @@ def _coarse_scene(inputs: MotionInputs) -> Scene:
     window = inputs.dataset.scene.mask
     if window is not None:
         window = rescale(window, particles.box).clamp(0, 1).float()
+    focus = inputs.dataset.scene.focus
+    if focus is not None:  # between voxels, since what is 0 has to stay 0
+        centres = grids.voxel_centres(particles.box, particles.pixel_size)
+        focus = sample_volume(focus, centres, inputs.dataset.scene.pixel_size)
     return Scene(
         box=particles.box,
         pixel_size=particles.pixel_size,
@@ -319,6 +356,7 @@ def _coarse_scene(inputs: MotionInputs) -> Scene:
         premultiplied=particles.premultiplied,
         mask=window,
         noise_variance=inputs.variance.float(),
+        focus=focus,
     )
 
 
@@ -344,7 +382,7 @@ def decide(
 ) -> Decision:
     """Whether particles move, and which description tells how.
 
-    composed: the shape of the coordinates beside which parts come and go, None where none do.
+    composed: the shape of the coordinates beside which regions come and go, None where none do.
 
     They move if test particles of every set are likelier by more than chance under any of the
     descriptions. Among those the likeliest is taken; maps that conformations have by themselves
@@ -445,7 +483,12 @@ def _fit_domains(
     fitted = _placed(inputs, dataset.rows[name], coarse.domains, z)
     held_out = _placed(inputs, dataset.held_out, coarse.domains, held_out_z)
     maps = domain_maps.fit_maps(fit, coarse, fitted, held_out)
-    domains = replace(coarse.domains, masks=maps.masks, pixel_size=dataset.particles.pixel_size)
+    domains = replace(
+        coarse.domains,
+        masks=maps.masks,
+        pixel_size=dataset.particles.pixel_size,
+        focus=dataset.scene.focus,
+    )
     window = dataset.scene.mask
     if window is None:
         window = domain_maps.reached(domains)
@@ -639,10 +682,10 @@ def record(
 
 
 def _regions(candidates: Sequence[Candidate]) -> list[dict[str, float]]:
-    """What is told of each part that comes and goes: the share of the particles that have it."""
+    """What is told of each region that comes and goes: the share of the particles that have it."""
     shares = []
     for one in candidates:
-        assert one.composition is not None  # parts come and go
+        assert one.composition is not None  # regions come and go
         shares.append(one.composition.share)
     means = torch.tensor(shares).mean(0)
     return [{"share": round(float(value), 4)} for value in means]

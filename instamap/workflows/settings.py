@@ -133,6 +133,13 @@ class Settings:
         role="fit",
         default_words="found in a first map",
     )
+    focus: Path | None = setting(
+        None,
+        "Map of 0..1: where particles may differ; elsewhere they are held at what all share.",
+        commands=(RECONSTRUCT,),
+        role="fit",
+        default_words="everywhere",
+    )
     halves: bool = setting(
         True,
         "Two independent half maps and their mean, or one map of all particles.",

@@ -39,11 +39,15 @@ class Workflow(ABC):
 
     objectives: names of those it can use, the one that it takes first where none is chosen; empty
     where it fits nothing. may_write: patterns of the names of all files that its results may have.
+    expands_symmetry: whether what it finds of particles has a row for each copy by symmetry.
+    takes_focus: whether it looks for differences inside the mask `--focus` alone.
     """
 
     Options: Any = Options
     objectives: ClassVar[tuple[str, ...]] = ()
     may_write: ClassVar[tuple[str, ...]] = MAP_FILES
+    expands_symmetry: ClassVar[bool] = False
+    takes_focus: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.options = options

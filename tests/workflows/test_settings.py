@@ -36,6 +36,7 @@ GIVEN: dict[str, Any] = {
     "statistics": Path("/data/stats"),
     "datadir": Path("/data/images"),
     "mask": Path("/data/mask.mrc"),
+    "focus": Path("/data/focus.mrc"),
     "halves": False,
     "seed": 7,
     "group_by": "rlnGroupName",

@@ -34,6 +34,7 @@ TERMS = {
     "premultiplied": "blob/premultiplied",
 }
 LATENT = "instamap/latent"
+COPY = "instamap/symmetry_copy"
 _UID = "uid"
 _SUFFIXES = (".cs", ".csg")
 _MAGIC = b"\x93NUMPY"
@@ -185,6 +186,12 @@ class CryosparcSource(Source):
     def with_latents(self, latents: Tensor) -> "CryosparcSource":
         """Coordinates "n L" in the field instamap/latent."""
         return self._with_fields({LATENT: latents.to(torch.float32).numpy()})
+
+    def with_copies(self, copy: Tensor) -> "CryosparcSource":
+        """The number "n", from 0, of the copy that each row is, in the field
+        instamap/symmetry_copy.
+        """
+        return self._with_fields({COPY: copy.to(torch.int32).numpy()})
 
     def with_poses(self, views: Views, changed: Mask) -> "CryosparcSource":
         """Poses and shifts of the particles that are `changed` "n"."""

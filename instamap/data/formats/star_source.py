@@ -18,6 +18,7 @@ from instamap.scene import Views
 
 # and a number from 1: RELION keeps columns that it does not know, and no prefix of its own is taken
 LATENT = "instamapLatent"
+COPY = "instamapSymmetryCopy"
 # Å per pixel of an image; those of the micrograph stay as they are
 _PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
 # in pixels of an image, as RELION wrote up to 3.0
@@ -45,10 +46,13 @@ class StarSource(Source):
         self._pixel_size = pixel_size
         self._mirrored = mirrored
         self._tables = columns.tables if tables is None else tables
+        self._rows: RowNumbers | None = None  # of the file, that were taken
 
     def take(self, rows: RowNumbers) -> "StarSource":
         """Some particles, in the order given."""
-        return self._with_particles(self._particles.take(rows))
+        taken = self._with_particles(self._particles.take(rows))
+        taken._rows = rows if self._rows is None else self._rows[rows]
+        return taken
 
     def with_latents(self, latents: Tensor) -> "StarSource":
         """Coordinates "n L" in columns instamapLatent1, 2, ..., in place of any of these names."""
@@ -59,6 +63,11 @@ class StarSource(Source):
         for number, values in enumerate(latents.T.tolist(), 1):
             added[f"{LATENT}{number}"] = Column.of(f"{value:.6f}" for value in values)
         return self._with_particles(particles.without(old).with_columns(added))
+
+    def with_copies(self, copy: Tensor) -> "StarSource":
+        """The number "n", from 0, of the copy that each row is, in a column of its own."""
+        column = Column.of(str(number) for number in copy.tolist())
+        return self._with_particles(self._particles.with_columns({COPY: column}))
 
     def with_poses(self, views: Views, changed: Mask) -> "StarSource":
         """Poses of the particles that are `changed` "n": angles and origins, in Å and in pixels,
@@ -98,12 +107,15 @@ class StarSource(Source):
         return self._with_tables(tables)
 
     def _with_tables(self, tables: list[Table]) -> "StarSource":
-        return StarSource(self._columns, self._pixel_size, self._mirrored, tables)
+        changed = StarSource(self._columns, self._pixel_size, self._mirrored, tables)
+        changed._rows = self._rows
+        return changed
 
     def _poses(self, views: Views) -> dict[str, list[float]]:
         """New values by column."""
+        rows = slice(None) if self._rows is None else self._rows
         if self._mirrored is not None:
-            views = mirror.mirrored(views, self._mirrored)
+            views = mirror.mirrored(views, self._mirrored[rows])
         angles = torch.rad2deg(rotations.to_euler(views.rotation))
         new = {}
         for place, name in enumerate(("Rot", "Tilt", "Psi")):
@@ -112,7 +124,7 @@ class StarSource(Source):
             in_pixels = f"rlnOrigin{axis}"
             in_angstrom = f"rlnOrigin{axis}Angst"
             if in_pixels in self._columns:
-                new[in_pixels] = (lengths / torch.tensor(self._pixel_size)).tolist()
+                new[in_pixels] = (lengths / torch.tensor(self._pixel_size[rows])).tolist()
             if in_angstrom in self._columns or in_pixels not in self._columns:
                 new[in_angstrom] = lengths.tolist()
         return new
@@ -121,7 +133,9 @@ class StarSource(Source):
         particles = self._particles
         if name in particles.columns:
             return particles.columns[name].written()
-        values = self._columns.numbers(name, default=0.0)
+        if name not in self._columns:
+            return [b"0.0"] * len(particles)
+        values = self._columns.numbers(name)
         return [str(value).encode() for value in values.tolist()]
 
     def _rescaled(self, table: Table, rescaling: Rescaling) -> Table:
