@@ -14,7 +14,7 @@ from instamap.motion.find_domains import MASK_EDGE, MASK_EXTEND, CoarseDomains
 from instamap.motion.find_motion import CoarseMotion, Description
 from instamap.motion.ring import Shape
 
-STILL_DOMAIN = 0  # the number of the domain that does not move
+FIRST_DOMAIN = 0  # the number of the one that does not move
 ALWAYS = -1  # in place of the occupancy of a domain that does not come and go
 
 
@@ -25,7 +25,7 @@ def alone(composition: Composition, pixel_size: float) -> CoarseDomains:
     placement = _still(1, count)
     occupancy = torch.arange(count) + ALWAYS
     nodes = torch.zeros(1, 0)
-    masks = soft_masks(densities, pixel_size, MASK_EXTEND, MASK_EDGE)
+    masks = soft_masks(densities, pixel_size, MASK_EXTEND, MASK_EDGE, one_level=True)
     domains = Domains(masks, nodes, placement, pixel_size, occupancy=occupancy)
     return CoarseDomains(domains, densities)
 
@@ -41,10 +41,10 @@ def beside(composition: Composition, moving: CoarseDomains) -> CoarseDomains:
     places = [_mean_place(moving, number) for number in range(len(densities))]
     for number, region in enumerate(composition.regions):
         owner = _owner(places, region)
-        if owner != STILL_DOMAIN and occupancy[owner] == ALWAYS:
+        if owner != FIRST_DOMAIN and occupancy[owner] == ALWAYS:
             occupancy[owner] = number
             continue
-        densities[STILL_DOMAIN] = densities[STILL_DOMAIN] - region
+        densities[FIRST_DOMAIN] = densities[FIRST_DOMAIN] - region
         densities.append(region)
         occupancy.append(number)
     added = _still(len(before.nodes), len(densities) - len(moving.densities))
@@ -53,7 +53,7 @@ def beside(composition: Composition, moving: CoarseDomains) -> CoarseDomains:
         torch.cat([before.placement.shift, added.shift.to(before.placement.shift)], 1),
     )
     stacked = torch.stack(densities)
-    masks = soft_masks(stacked, size, MASK_EXTEND, MASK_EDGE)
+    masks = soft_masks(stacked, size, MASK_EXTEND, MASK_EDGE, one_level=True)
     domains = replace(before, masks=masks, placement=placement, occupancy=torch.tensor(occupancy))
     return CoarseDomains(domains, stacked)
 

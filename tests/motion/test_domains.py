@@ -207,6 +207,19 @@ def test_what_others_add_is_taken_off(seen):
     assert torch.allclose(got.b, want, atol=2e-3 * float(want.abs().max()))
 
 
+def test_masks_are_cut_at_the_level_of_the_densest_domain():
+    """A faint domain, of which its own level would keep what the other's does not."""
+    densities = torch.stack([0.3 * blob(STILL), blob(ARM)])
+    own = domains.soft_masks(densities, PIXEL, 0, 0)
+    one_level = domains.soft_masks(densities, PIXEL, 0, 0, one_level=True)
+    assert torch.equal(one_level[1], own[1])
+    assert 0 < float(one_level[0].sum()) < float(own[0].sum())
+    level = mask.from_map(densities[0], PIXEL, threshold=0.15 / 0.3, extend=0, edge=0)
+    assert torch.equal(one_level[0], level)
+    fainter = torch.stack([0.01 * blob(STILL), blob(ARM)])
+    assert domains.soft_masks(fainter, PIXEL, 0, 0, one_level=True)[0].any()
+
+
 def test_domains_that_come_and_go():
     """The second one is there as the coordinate after the motion says, and moves as ever."""
     densities = torch.stack([blob(STILL), blob(ARM)])
