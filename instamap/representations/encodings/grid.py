@@ -17,7 +17,6 @@ Call `encode` once for all points rather than once per chunk: it works in blocks
 call's backward makes one gradient of the size of the table.
 """
 
-import functools
 from types import ModuleType
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from instamap.geometry import compiled
+from instamap.geometry import compiled, device_kernels
 from instamap.representations.encodings.levels import PRIMES, Levels, check
 
 # Points at a time in the reference: beyond this, fresh memory costs more than arithmetic.
@@ -36,37 +35,39 @@ def encode(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
     """Features "n L*F" (level-major) of points `x` "n 3" in [0, 1], with the fastest kernel there
     is: see `backend`.
     """
-    kernels = _kernels_for(x)
-    if kernels is None:
-        return encode_torch(x, table, levels)
-    return kernels.encode_numba(x, table, levels)
+    chosen = backend(x)
+    if chosen == "numba":
+        return _numba().encode_numba(x, table, levels)
+    if chosen == "triton":
+        return _triton().encode_triton(x, table, levels)
+    return encode_torch(x, table, levels)
 
 
-def backend(x: Tensor) -> Literal["numba", "torch"]:
-    """The implementation that `encode` uses for points like `x`: numba for float32 on a CPU where
-    it can be imported, else torch.
+def backend(x: Tensor) -> Literal["numba", "triton", "torch"]:
+    """The implementation that `encode` uses for points like `x`: for float32, numba on a CPU and
+    Triton on a card, where they can be imported; else torch.
     """
-    return "torch" if _kernels_for(x) is None else "numba"
+    if x.dtype != torch.float32:
+        return "torch"
+    if x.device.type == "cpu" and compiled.usable():
+        return "numba"
+    if device_kernels.usable(x.device):
+        return "triton"
+    return "torch"
 
 
-def _kernels_for(x: Tensor) -> ModuleType | None:
-    """The numba kernels, if there are any for points like `x`."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return None
-    return _kernels()
-
-
-@functools.cache
-def _kernels() -> ModuleType | None:
-    """The numba kernels, or None where there is no numba that works. Imported on first use: it
-    takes 0.2 s.
-    """
-    if not compiled.usable():
-        return None
-
+def _numba() -> ModuleType:
+    """The kernels for CPUs, imported on first use: it takes 0.2 s."""
     from instamap.representations.encodings import grid_numba
 
     return grid_numba
+
+
+def _triton() -> ModuleType:
+    """The kernels for cards, imported on first use: Triton need not be there."""
+    from instamap.representations.encodings import grid_triton
+
+    return grid_triton
 
 
 def encode_torch(x: Tensor, table: Tensor, levels: Levels) -> Tensor:
