@@ -182,7 +182,7 @@ def pack(
     high: the density of the last gray value; None means the highest.
     """
     longest = max(crop.shape)
-    finer = max(1, min(MIN_EDGE, edge) // longest)
+    finer = max(1, round(min(MIN_EDGE, edge) / longest))
     if finer > 1 and len(set(volume.shape)) == 1:
         volume = rescale(volume, finer * len(volume))
         starts = [finer * start for start in crop.start]
