@@ -46,7 +46,9 @@ class HalfModel:
     D D D": at full resolution where each conformation has its own map, or None where the model
     bends one density into all. domains: those that move as rigid bodies, with `densities` "M D D
     D", or None. closed: whether own coordinates are points of the unit circle. occupancies: how
-    many of the last coordinates tell how probably a region is there, from 0 to 1.
+    many of the last coordinates tell how probably a region is there, from 0 to 1. contrast_spread:
+    how far the contrasts of images differed in the run, relative to their mean; 0 where they were
+    not used.
     """
 
     model: Model
@@ -59,6 +61,7 @@ class HalfModel:
     densities: Tensor | None = None
     closed: bool = False
     occupancies: int = 0
+    contrast_spread: float = 0.0
 
     @property
     def bends(self) -> bool:
@@ -131,6 +134,7 @@ class HalfModel:
             "scene": plain,
             "closed": self.closed,
             "occupancies": self.occupancies,
+            "contrast_spread": self.contrast_spread,
         }
         write_safetensors(path, tensors, values)
 
@@ -165,6 +169,7 @@ class HalfModel:
             densities=tensors.get("densities"),
             closed=bool(values.get("closed", False)),
             occupancies=int(values.get("occupancies", 0)),
+            contrast_spread=float(values.get("contrast_spread", 0.0)),
         )
 
 

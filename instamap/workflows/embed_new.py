@@ -12,8 +12,10 @@ from instamap.data.particles import Particles
 from instamap.data.symmetry_expansion import Expansion
 from instamap.errors import DataError
 from instamap.motion import posterior
-from instamap.motion.motion_model import MotionModel
+from instamap.motion.motion_model import HalfModel, MotionModel
 from instamap.plugin.choice import load_class
+from instamap.statistics import contrast_factors
+from instamap.statistics.contrast_factors import ImageContrasts
 from instamap.statistics.particle_statistics import ParticleStatistics
 from instamap.workflows.settings import Settings
 
@@ -83,7 +85,8 @@ def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = N
     """Shared coordinates "n L" (float64) of images, the mean over the fits.
 
     particle "n": the number, from 0, of the particle that each shows; images of one particle have
-    the coordinates that all of them favour. None: each by itself.
+    the coordinates that all of them favour. None: each by itself. Where the run found that images
+    differ in contrast, these have factors too.
     """
     if particle is None:
         particle = torch.arange(particles.count)
@@ -94,11 +97,40 @@ def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = N
         each = []
         for half in motion.halves:
             nodes = half.nodes.double()
-            own = posterior.infer(images, half.coarse_maps, nodes, half.occupancies).z
+            seen = with_contrast(images, half)
+            own = posterior.infer(seen, half.coarse_maps, nodes, half.occupancies).z
             each.append(half.to_shared(own.float()))
         mean = torch.stack(each).mean(0)
         latents[rows] = mean.double()[images.particle]
     return latents
+
+
+@torch.no_grad()
+def with_contrast(images: ParticleStatistics, half: HalfModel) -> ParticleStatistics:
+    """The images with the factors of their signal that the mean of a fit's conformations, which
+    does not hold their noise, and the spread in the run make probable; as they are where the run
+    used none.
+
+    As in the run, means of images are left out, and factors are relative to the images' mean.
+    """
+    if not half.contrast_spread > 0:
+        return images
+    counts = (images.plane.norm(dim=1) > 0).float()
+    each = replace(
+        images,
+        data=images.data * counts,
+        power=images.power * counts,
+        particle=torch.arange(len(images.data)),
+        weight=None,
+    )
+    contrasts = ImageContrasts.of(each, half.coarse_maps.mean(0))
+    prior = contrast_factors.mean_of_spread(contrasts, half.contrast_spread)
+    found = prior.factors(contrasts)
+    return replace(
+        images,
+        data=images.data * found.mean[:, None].float(),
+        power=images.power * found.square[:, None].float(),
+    )
 
 
 def chunks(particle: Tensor) -> Iterator[Tensor]:

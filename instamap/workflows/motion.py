@@ -293,7 +293,10 @@ def _result(
     """
     parts = with_shape(inputs.settings.parts, decision.shape)
     settings = replace(inputs.settings, deformation=parts["deformation"])
-    motion = MotionModel(shared.halves, shared.latents, settings.record())
+    contrast = inputs.dataset.contrast
+    spread = 0.0 if contrast is None or contrast.factors is None else contrast.spread
+    halves = [replace(half, contrast_spread=spread) for half in shared.halves]
+    motion = MotionModel(halves, shared.latents, settings.record())
     middle = torch.zeros(decision.coordinates)
     if shared.halves[0].closed:
         middle = ring.first_of(middle)

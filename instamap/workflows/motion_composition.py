@@ -46,11 +46,14 @@ class FoundComposition:
 def find(
     inputs: MotionInputs, motions: Mapping[str, CoarseMotion], progress: Progress = SILENT
 ) -> FoundComposition | None:
-    """The regions that come and go in all sets, None where there are none.
+    """The regions that come and go in all sets, None where there are none, or a focus says where
+    particles may differ: regions are not held to it.
 
     inputs: without factors of contrast, which hide them: without a region an image has less
     contrast, and what the factors make of it is brighter all over.
     """
+    if inputs.dataset.scene.focus is not None:
+        return None
     names = list(motions)
 
     def look(name: str, serialised: Progress) -> RegionSearch:

@@ -90,7 +90,8 @@ def _log_prob(
         images = ParticleStatistics.read(particles, rows, variance, number[rows])
         chosen = number[rows].unique()
         for half, log_prob in zip(motion.halves, found, strict=True):
-            log_prob[chosen] = _of_maps(images, half.coarse_maps)
+            seen = embed_new.with_contrast(images, half)
+            log_prob[chosen] = _of_maps(seen, half.coarse_maps)
         done += len(rows)
         progress.images_read(done, len(number))
     return found
