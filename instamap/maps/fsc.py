@@ -10,7 +10,6 @@ from torch import Tensor
 
 from instamap.errors import DataError
 from instamap.files import replacing
-from instamap.geometry import grids
 
 RESOLUTION_THRESHOLDS = (0.5, 0.143)
 """FSC at which a map's resolution is read: against a perfect map, and between half maps (Rosenthal
@@ -260,6 +259,7 @@ def cross(
     one_crossed = fsc(one, raw_two)
     two_crossed = fsc(two, raw_one)
     crossed = 0.5 * (one_crossed + two_crossed)
+    del one, two, raw_one, raw_two  # which are as large as what follows
     unbiased = _unbiased(crossed, direct, mask)
     return {"direct": direct, "cross": crossed, "unbiased": unbiased}
 
@@ -275,9 +275,10 @@ def _unbiased(
     shell, low, high = _averaged_shells(mask, last)
     components = _independent_between(mask, low, high)
     chance = MIN_DIRECT_SIGMAS / components.sqrt()
-    shell_of_component = grids.shells(len(mask), 3).flatten()
-    size = torch.bincount(shell_of_component)
-    size = size[: last + 1].to(direct)
+    box = len(mask)
+    each = torch.ones(box, box, box // 2 + 1, dtype=direct.dtype, device=direct.device)
+    size = _sum_per_shell(each, box)[: last + 1]
+    del each
     spans = zip(
         shell.tolist(),
         low.tolist(),
@@ -402,6 +403,7 @@ def correct_for_mask(
     level_a, inside_a = _subtract_level(a, mask)
     level_b, inside_b = _subtract_level(b, mask)
     masked = fsc(inside_a, inside_b)
+    del inside_a, inside_b  # which are as large as what follows
     if shell is None:
         shell = _first_unknown_phase(
             level_a,

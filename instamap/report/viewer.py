@@ -16,6 +16,7 @@ from instamap.scene import Scene
 MAX_EDGE = 128  # voxels of a map in the page
 MAX_MOVING_EDGE = 64  # of each conformation
 MIN_EDGE = 72  # of a map: smaller ones are interpolated, or their surface has corners
+MAX_FINER_BOX = 192  # voxels of a whole box that is transformed to be shown smooth
 MAP_BYTES = 1_200_000  # of a map's text at most
 SHRINKING = 0.85  # of the edges, until the text is short enough
 COMPRESSION = 6
@@ -182,7 +183,8 @@ def pack(
     high: the density of the last gray value; None means the highest.
     """
     longest = max(crop.shape)
-    finer = max(1, round(min(MIN_EDGE, edge) / longest))
+    finer = round(min(MIN_EDGE, edge) / longest)
+    finer = min(finer, MAX_FINER_BOX // len(volume))
     if finer > 1 and len(set(volume.shape)) == 1:
         volume = rescale(volume, finer * len(volume))
         starts = [finer * start for start in crop.start]

@@ -131,7 +131,8 @@ def _examine_images(
         report.add(_halves_of_copies(particles))
         noise.estimate(particles, rows, limit=len(rows))
         report.add(preflight.of_images(particles))
-        needs = requirements.measure(particles, rows, settings)
+        cube = requirements.typical_cube(particles.box)
+        needs = requirements.measure(particles, rows, settings, cube)
     except DataError as error:
         report.add([Finding("images", str(error), "mend that first", is_wrong=True)])
         return None

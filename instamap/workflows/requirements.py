@@ -1,5 +1,8 @@
-"""What a run of the usual settings needs on this machine: memory, and time as it was measured."""
+"""What a map of the usual settings needs on this machine: memory, as its arrays are counted, and
+time, as a few images and a step of a small fit take.
+"""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 
 from instamap.data.particles import Particles
+from instamap.errors import OptionError
 from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import StatisticsData
 from instamap.fourier import gridding, kaiser_bessel
@@ -20,35 +24,70 @@ from instamap.statistics.accumulator import Accumulator
 from instamap.statistics.statistics import Statistics
 from instamap.workflows.settings import Settings
 
-FLOAT = 4  # bytes
 SETS = 3  # both halves and the held-out images
 FITS = 2  # side by side
-SPECTRA = 4  # that a step of a fit holds at once
 STEPS = 100  # that most fits take
-MASK_RADIUS = 0.3  # of the edge: what most particles fill
+MASK_RADIUS = 0.36  # of the cube's edge: a fifth of its volume, which most particles fill
+TYPICAL_EDGE = 0.75  # of the box, of the cube that holds most particles
 TIMED_IMAGES = 64
 TIMED_BOX = 48
-BASE_BYTES = 400e6  # of the libraries
+# Bytes, as measured: of the libraries; of a point of the field in a step of a fit; of a voxel of
+# the box, for the maps and the transforms that compare them.
+BASE_BYTES = 500e6
+BYTES_PER_POINT = 300
+BYTES_PER_VOXEL = 190
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """memory: bytes. seconds: about. available: bytes that are free now, where that is known."""
+    """memory: bytes. reading, step: seconds for all images, for a step of all fits. available:
+    bytes that are free now, where that is known.
+    """
 
     memory: float
-    seconds: float
+    reading: float
+    step: float
     available: float | None
 
+    @property
+    def seconds(self) -> float:
+        """All in all, about."""
+        return self.reading + STEPS * self.step
 
-def measure(particles: Particles, rows: Tensor, settings: Settings) -> Requirements:
-    """Times a few images and a step, and scales them to all images and the whole box."""
-    reading = _seconds_an_image(particles, rows[:TIMED_IMAGES]) * particles.count
-    fitting = _seconds_a_step(settings, particles.box) * STEPS * FITS
-    return Requirements(_memory(particles.box), reading + fitting, _available())
+    @property
+    def fits(self) -> bool:
+        """Whether the memory that is free suffices, as far as that is known."""
+        return self.available is None or self.memory < self.available
+
+    def check(self) -> None:
+        """Raises OptionError where the memory does not suffice."""
+        if self.fits:
+            return
+        assert self.available is not None  # or else it would suffice
+        raise OptionError(
+            f"this needs about {self.memory / 1e9:.1f} GB of memory, and"
+            f" {self.available / 1e9:.1f} GB are free; scale the images down (--box), cut their rim"
+            " off (--crop), give a tighter --mask, or take a machine with more memory"
+        )
 
 
-def _seconds_an_image(particles: Particles, rows: Tensor) -> float:
-    accumulator = Accumulator(particles.box, particles.pixel_size)
+def typical_cube(box: int) -> Cube:
+    """The cube that would hold most particles."""
+    if box < TIMED_BOX:
+        return Cube.whole(box)
+    margin = round(box * (1 - TYPICAL_EDGE) / 2)
+    return Cube(box, margin, box - margin)
+
+
+def measure(particles: Particles, rows: Tensor, settings: Settings, cube: Cube) -> Requirements:
+    """Times a few images of `rows` and a step, and scales them to all images and the cube."""
+    reading = _seconds_an_image(particles, rows[:TIMED_IMAGES], cube) * particles.count
+    step = _seconds_a_step(settings, cube.edge)
+    return Requirements(_memory(cube), reading, step, _available())
+
+
+def _seconds_an_image(particles: Particles, rows: Tensor, cube: Cube) -> float:
+    accumulator = Accumulator(particles.box, particles.pixel_size, cube=cube)
     ones = torch.ones(particles.box // 2 + 1)
     start = 0.0
     for some in (rows[:2], rows):  # the first ones compile
@@ -60,9 +99,11 @@ def _seconds_an_image(particles: Particles, rows: Tensor) -> float:
     return (time.monotonic() - start) / len(rows)
 
 
-def _seconds_a_step(settings: Settings, box: int) -> float:
-    """Of a fit of the usual objective, scaled by the number of voxels from a smaller box."""
-    timed = min(box, TIMED_BOX)
+def _seconds_a_step(settings: Settings, edge: int) -> float:
+    """Of all fits of the usual objective side by side, scaled by the number of voxels from a
+    smaller box.
+    """
+    timed = min(edge, TIMED_BOX)
     window = mask.sphere(timed, 1.0, MASK_RADIUS * timed, 0.0)
     scene = Scene(timed, 1.0, mask=window, noise_variance=torch.ones(1, timed // 2 + 1))
     model = compose(settings.parts, scene, seed=0)
@@ -74,16 +115,25 @@ def _seconds_a_step(settings: Settings, box: int) -> float:
         start = time.monotonic()
         generator = torch.Generator().manual_seed(number)
         objective(model, generator).backward()
-    return (time.monotonic() - start) * (box / timed) ** 3
+    one = (time.monotonic() - start) * (edge / timed) ** 3
+    return one * FITS / min(FITS, torch.get_num_threads())
 
 
-def _memory(box: int) -> float:
-    spectrum = (2 * box) ** 2 * (box + 1)
-    statistics = SETS * FLOAT * (box**3 + spectrum)
-    edge = kaiser_bessel.grid_size(2 * box, gridding.OVERSAMPLING)
-    grid = FLOAT * gridding.CHANNELS * edge**3 / 2
-    fits = FITS * SPECTRA * 2 * FLOAT * spectrum
-    return BASE_BYTES + statistics + max(grid, fits)
+def _memory(cube: Cube) -> float:
+    """Bytes at the most demanding of three times: while images are gathered, fitted, compared."""
+    n = cube.edge
+    real = torch.float32.itemsize
+    kernel = real * (2 * n) ** 2 * (n + 1)
+    sets = SETS * (kernel + real * n**3)
+    size = kaiser_bessel.grid_size(2 * n, gridding.OVERSAMPLING)
+    cells = real * gridding.CHANNELS * size**3 / 2
+    spectrum = 2 * kernel
+    lattice = real * (2 * n) ** 3
+    gathering = cells + lattice + spectrum + kernel
+    points = 4 / 3 * math.pi * (MASK_RADIUS * n) ** 3
+    fitting = FITS * (spectrum / 2 + 5 * real * n**3 + BYTES_PER_POINT * points)
+    comparing = BYTES_PER_VOXEL * cube.box**3
+    return BASE_BYTES + sets + max(gathering, fitting, comparing)
 
 
 def _available() -> float | None:
