@@ -12,13 +12,14 @@ from torch import Tensor
 from instamap.maps.fsc import RESOLUTION_THRESHOLDS, resolution
 from instamap.motion import conformation_maps
 from instamap.motion.motion_model import MotionModel
+from instamap.motion.populations import Populations
 from instamap.plugin import citations
 from instamap.plugin.choice import Choice
 from instamap.plugin.hooks import hookimpl
 from instamap.plugin.options import to_dict
 from instamap.plugin.registry import default
 from instamap.progress import Evaluation
-from instamap.report import audit_section, pixels, pose_coverage, svg, viewer
+from instamap.report import audit_section, pixels, populations_section, pose_coverage, svg, viewer
 from instamap.report.section import Section, paragraphs, table
 from instamap.report.slices import GRAY_QUANTILES, VIEWS
 from instamap.report.viewer import Surface
@@ -88,6 +89,14 @@ class Moving(Protocol):
     def agreement(self) -> float | None: ...
 
 
+@runtime_checkable
+class Populated(Protocol):
+    """A result that says what share of the particles is in each conformation."""
+
+    @property
+    def populations(self) -> Populations | None: ...
+
+
 class BuiltIn:
     """The sections that every report has."""
 
@@ -104,6 +113,8 @@ class BuiltIn:
             drawn.append(_motion(result))
             if result.motion.bends:
                 drawn.append(audit_section.section(result.motion))
+        if isinstance(result, Populated) and result.populations is not None:
+            drawn.append(populations_section.section(result.populations))
         if result.evaluations:
             drawn.append(_likelihood(result))
         if result.rotations is not None:

@@ -14,9 +14,10 @@ from instamap.fitting.conformations import Conformations
 from instamap.fitting.loop import FitResult
 from instamap.fitting.parallel import run_in_threads
 from instamap.model import part_classes
-from instamap.motion import ring
+from instamap.motion import populations, ring
 from instamap.motion.find_motion import CoarseMotion, Search, find_conformations, with_shape
 from instamap.motion.motion_model import MotionModel
+from instamap.motion.populations import Populations
 from instamap.motion.ring import Shape
 from instamap.motion.state_mixture import StateMixture
 from instamap.parts import (
@@ -30,7 +31,13 @@ from instamap.plugin.options import CoordinateOptions, option
 from instamap.plugin.options import Options as WorkflowOptions
 from instamap.progress import SILENT, Progress
 from instamap.report import coordinates_plot
-from instamap.workflows import embed_new, motion_composition, motion_files, motion_fits
+from instamap.workflows import (
+    embed_new,
+    motion_composition,
+    motion_files,
+    motion_fits,
+    particle_likelihoods,
+)
 from instamap.workflows import map as map_workflow
 from instamap.workflows.motion_composition import FoundComposition
 from instamap.workflows.motion_files import MotionFiles
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BY_MINI_BATCHES = "--objective images"
+REPLICATES = 40  # of the particles, for the intervals of populations in the report
 NO_MOTION = (
     "no motion found: held-out particles are no likelier than chance allows; all stay in one"
     " conformation"
@@ -66,7 +74,8 @@ class MotionResult(Result):
     nothing moves. closed: whether the coordinate closes upon itself. gains: what each fit's gain
     over one rigid map, in nats per particle. agreement: how far the halves' coordinates of held-out
     particles correlate; None with one fit or without motion. regions: of those that come and go,
-    the share of the particles that have each.
+    the share of the particles that have each. populations: of the conformations, None where nothing
+    moves, regions come and go, or the result was read from a folder.
     """
 
     motion: MotionModel = field(kw_only=True)
@@ -76,6 +85,7 @@ class MotionResult(Result):
     gains: dict[str, float] = field(kw_only=True)
     agreement: float | None = field(kw_only=True)
     regions: list[float] = field(kw_only=True)
+    populations: Populations | None = field(default=None, kw_only=True)
 
     @property
     def latents(self) -> Tensor:
@@ -219,7 +229,32 @@ class MotionWorkflow(Workflow):
         fits = run_in_threads(list(candidates), fit, logged)
         shared = motion_fits.share_coordinates(inputs, fits)
         record = motion_fits.record(candidates, decision, shared.halves, shared.agreement)
-        return _result(inputs, decision, fits, shared, record, logged)
+        found_populations = None
+        if decision.moving and not decision.occupancies:
+            found_populations = _populations(inputs, candidates, shared)
+        result = _result(inputs, decision, fits, shared, record, logged)
+        return replace(result, populations=found_populations)
+
+
+def _populations(
+    inputs: MotionInputs, candidates: Mapping[str, Candidate], shared: SharedCoordinates
+) -> Populations:
+    """What share of the particles is in each conformation: those of each fit by the particles that
+    it did not see.
+    """
+    dataset = inputs.dataset
+    fits = []
+    for half, (name, own) in zip(shared.halves, candidates.items(), strict=True):
+        rows = [dataset.held_out]
+        unseen = [own.motion.held_out]
+        for other, fitted in dataset.rows.items():
+            if other != name:
+                rows.append(fitted)
+                unseen.append(candidates[other].motion.fitted)
+        log_prob = [particle_likelihoods.of_maps(one, half.coarse_maps) for one in unseen]
+        particle = torch.cat([inputs.particle[some].unique() for some in rows])
+        fits.append(particle_likelihoods.of_fit(half, name, particle, torch.cat(log_prob)))
+    return populations.estimate(fits, replicates=REPLICATES)
 
 
 def _subspaces(inputs: MotionInputs, search: Search, logged: Progress) -> dict[str, CoarseMotion]:

@@ -68,12 +68,20 @@ def likelihoods(
     for half, log_prob, (name, own) in zip(motion.halves, log_probs, rows.items(), strict=True):
         unseen = used[~torch.isin(used, own)]
         chosen = number[unseen].unique()
-        order = half.to_shared(half.nodes)[:, 0].argsort()
-        nodes = half.to_shared(half.nodes)[order]
-        place, unit = _along(half, nodes, half.coarse_maps[order])
-        likelihood = mixing_weights.relative_likelihood(log_prob[chosen][:, order])
-        fits.append(FitLikelihood(name, nodes.double(), place, unit, chosen, likelihood))
+        fits.append(of_fit(half, name, chosen, log_prob[chosen]))
     return fits
+
+
+@torch.no_grad()
+def of_fit(half: HalfModel, name: str, particle: Tensor, log_prob: Tensor) -> FitLikelihood:
+    """What particles of the numbers "m" say of a fit that did not see them, by log p "m K" given
+    each of its conformations.
+    """
+    order = half.to_shared(half.nodes)[:, 0].argsort()
+    nodes = half.to_shared(half.nodes)[order]
+    place, unit = _along(half, nodes, half.coarse_maps[order])
+    likelihood = mixing_weights.relative_likelihood(log_prob[:, order])
+    return FitLikelihood(name, nodes.double(), place, unit, particle, likelihood)
 
 
 def _log_prob(
@@ -91,13 +99,14 @@ def _log_prob(
         chosen = number[rows].unique()
         for half, log_prob in zip(motion.halves, found, strict=True):
             seen = embed_new.with_contrast(images, half)
-            log_prob[chosen] = _of_maps(seen, half.coarse_maps)
+            log_prob[chosen] = of_maps(seen, half.coarse_maps)
         done += len(rows)
         progress.images_read(done, len(number))
     return found
 
 
-def _of_maps(images: ParticleStatistics, maps: Tensor) -> Tensor:
+@torch.no_grad()
+def of_maps(images: ParticleStatistics, maps: Tensor) -> Tensor:
     """log p "m K" under each map by itself: without the basis that stands for many."""
     parts = []
     for some in maps.split(BASIS_MAPS):
