@@ -6,6 +6,7 @@ answer at once.
 """
 
 import contextlib
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -125,9 +126,11 @@ def main() -> None:
         _end_on_signals()
     with surviving_streams():
         try:
+            _check_processes()
             application(default())()
         except InstamapError as error:
-            tell(f"error: {line_of(error)}")
+            if _is_told_here():
+                tell(f"error: {line_of(error)}")
             sys.exit(2)
         except (MemoryError, RuntimeError, ImportError, OSError) as error:
             if not is_out_of_memory(error):
@@ -141,6 +144,19 @@ def main() -> None:
             number = ended.args[0]
             tell(f"ended by {signal.Signals(number).name}; what was finished is as it was")
             sys.exit(128 + number)
+
+
+def _check_processes() -> None:
+    """Raises OptionError for a command that torchrun has started several times."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from instamap.workflows import processes
+
+        processes.check_command(next(iter(sys.argv[1:]), None))
+
+
+def _is_told_here() -> bool:
+    """Whether this process speaks: of several that carry out one command, the first."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _end_on_signals() -> None:

@@ -1,5 +1,6 @@
 """One run for a person: settings from what was typed, the API, and the outcome in words."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instamap.cli.terminal import show, tell
-from instamap.errors import OptionError
+from instamap.errors import InstamapError, OptionError, line_of
 from instamap.plugin.choice import load_class
 from instamap.plugin.options import to_dict
 from instamap.workflows.read_settings import Typed
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from instamap.cli.progress_lines import QuietProgress
     from instamap.fitting.stage import Stage
     from instamap.progress import Progress
+    from instamap.workflows.processes import Processes
     from instamap.workflows.result import Result
     from instamap.workflows.settings import Settings
 
@@ -83,12 +85,44 @@ def run_settings(settings: "Settings", place: Place, automatic: list[str] | None
 
     What steps have done is kept meanwhile, so that a run that is stopped can be resumed.
     """
+    from instamap.workflows import processes, shared_statistics
+    from instamap.workflows.choose import resolve
+
+    with processes.joined() as together:
+        if together is None:
+            _run_alone(settings, place, automatic or [])
+        elif together.leads:
+            shared_statistics.check(resolve(settings), place.resume, together)
+            _run_alone(settings, place, automatic or [])
+        else:
+            _work_for_another(settings, together)
+
+
+def _work_for_another(settings: "Settings", together: "Processes") -> None:
+    """Does this process's share of a run that another writes; tells nothing but what is wrong with
+    that share.
+    """
+    from instamap.workflows import shared_statistics
+    from instamap.workflows.processes import LostProcess
+
+    try:
+        shared_statistics.contribute(together, settings)
+    except LostProcess:  # who has said why
+        sys.exit(1)
+    except InstamapError as error:
+        where = f"process {together.rank + 1} of {together.count}"
+        tell(f"error: {where}: {line_of(error)}")
+        raise
+
+
+def _run_alone(settings: "Settings", place: Place, automatic: list[str]) -> None:
+    """Carries out resolved settings in this process, which fits and writes."""
     from instamap.workflows import api, output
     from instamap.workflows.result import run_folder
 
     out = place.out
     kind = run_folder(settings)
-    bars = place.progress(introduction(settings, automatic or []))
+    bars = place.progress(introduction(settings, automatic))
     with (
         output.reserve(out, kind, place.force, settings.input_files()) as folder,
         bars,

@@ -26,7 +26,7 @@ from instamap.scene import Scene
 from instamap.statistics import initial_map, noise_refinement
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
-from instamap.workflows import extent, image_contrast, preflight
+from instamap.workflows import extent, image_contrast, preflight, processes, shared_statistics
 from instamap.workflows.extent import FirstLook
 from instamap.workflows.image_contrast import MeasuredContrast
 from instamap.workflows.resume import KeptStatistics
@@ -279,8 +279,32 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
             f" '{_objective_name(settings)}' needs statistics of Gaussian noise; choose"
             " --likelihood gaussian or --objective images"
         )
+    statistics = _statistics_of_sets(dataset, likelihood, progress)
+    settle(preflight.of_later_images(dataset.particles), progress)
+    held_out = statistics.pop(HELD_OUT)
+    distinct = distinct_images(dataset.particles, dataset.held_out)
+    scene, mask_was_found = with_mask_and_scale(dataset.scene, list(statistics.values()))
+    fits = _fit_data(statistics, held_out, scene, distinct)
+    return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
+
+
+def _statistics_of_sets(
+    dataset: Dataset, likelihood: GaussianLikelihood, progress: Progress
+) -> dict[str, Statistics]:
+    """The statistics of each set and the held-out one, by this process or by several."""
+    together = processes.current()
+    if together is not None:
+        task = shared_statistics.Task(
+            dataset.scene,
+            dataset.sets,
+            dataset.cube,
+            dataset.symmetry,
+            dataset.weights,
+            dataset.particles.contrast,
+        )
+        return shared_statistics.gather(together, dataset.particles, task, likelihood, progress)
     kept = KeptStatistics(list(dataset.sets), progress)
-    statistics = accumulate(
+    return accumulate(
         dataset.particles,
         dataset.sets,
         likelihood,
@@ -291,12 +315,6 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
         before=kept.load(),
         checkpoint=kept,
     )
-    settle(preflight.of_later_images(dataset.particles), progress)
-    held_out = statistics.pop(HELD_OUT)
-    distinct = distinct_images(dataset.particles, dataset.held_out)
-    scene, mask_was_found = with_mask_and_scale(dataset.scene, list(statistics.values()))
-    fits = _fit_data(statistics, held_out, scene, distinct)
-    return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
 
 
 def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> Prepared:
