@@ -36,6 +36,7 @@ def moving(folder: Path) -> MotionResult:
         moving=True,
         description="bending",
         closed=False,
+        regions=[],
         gains=gains,
         agreement=0.9,
     )
