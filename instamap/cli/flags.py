@@ -22,7 +22,7 @@ IMAGES = "IMAGES (what is done to each as it is read, in this order)"
 PARTS = "PARTS (see `instamap parts`, and `instamap describe KIND NAME` for the options of one)"
 
 OPTION = "One of its options; repeatable."
-NOT_FLAGS = ("particles", "statistics", "device")  # arguments of commands, or not chosen there
+NOT_FLAGS = ("particles", "statistics")  # arguments of commands
 TYPED = "typed"  # the parameter of a command that takes what was typed of the settings
 
 

@@ -4,8 +4,10 @@ the last ones are spread.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from instamap.data.particles import Particles
@@ -39,13 +41,15 @@ def accumulate(
     progress: Progress = SILENT,
     before: dict[str, Statistics] | None = None,
     checkpoint: StatisticsCheckpoint | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Statistics]:
     """The statistics of each set of row numbers, by its name, in the noise of the likelihood.
 
     cube, symmetry "S 3 3": see `Accumulator`. weights "n": of all particles' log p. checkpoint:
     keeps the statistics of a set's first rows each time that the grid is emptied, and those of the
-    whole set. before: what was kept in an earlier pass over the same rows; these are not read again, and the
-    outcome is the same to the last bit.
+    whole set. before: what was kept in an earlier pass over the same rows; these are not read
+    again, and the outcome is the same to the last bit. device: where images are transformed and
+    spread; the statistics are given back on the CPU.
     """
     done = before or {}
     left = {
@@ -54,8 +58,9 @@ def accumulate(
     }
     reading = _Reading(progress, sum(len(rows) for rows in left.values()))
     found = {}
+    place = torch.device(device)
     for name, rows in left.items():
-        single = _Pass(particles, likelihood, cube, symmetry, weights, reading)
+        single = _Pass(particles, likelihood, cube, symmetry, weights, reading, place)
         found[name] = single.carry_out(name, rows, done.get(name), checkpoint)
     return found
 
@@ -84,6 +89,7 @@ class _Pass:
         symmetry: Tensor | None,
         weights: Tensor | None,
         reading: _Reading,
+        device: torch.device,
     ) -> None:
         self.particles = particles
         self.likelihood = likelihood
@@ -91,6 +97,7 @@ class _Pass:
         self.symmetry = symmetry
         self.weights = weights
         self.reading = reading
+        self.device = device
 
     def carry_out(
         self,
@@ -106,20 +113,21 @@ class _Pass:
             cube=self.cube,
             symmetry=self.symmetry,
             premultiplied=self.particles.premultiplied,
-            start=start,
+            device=self.device,
+            start=None if start is None else start.to(self.device),
         )
         mates = 1 if self.symmetry is None else len(self.symmetry)
         unsaved = 0
-        for batch in read_ahead(self.particles, rows):
+        for batch in read_ahead(self.particles, rows, pinned=self.device.type == "cuda"):
             self._add(accumulator, batch)
             self.reading.add(len(batch))
             unsaved += len(batch)
             if unsaved * mates >= accumulators.FLUSH:
                 statistics = accumulator.finish()  # kept or not, for the sums to be the same
                 if checkpoint is not None:
-                    checkpoint.save(name, statistics)
+                    checkpoint.save(name, statistics.to("cpu"))
                 unsaved = 0
-        statistics = accumulator.finish()
+        statistics = accumulator.finish().to("cpu")
         if checkpoint is not None and (unsaved or start is None):
             checkpoint.save(name, statistics)
         return statistics
@@ -128,10 +136,11 @@ class _Pass:
         views = batch.views
         transfer = None
         if views.optics is not None:
-            transfer = ctf(views.optics, self.particles.box, self.particles.pixel_size)
+            optics = views.optics.to(self.device)
+            transfer = ctf(optics, self.particles.box, self.particles.pixel_size)
         weights = None if self.weights is None else self.weights[views.index]
         accumulator.add(
-            batch.images,
+            batch.images.to(self.device, non_blocking=True),
             views,
             noise_variance=self.likelihood.noise_variance(views),
             ctf=transfer,
@@ -139,16 +148,24 @@ class _Pass:
         )
 
 
-def read_ahead(particles: Particles, rows: Tensor) -> Iterator[Batch]:
-    """Batches of the rows in order; the next one is read in a thread while the last one is used."""
+def read_ahead(particles: Particles, rows: Tensor, *, pinned: bool = False) -> Iterator[Batch]:
+    """Batches of the rows in order; the next one is read in a thread while the last one is used.
+
+    pinned: images are in memory from which a card copies them while it computes.
+    """
     if not len(rows):
         return
+
+    def read(chunk: Tensor) -> Batch:
+        batch = particles.batch(chunk)
+        return replace(batch, images=batch.images.pin_memory()) if pinned else batch
+
     size = max(1, CHUNK_PIXELS // particles.box**2)
     with ThreadPoolExecutor(1) as reader:
         waiting = None
         for chunk in rows.split(size):
             ready = waiting
-            waiting = reader.submit(particles.batch, chunk)
+            waiting = reader.submit(read, chunk)
             if ready is not None:
                 yield ready.result()
         if waiting is not None:

@@ -84,6 +84,7 @@ def resolve(
             f"focus '{settings.focus}' says where particles may differ, and workflow '{name}' looks"
             " for no differences; choose --deform bending-field or subspace, or leave it out"
         )
+    settings = replace(settings, device=_device(settings, name))
     workflow = settings.workflow or choose("workflow", name, workflow_options)
     if not load_class("workflow", name).objectives:
         return replace(settings, workflow=workflow)
@@ -91,6 +92,24 @@ def resolve(
     if objective is None:
         objective = choose("objective", objective_name(settings, name), objective_options)
     return replace(settings, workflow=workflow, objective=objective)
+
+
+def _device(settings: Settings, workflow: str) -> str:
+    """The device on which the workflow computes. Raises CompositionError for a card that it cannot
+    use, OptionError for one that is not there.
+    """
+    from instamap.workflows.devices import AUTO, CPU, choose_device  # here, since it needs torch
+
+    takes_device = load_class("workflow", workflow).takes_device
+    if settings.device == AUTO and not takes_device:
+        return CPU
+    device = str(choose_device(settings.device))
+    if device != CPU and not takes_device:
+        raise CompositionError(
+            f"workflow '{workflow}' computes on the CPU alone, and device is '{settings.device}';"
+            " leave --device out"
+        )
+    return device
 
 
 def _why_none(settings: Settings, reasons: dict[str, str]) -> str:

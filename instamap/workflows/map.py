@@ -22,6 +22,7 @@ from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.statistics import initial_map
 from instamap.workflows import per_particle
+from instamap.workflows.devices import CPU, described
 from instamap.workflows.prepare import Prepared, prepare
 from instamap.workflows.record import LoggedProgress
 from instamap.workflows.result import Artefact, Result
@@ -36,6 +37,7 @@ class MapWorkflow(Workflow):
     """Reads the particles or their statistics, fits every set by itself, compares the half maps."""
 
     objectives = ("normal", "images")
+    takes_device = True
     may_write = (*MAP_FILES, *per_particle.FILES)
 
     @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def describe(settings: Settings, prepared: Prepared, progress: Progress) -> None
     scene = prepared.scene
     counts = dict(prepared.counts)
     held_out = counts.pop("held_out")
+    if settings.device != CPU:
+        progress.message(f"device          {described(torch.device(settings.device))}")
     kind = "premultiplied by the CTF" if scene.premultiplied else "with contrast transfer"
     sets = ", ".join(f"{name} {count}" for name, count in counts.items())
     progress.message(
@@ -148,7 +152,7 @@ def fit_one(
     """Fits one set; the seed and the set's place alone decide its random numbers."""
     assert settings.objective is not None  # settings are resolved
     seed = settings.seed * SEEDS_PER_RUN + list(prepared.fits).index(name)
-    model = compose(settings.parts, prepared.scene, seed)
+    model = compose(settings.parts, prepared.scene, seed).to(settings.device)
     objective_class = load_class("objective", settings.objective.name)
     objective = objective_class(settings.objective.options, model, prepared.fits[name])
     result = optimise(
@@ -159,7 +163,8 @@ def fit_one(
         progress=progress,
         name=name + suffix,
     )
-    return result, objective.fitted_model(model)
+    fitted = objective.fitted_model(model).cpu()
+    return replace(result, map=result.map.cpu()), fitted
 
 
 def make_result(
@@ -214,8 +219,8 @@ def compare_halves(
         return {}
     assert scene.mask is not None  # prepared scenes have one
     one, two = (maps[name] for name in HALVES)
-    levelled = [fsc.levelled(half, scene.mask) for half in (one, two)]
-    curves = {"masked": fsc.fsc(*levelled)}
+    masked = fsc.fsc(fsc.levelled(one, scene.mask), fsc.levelled(two, scene.mask))
+    curves = {"masked": masked}
     generator = torch.Generator().manual_seed(0)  # the same maps have the same curve
     curves["corrected"] = fsc.phase_randomised(one, two, scene.mask, generator=generator)
     known = [data[name] for name in HALVES] if data else []

@@ -105,6 +105,7 @@ class PosesWorkflow(Workflow):
     """
 
     objectives = ("normal",)
+    takes_device = True
     may_write = (*MAP_FILES, REFINED, RECORD)
 
     @dataclass(frozen=True)

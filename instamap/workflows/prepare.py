@@ -279,7 +279,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
             f" '{_objective_name(settings)}' needs statistics of Gaussian noise; choose"
             " --likelihood gaussian or --objective images"
         )
-    statistics = _statistics_of_sets(dataset, likelihood, progress)
+    statistics = _statistics_of_sets(dataset, likelihood, settings, progress)
     settle(preflight.of_later_images(dataset.particles), progress)
     held_out = statistics.pop(HELD_OUT)
     distinct = distinct_images(dataset.particles, dataset.held_out)
@@ -289,7 +289,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
 
 
 def _statistics_of_sets(
-    dataset: Dataset, likelihood: GaussianLikelihood, progress: Progress
+    dataset: Dataset, likelihood: GaussianLikelihood, settings: Settings, progress: Progress
 ) -> dict[str, Statistics]:
     """The statistics of each set and the held-out one, by this process or by several."""
     together = processes.current()
@@ -312,6 +312,7 @@ def _statistics_of_sets(
         symmetry=dataset.symmetry,
         weights=dataset.weights,
         progress=progress,
+        device=settings.device,
         before=kept.load(),
         checkpoint=kept,
     )
@@ -330,6 +331,7 @@ def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> 
         symmetry=dataset.symmetry,
         weights=dataset.weights,
         progress=progress,
+        device=settings.device,
     )
     fits: dict[str, FitData] = {}
     for name, rows in dataset.rows.items():

@@ -7,6 +7,7 @@ field and nothing more.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,14 @@ DOCTOR = "doctor"
 READING = (*FROM_IMAGES, PREPROCESS, DOCTOR)
 
 SETTING = "setting"  # key of a field's metadata
+DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 CHOICE_KINDS = (*PART_KINDS, "objective", "workflow")
+
+
+def check_device_name(name: str) -> None:
+    """Raises OptionError for a name that no device has, on whatever machine."""
+    if not DEVICES.fullmatch(name):
+        raise OptionError(f"device is '{name}'; it must be one of auto, cpu, cuda, cuda:1 and mps")
 
 
 @dataclass(frozen=True)
@@ -247,8 +255,13 @@ class Settings:
         commands=FROM_IMAGES,
         role="data",
     )
-    device: Literal["cpu"] = setting(
-        "cpu", "Where it computes; this version computes on the CPU.", commands=(), role="fit"
+    device: str = setting(
+        "cpu",
+        "Where statistics are gathered and fits run: cpu, cuda, cuda:1, mps, or auto, a CUDA card"
+        " where torch sees one.",
+        commands=EVERY_COMMAND,
+        role="fit",
+        metavar="DEVICE",
     )
     representation: Choice = part(
         "representation",
@@ -320,6 +333,7 @@ class Settings:
         if self.stages is not None:
             object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "symmetry", _canonical(self.symmetry))
+        check_device_name(self.device)
 
     def _chosen(self, kind: str, value: Any) -> Choice | None:
         """The choice that a name, a name with options or a `Choice` stands for."""
@@ -489,6 +503,6 @@ def _check_stages(value: Any, where: str) -> None:
 
 
 def fields_of_command(command: str) -> list[dataclasses.Field[Any]]:
-    """The settings that a command takes, in their order; `device` is for every Python function."""
+    """The settings that a command takes, in their order."""
     every = dataclasses.fields(Settings)
-    return [f for f in every if command in f.metadata[SETTING].commands or f.name == "device"]
+    return [f for f in every if command in f.metadata[SETTING].commands]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from instamap.data.checks.finding import settle
@@ -17,6 +18,7 @@ from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate as accumulate_statistics
 from instamap.version import __version__
 from instamap.workflows import preflight
+from instamap.workflows.devices import CPU, choose_device, described
 from instamap.workflows.output import OutputFolder
 from instamap.workflows.prepare import Dataset, open_dataset
 from instamap.workflows.settings import Settings
@@ -52,12 +54,20 @@ def accumulate(
     the particles, the settings or the folder are to blame; so it is where another is at work there.
     """
     _check_likelihood(settings)
+    device = choose_device(settings.device)
+    if device.type != CPU:
+        progress.message(f"device          {described(device)}")
     with hold(out) as held:
-        return _accumulate(settings, held, shard, force, progress)
+        return _accumulate(settings, held, shard, force, progress, device)
 
 
 def _accumulate(
-    settings: Settings, held: OutputFolder, shard: Shard, force: bool, progress: Progress
+    settings: Settings,
+    held: OutputFolder,
+    shard: Shard,
+    force: bool,
+    progress: Progress,
+    device: torch.device,
 ) -> StatisticsFolder:
     """Gathers a shard's statistics in a folder that is held."""
     dataset = open_dataset(settings, progress, shard)
@@ -84,6 +94,7 @@ def _accumulate(
             progress=progress,
             before=before,
             checkpoint=FolderCheckpoint(place),
+            device=device,
         )
         settle(preflight.of_later_images(dataset.particles), progress)
         place.end()

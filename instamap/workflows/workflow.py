@@ -41,6 +41,7 @@ class Workflow(ABC):
     where it fits nothing. may_write: patterns of the names of all files that its results may have.
     expands_symmetry: whether what it finds of particles has a row for each copy by symmetry.
     takes_focus: whether it looks for differences inside the mask `--focus` alone.
+    takes_device: whether its statistics and fits can be on a card.
     """
 
     Options: Any = Options
@@ -48,6 +49,7 @@ class Workflow(ABC):
     may_write: ClassVar[tuple[str, ...]] = MAP_FILES
     expands_symmetry: ClassVar[bool] = False
     takes_focus: ClassVar[bool] = False
+    takes_device: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.options = options

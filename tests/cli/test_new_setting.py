@@ -22,7 +22,7 @@ FIELD = """    wobble: float = setting(
         high=4.0,
     )
 """
-BEFORE = "    device: Literal"
+BEFORE = "    device: str"
 
 CHECK = """
 import inspect

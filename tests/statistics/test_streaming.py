@@ -1,13 +1,18 @@
 """A pass over particles tells how far it is, keeps what it has, and can be taken up again."""
 
+from dataclasses import MISSING, fields, replace
+
 import pytest
 import torch
 
 from instamap.geometry import rotations
+from instamap.geometry.cube import Cube
 from instamap.progress import Progress
-from instamap.scene import Batch, Views
+from instamap.scene import Batch, Optics, Views
 from instamap.statistics import accumulator, streaming
+from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
+from instamap.testing.device import pretended_device
 
 BOX = 8
 COUNT = 40
@@ -94,3 +99,37 @@ def test_whether_it_is_kept_changes_nothing():
     kept = accumulate(Memory(), SETS, White(), checkpoint=Shelf())
     plain = accumulate(Memory(), SETS, White())
     assert all(same(kept[name], plain[name]) for name in SETS)
+
+
+def test_images_go_to_the_device_and_statistics_come_back(monkeypatch):
+    """On a pretended card, what is added is there, transfer functions too."""
+    places = []
+
+    class Adder:
+        """An accumulator that adds nothing: what is chosen by values has none here."""
+
+        def __init__(self, box, pixel_size, *, device, **_):
+            self.statistics = Statistics.empty(Cube.whole(box), pixel_size, device=device)
+
+        def add(self, images, views, *, noise_variance, ctf, weights):
+            places.append((images.device, ctf.device))
+
+        def finish(self):
+            assert self.statistics.b.device.type == "meta"
+            return self.statistics
+
+    monkeypatch.setattr(accumulator, "Accumulator", Adder)
+    # Its course depends on values too.
+    monkeypatch.setattr(streaming, "ctf", lambda optics, box, pixel_size: optics.defocus_u)
+    particles = Memory()
+    ones = torch.ones(COUNT)
+    optics = Optics(*[ones] * len([field for field in fields(Optics) if field.default is MISSING]))
+    particles.views = replace(particles.views, optics=optics)
+    batch = particles.batch(torch.arange(5))
+    monkeypatch.setattr(particles, "batch", lambda rows: batch)
+    rows = {"all": torch.arange(7)}
+    with pretended_device() as device:
+        made = accumulate(particles, rows, White(), device=device)
+    assert places == [(device, device)] * 2
+    assert made["all"].b.device.type == "cpu"
+    assert made["all"].kernel.device.type == "cpu"

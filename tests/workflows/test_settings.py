@@ -37,6 +37,7 @@ GIVEN: dict[str, Any] = {
     "datadir": Path("/data/images"),
     "mask": Path("/data/mask.mrc"),
     "focus": Path("/data/focus.mrc"),
+    "device": "cuda:1",
     "halves": False,
     "seed": 7,
     "group_by": "rlnGroupName",
@@ -75,7 +76,7 @@ OTHER = {name: value for name, value in {**GIVEN, **_PLAIN}.items() if value is 
 
 
 def test_every_field_has_another_value_to_be_tried():
-    assert set(NAMES) - set(OTHER) <= {"device"}
+    assert set(NAMES) == set(OTHER)
 
 
 # Records
@@ -158,7 +159,7 @@ def test_every_setting_of_a_command_has_a_flag(command):
     for field in fields_of_command(command):
         facts = facts_of(field.name)
         flag = facts.flag or "--" + field.name.replace("_", "-")
-        own = field.name in ("particles", "statistics", "device")  # arguments, or not chosen there
+        own = field.name in ("particles", "statistics")  # arguments
         assert own or all(word in said for word in flag.split("/")), flag
         assert not facts.options_flag or f"{facts.options_flag} " in said
 
