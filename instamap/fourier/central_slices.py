@@ -28,7 +28,7 @@ from instamap.fourier.kaiser_bessel import (
     taps,
     window_transform,
 )
-from instamap.geometry import compiled, grids
+from instamap.geometry import compiled, device_kernels, grids
 
 OVERSAMPLING = 2.0
 PLANE_AXES = 2
@@ -263,12 +263,23 @@ def _conjugating(sign: Tensor) -> Tensor:
 
 
 def _kernels_for(grid: Tensor, frames: Tensor) -> ModuleType | None:
-    """The compiled form, for planes in float32 on a CPU where there is a numba that works."""
-    if frames.shape[1] != PLANE_AXES:
+    """The compiled form, for planes in float32: by numba on a CPU and by Triton on a card, where
+    they can be imported.
+    """
+    if frames.shape[1] != PLANE_AXES or grid.dtype != torch.float32:
         return None
-    if grid.dtype != torch.float32 or grid.device.type != "cpu":
-        return None
-    return _numba()
+    if grid.device.type == "cpu":
+        return _numba()
+    if device_kernels.usable(grid.device):
+        return _triton()
+    return None
+
+
+def _triton() -> ModuleType:
+    """The kernels for cards."""
+    from instamap.fourier import gridding_triton
+
+    return gridding_triton
 
 
 @functools.cache

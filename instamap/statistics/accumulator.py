@@ -10,7 +10,7 @@ from torch import Tensor
 
 from instamap.errors import DataError, OptionError
 from instamap.fourier.gridding import Grid
-from instamap.geometry import compiled
+from instamap.geometry import compiled, device_kernels
 from instamap.geometry.cube import Cube
 from instamap.scene import Views
 from instamap.statistics.fourier_plane import FourierPlane
@@ -89,8 +89,8 @@ class Accumulator:
     of the density's point group, the identity among them. Image i then counts as the mean over g of
     images at poses A_i g, which for a symmetric map is its exact likelihood. premultiplied: images
     are C y; they enter b without another CTF. start: statistics of other images, to which these are
-    added. backend: how slices are spread; "numba" (float32, on CPUs), "torch" (any type and device;
-    the same sums) or "auto", numba where it can.
+    added. backend: how slices are spread; "numba" (float32, on CPUs), "triton" (float32, on cards),
+    "torch" (any type and device; the same sums) or "auto", the compiled one where there is one.
     """
 
     def __init__(
@@ -243,30 +243,40 @@ def spread(
     grid: Grid, frames: Tensor, points: Tensor, data: Tensor, power: Tensor, backend: str = "auto"
 ) -> None:
     """Add complex `data` "V P" and real `power` "V P" at the frequencies points @ frames, by the
-    backend ("auto", "numba" or "torch") that is asked for: see `Grid.spread`.
+    backend ("auto", "numba", "triton" or "torch") that is asked for: see `Grid.spread`.
     """
     chosen = choose_backend(backend, grid.cells.dtype, grid.cells.device)
     if chosen == "numba":
         from instamap.fourier import gridding_numba  # here, so that numba is needed by nobody else
 
         gridding_numba.spread(grid, frames, points, data, power)
+    elif chosen == "triton":
+        from instamap.fourier import gridding_triton  # here, since Triton need not be there
+
+        gridding_triton.spread(grid, frames, points, data, power)
     else:
         grid.spread(frames, points, data, power)
 
 
 def choose_backend(name: str, dtype: torch.dtype, device: torch.device) -> str:
-    """The backend "numba" or "torch" for numbers of this type on this device.
+    """The backend "numba", "triton" or "torch" for numbers of this type on this device.
 
-    Raises OptionError for an unknown name, and for numba where it cannot be used.
+    Raises OptionError for an unknown name, and for a compiled one where it cannot be used.
     """
-    usable = dtype == torch.float32 and device.type == "cpu" and compiled.usable()
+    single = dtype == torch.float32
+    usable = {
+        "numba": single and device.type == "cpu" and compiled.usable(),
+        "triton": single and device_kernels.usable(device),
+        "torch": True,
+    }
     if name == "auto":
-        return "numba" if usable else "torch"
-    if name not in ("numba", "torch"):
-        raise OptionError(f"backend '{name}' is unknown; choose auto, numba or torch")
-    if name == "numba" and not usable:
+        return next(backend for backend, there in usable.items() if there)
+    if name not in usable:
+        raise OptionError(f"backend '{name}' is unknown; choose auto, numba, triton or torch")
+    if not usable[name]:
+        place = "a CPU" if name == "numba" else "a card"
         raise OptionError(
-            "backend 'numba' needs the package numba, float32 and a CPU; choose torch"
+            f"backend '{name}' needs the package {name}, float32 and {place}; choose torch"
         )
     return name
 

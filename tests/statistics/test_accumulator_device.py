@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from instamap.errors import OptionError
 from instamap.fourier.gridding import Grid
-from instamap.geometry import rotations
+from instamap.geometry import device_kernels, rotations
 from instamap.geometry.cube import Cube
 from instamap.scene import Views
-from instamap.statistics.accumulator import spread, weighted_slices
+from instamap.statistics.accumulator import choose_backend, spread, weighted_slices
 from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.statistics import Statistics
 from instamap.testing.device import pretended_device
@@ -48,3 +49,23 @@ def test_a_stray_tensor_is_found():
     plane = FourierPlane(BOX)
     with pretended_device() as device, pytest.raises(RuntimeError, match="device"):
         accumulated(device, plane, ctf=True)
+
+
+def test_each_place_has_its_kernels(monkeypatch):
+    """On a card Triton's, where it can be imported; in double precision those of torch."""
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(device_kernels, "_importable", lambda: True)
+    assert choose_backend("auto", torch.float32, card) == "triton"
+    assert choose_backend("auto", torch.float64, card) == "torch"
+    assert choose_backend("auto", torch.float32, torch.device("cpu")) != "triton"
+    monkeypatch.setattr(device_kernels, "_importable", lambda: False)
+    assert choose_backend("auto", torch.float32, card) == "torch"
+
+
+def test_kernels_elsewhere_are_refused():
+    with pytest.raises(OptionError, match="backend 'triton' needs the package triton"):
+        choose_backend("triton", torch.float32, torch.device("cpu"))
+    with pytest.raises(OptionError, match="backend 'numba' needs the package numba"):
+        choose_backend("numba", torch.float64, torch.device("cpu"))
+    with pytest.raises(OptionError, match="choose auto, numba, triton or torch"):
+        choose_backend("cupy", torch.float32, torch.device("cpu"))
