@@ -106,6 +106,10 @@ def find_subspace(
     duplicate_group "h": a number that held-out particles share which show copies of an image, and
     so one noise; two numbers at least.
     """
+    if fit.scene.focus is not None:
+        nuisance = _outside(fit, search, fitted, held_out, duplicate_group)
+        fitted = replace(fitted, nuisance=nuisance)
+        held_out = replace(held_out, nuisance=nuisance)
     _, group = duplicate_group.unique(return_inverse=True)
     chosen = torch.randperm(fitted.count, generator=fit.generator())
     if fitted.weight is not None:
@@ -127,6 +131,32 @@ def find_subspace(
         _count(test, group[~is_validation]),
         _count(validation, group[is_validation]),
     )
+
+
+def _outside(
+    fit: MotionFit,
+    search: Search,
+    fitted: ParticleStatistics,
+    held_out: ParticleStatistics,
+    duplicate_group: Tensor,
+) -> Tensor:
+    """Components "q N N N" of how particles differ outside the focus.
+
+    In projection that lies over what is inside, where it would be taken for motion.
+    """
+    assert fit.scene.focus is not None
+    _, group = duplicate_group.unique(return_inverse=True)
+    validation = held_out.select((group % 2 == 0).nonzero()[:, 0])
+    chosen = torch.randperm(fitted.count, generator=fit.generator())
+    found = coordinates.find_subspace(
+        fitted.select(chosen[: coordinates.MAX_SAMPLE]),
+        validation,
+        fit.scene.mask,
+        search.dimensions,
+        fit.generator(),
+        1 - fit.scene.focus,
+    )
+    return found.maps[1:]
 
 
 def _count(particles: ParticleStatistics, group: Tensor) -> int:

@@ -31,7 +31,7 @@ DOMAINS = "domains."  # of its domains
 SCENE = "scene."  # begins names of the tensors of a scene
 COORDINATES = ("turn", "offset", "nodes", "coarse_maps")
 # What a whole file of another model raises; NotImplementedError and the like are RuntimeErrors.
-UNFITTING = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+UNFITTING = (ArithmeticError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 T = TypeVar("T")
 
@@ -48,7 +48,8 @@ class HalfModel:
     D", or None. closed: whether own coordinates are points of the unit circle. occupancies: how
     many of the last coordinates tell how probably a region is there, from 0 to 1. contrast_spread:
     how far the contrasts of images differed in the run, relative to their mean; 0 where they were
-    not used.
+    not used. nuisance "Q N N N": how particles differ outside the focus of the run, at low
+    resolution, which is integrated out where they are placed; None where there is none.
     """
 
     model: Model
@@ -62,6 +63,7 @@ class HalfModel:
     closed: bool = False
     occupancies: int = 0
     contrast_spread: float = 0.0
+    nuisance: Tensor | None = None
 
     @property
     def bends(self) -> bool:
@@ -120,6 +122,8 @@ class HalfModel:
         }
         if self.own_maps is not None:
             tensors["own_maps"] = self.own_maps
+        if self.nuisance is not None:
+            tensors["nuisance"] = self.nuisance
         if self.domains is not None and self.densities is not None:
             tensors["densities"] = self.densities
             tensors[f"{DOMAINS}masks"] = self.domains.masks
@@ -170,6 +174,7 @@ class HalfModel:
             closed=bool(values.get("closed", False)),
             occupancies=int(values.get("occupancies", 0)),
             contrast_spread=float(values.get("contrast_spread", 0.0)),
+            nuisance=tensors.get("nuisance"),
         )
 
 

@@ -39,12 +39,14 @@ def fit_maps(fit: MotionFit, data: ConformationData) -> WeightedMaps:
     """
     scene = fit.scene
     assert scene.mask is not None  # it was found
-    inside = scene.mask > 0
+    window = scene.mask
     rest = None
     whole = fit
     if scene.focus is not None:
-        rest = _held(fit, data, scene.focus)
-        fit = replace(fit, scene=replace(scene, mask=scene.mask * scene.focus))
+        rest = _held(fit, data, scene.focus) * (scene.mask > 0)
+        window = scene.mask * scene.focus
+        fit = replace(fit, scene=replace(scene, mask=window))
+    inside = window > 0  # maps are means over jitter, which reaches beyond
     shared = torch.ones(1, 1)
     if len(data.z) > 1:
         shared = neighbours(data.z.double(), WIDTH)

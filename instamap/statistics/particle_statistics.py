@@ -36,7 +36,9 @@ class ParticleStatistics:
     data "n P" (complex): C F / (D² σ²), with the share of each component; power "n P": C² / (D²
     σ²). frames "n 2 3": see `Views.frames`. plane "P 2". particle "n": the number, from 0, of the
     particle that an image shows; images of one particle share its coordinates. weight "m"
-    (float64): factors of the particles' log p in all sums over particles; None for 1.
+    (float64): factors of the particles' log p in all sums over particles; None for 1. nuisance "Q N
+    N N": maps that each particle has beside any other, in amounts that nobody asks for, normally
+    distributed with unit variance; None for none.
     """
 
     box: int
@@ -47,6 +49,7 @@ class ParticleStatistics:
     plane: Tensor
     particle: Tensor
     weight: Tensor | None = None
+    nuisance: Tensor | None = None
 
     @staticmethod
     def read(
@@ -145,10 +148,13 @@ class ParticleStatistics:
         """For maps V_c "C N N N" the G "m C C" and h "m C" (float64) of each particle: log p(Σ c_c
         V_c) = h·c - ½ c·G c + const.
 
-        basis: the number of maps, at most, that the images are held against.
+        basis: the number of maps, at most, that the images are held against. The amounts of the
+        nuisance are integrated out.
         """
         if len(maps) > basis:
             return self._by_basis(maps, basis)
+        if self.nuisance is not None:
+            return self._beside(maps, self.nuisance)
         count = len(maps)
         gram = torch.zeros(self.count, count, count, dtype=torch.float64)
         h = torch.zeros(self.count, count, dtype=torch.float64)
@@ -169,6 +175,22 @@ class ParticleStatistics:
             gram.index_add_(0, particle, curvature.double())
             h.index_add_(0, particle, slope.double())
         return gram, h
+
+    def _beside(self, maps: Tensor, nuisance: Tensor) -> tuple[Tensor, Tensor]:
+        """The normal equations of maps once the amounts a of a nuisance are integrated out.
+
+        With G and h of both in blocks, G' = G_cc - G_ca (1 + G_aa)⁻¹ G_ac and h' = h_c - G_ca (1 +
+        G_aa)⁻¹ h_a, up to a constant of each particle.
+        """
+        count = len(maps)
+        both = torch.cat([maps, nuisance])
+        gram, h = replace(self, nuisance=None).normal_equations(both, len(both))
+        unit = torch.eye(len(nuisance), dtype=gram.dtype)
+        precision = unit + gram[:, count:, count:]
+        cross = gram[:, count:, :count]
+        solved = torch.linalg.solve(precision, cross).mT
+        explained = solved @ h[:, count:, None]
+        return gram[:, :count, :count] - solved @ cross, h[:, :count] - explained[..., 0]
 
     def _by_basis(self, maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The normal equations of many maps, from those of the few that span nearly all of them."""

@@ -97,7 +97,7 @@ def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = N
         each = []
         for half in motion.halves:
             nodes = half.nodes.double()
-            seen = with_contrast(images, half)
+            seen = replace(with_contrast(images, half), nuisance=half.nuisance)
             own = posterior.infer(seen, half.coarse_maps, nodes, half.occupancies).z
             each.append(half.to_shared(own.float()))
         mean = torch.stack(each).mean(0)

@@ -224,7 +224,9 @@ class MotionWorkflow(Workflow):
         logged.message(f"motion          {decision.description}" if decision.moving else NO_MOTION)
 
         def fit(name: str, serialised: Progress) -> HalfFit:
-            return motion_fits.fit_half(inputs, name, candidates[name], decision, serialised)
+            fitted = motion_fits.fit_half(inputs, name, candidates[name], decision, serialised)
+            nuisance = candidates[name].motion.fitted.nuisance
+            return replace(fitted, half=replace(fitted.half, nuisance=nuisance))
 
         fits = run_in_threads(list(candidates), fit, logged)
         shared = motion_fits.share_coordinates(inputs, fits)

@@ -3,6 +3,7 @@ that follow.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -99,6 +100,7 @@ def _log_prob(
         chosen = number[rows].unique()
         for half, log_prob in zip(motion.halves, found, strict=True):
             seen = embed_new.with_contrast(images, half)
+            seen = replace(seen, nuisance=half.nuisance)
             log_prob[chosen] = of_maps(seen, half.coarse_maps)
         done += len(rows)
         progress.images_read(done, len(number))

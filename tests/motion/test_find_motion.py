@@ -228,7 +228,6 @@ def test_one_particle_cannot_end_fits_and_be_the_test(tmp_path):
             "it needs Gaussian noise, likelihood 'correlation' is of another kind; choose gaussian",
         ),
         (["--stage", "steps=5"], "stages are not for it, which has its own; leave them out"),
-        (["--symmetry", "C2"], "symmetry 'C2' is not for it; leave it out"),
     ],
 )
 def test_what_conformations_of_their_own_cannot_have_is_named(tmp_path, words, reason):

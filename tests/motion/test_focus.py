@@ -120,6 +120,50 @@ def test_the_subspace_differs_in_the_focus_alone():
     assert float((mixture.maps[0] - mixture.maps[-1])[there].abs().mean()) > 0.3
 
 
+def test_a_nuisance_is_integrated_out():
+    """log p of two maps beside an amount of a third that is normal, against a sum over amounts."""
+    g = seeded(6)
+    particles = pair(torch.rand(5, generator=g), g, level=0.01)
+    maps = torch.stack([blob(-3, 0, 0), 0.7 * blob(-2, 1, 0)])
+    other = blob(3, 1, -1)
+    beside = replace(particles, nuisance=other[None])
+    found = state_mixture.log_prob(beside, maps)
+    amount = torch.linspace(-8, 8, 3201, dtype=torch.float64)
+    wanted = []
+    for volume in maps:
+        gram, h = particles.normal_equations(torch.stack([volume, other]))
+        c = torch.stack([torch.ones_like(amount), amount], 1)
+        log_prob = h @ c.mT - 0.5 * torch.einsum("ai,mij,aj->ma", c, gram, c)
+        wanted.append(torch.logsumexp(log_prob - 0.5 * amount**2, 1))
+    difference = wanted[1] - wanted[0]
+    torch.testing.assert_close(found[:, 1] - found[:, 0], difference, rtol=1e-5, atol=1e-4)
+
+
+def test_what_differs_elsewhere_is_not_found_in_the_focus():
+    """A blob comes and goes at x = 3 voxels; in projection it lies over the still one at x = -3."""
+    g = seeded(1)
+    here = torch.randint(0, 2, (300,), generator=g).float()
+    fitted = pair(here, g)
+    validation = pair(torch.randint(0, 2, (150,), generator=g).float(), g)
+    inside = (grids.voxel_centres(16, 1.0)[..., 0] < -1).float()
+    mean = mean_map(fitted)
+    window = WINDOW * inside
+    alone = linear_subspace.fit(fitted, validation, mean, WINDOW, 2, g, window)
+    assert len(alone.maps) > 1, "or there is nothing to be integrated out"
+    outside = linear_subspace.fit(fitted, validation, mean, WINDOW, 2, g, WINDOW * (1 - inside))
+    nuisance = outside.maps[1:]
+    found = linear_subspace.fit(
+        replace(fitted, nuisance=nuisance),
+        replace(validation, nuisance=nuisance),
+        mean,
+        WINDOW,
+        2,
+        g,
+        window,
+    )
+    assert found.held_out[1] < 0.1 * alone.held_out[1], (found.held_out, alone.held_out)
+
+
 def test_a_focus_is_for_workflows_that_look_for_differences(tmp_path):
     settings = Settings(tmp_path / "absent.star", focus=tmp_path / "focus.mrc")
     with pytest.raises(CompositionError, match="focus .* choose --deform bending-field"):
