@@ -29,6 +29,16 @@ def test_a_few_damaged_inputs(seeds, reader):
     assert result["inputs"] == FEW and not result["at_fault"], result["at_fault"]
 
 
+@pytest.mark.parametrize(
+    "reader, number",
+    [("cryosparc", 1073), ("statistics folder", 3938), ("model, resealed", 6030)],
+)
+def test_inputs_that_were_at_fault(seeds, reader, number):
+    """A header nested too deeply, a number too large for a float, a box of nothing."""
+    (row,) = fuzz.work(seeds, reader, number, 1, 0, limited=False)
+    assert row["outcome"] in ("read", "refused"), row
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", fuzz.READERS)
 def test_hundreds_of_damaged_inputs(seeds, reader):

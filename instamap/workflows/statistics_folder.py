@@ -85,7 +85,7 @@ class StatisticsFolder:
             noise = torch.tensor(folder.manifest["noise_variance"])
             whole = noise.ndim == 2 and len(folder.shards) > 0 and folder.scene is not None
             whole = whole and folder.cube.edge > 0
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
             whole = False
         if not whole:
             raise DataError(f"'{path / MARK}' is damaged; {AGAIN}")

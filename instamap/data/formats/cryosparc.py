@@ -1,5 +1,6 @@
 """Particles of cryoSPARC: .cs tables, and .csg groups that name several tables of the same rows."""
 
+import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -311,10 +312,9 @@ def _load(path: Path) -> Rows:
 
 
 def _mapped(path: Path) -> Rows:
-    try:
+    with contextlib.suppress(MemoryError):  # of Python's parser, which is no shortage
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except MemoryError:  # of Python's parser
-        raise ValueError("its header is nested too deeply") from None
+    raise ValueError("its header is nested too deeply")
 
 
 def _joined(rows: Rows, more: Rows, path: Path, other: Path) -> Rows:
