@@ -103,10 +103,11 @@ def chosen(options: dict, gains: dict[int, float], closed: bool = False, particl
     angle = 2 * math.pi * torch.arange(16) / 16
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     tried = []
+    generator = torch.Generator().manual_seed(0)  # some draws lie on a ring
 
     def mixtures(latent, count, rounds):
         tried.append((latent, count))
-        z = circle if closed and latent == 2 else torch.randn(16, latent)
+        z = circle if closed and latent == 2 else torch.randn(16, latent, generator=generator)
         return {"map": StateMixture(torch.zeros(16, 2, 2, 2), z, gains[latent])}
 
     motions = {"map": replace(found({}).motion, sample=SimpleNamespace(count=particles))}
