@@ -22,6 +22,8 @@ from instamap.workflows.processes import Processes
 from instamap.workflows.settings import Settings
 from instamap.workflows.shard import Shard
 
+SHARED_WORKFLOWS = ("map",)  # whose images several processes read
+
 
 @dataclass(frozen=True)
 class Task:
@@ -47,7 +49,7 @@ def check(settings: Settings, resume: bool, processes: Processes) -> None:
     started = f"torchrun has started {processes.count} processes, which share"
     alone = "run it without torchrun"
     assert settings.workflow is not None
-    if settings.workflow.name != "map":
+    if settings.workflow.name not in SHARED_WORKFLOWS:
         raise OptionError(
             f"{started} the images of workflow 'map', and this is workflow"
             f" '{settings.workflow.name}'; {alone}"
