@@ -29,6 +29,7 @@ motion poses
 report
 workflows
 testing cli
+__main__
 """
 LINES = [line.split() for line in ORDER.strip().splitlines()]
 ROOMS = {room for line in LINES for room in line}

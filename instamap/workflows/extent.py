@@ -2,8 +2,6 @@
 pass over some images of fewer pixels.
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from instamap.data import noise
@@ -23,28 +21,26 @@ from instamap.statistics.streaming import accumulate
 MIN_BOX = 96  # below, the whole box costs less than looking
 COARSE_BOX = 64  # voxels along an edge of the first map
 MAX_IMAGES = 3000  # of the first map
-SEEN = 0.2  # of the way from solvent to the densest place: as of a mask that is found
+LEVEL = 0.2  # of the way from solvent to the densest place: as of a mask that is found
 EXTEND = 1.0  # voxels of the first map
 MARGIN = 0.03  # of the box, on each side of what is seen
 
 
-@dataclass(frozen=True)
-class FirstLook:
-    """What is needed of the particles: the rows of those that are fitted, symmetry "S 3 3" (None
-    for C1), weights "n" (None for 1).
-    """
-
-    particles: Particles
-    rows: Tensor
-    symmetry: Tensor | None
-    weights: Tensor | None
-
-
-def find(look: FirstLook, window: Tensor | None) -> Cube:
+def find(
+    particles: Particles,
+    rows: Tensor,
+    window: Tensor | None = None,
+    *,
+    symmetry: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Cube:
     """The cube that holds the molecule: around a mask `window` "D D D" where there is one; all of a
     small box, and of one in which no molecule stands out.
+
+    rows: of the images to look at, of which MAX_IMAGES are taken. symmetry "S 3 3", weights "n":
+    see `streaming.accumulate`.
     """
-    box = look.particles.box
+    box = particles.box
     whole = Cube.whole(box)
     if box < MIN_BOX:
         return whole
@@ -53,12 +49,12 @@ def find(look: FirstLook, window: Tensor | None) -> Cube:
         inside = dilate(window)
         return _widened(Cube.around(inside), 1)
     try:
-        seen = _coarse_mask(look) > 0
+        visible = _coarse_mask(particles, rows, symmetry, weights) > 0
     except DataError:  # the map is flat
         return whole
-    scale = box / len(seen)
-    small = Cube.around(seen)
-    middle = len(seen) // 2
+    scale = box / len(visible)
+    small = Cube.around(visible)
+    middle = len(visible) // 2
     low = round(box // 2 + scale * (small.low - middle))
     high = round(box // 2 + scale * (small.high - middle))
     found = Cube(box, max(0, low), min(box, high))
@@ -76,13 +72,15 @@ def _widened(cube: Cube, margin: int) -> Cube:
     return Cube(cube.box, low, high).transformed_fast(whole)
 
 
-def _coarse_mask(look: FirstLook) -> Tensor:
+def _coarse_mask(
+    particles: Particles, rows: Tensor, symmetry: Tensor | None, weights: Tensor | None
+) -> Tensor:
     """The molecule in a first map of few voxels, as a mask. Raises DataError for a flat one."""
-    edge = look.particles.box * look.particles.pixel_size
-    coarse = fewer_pixels(look.particles, edge / COARSE_BOX)
-    step = -(-len(look.rows) // MAX_IMAGES)
-    rows = look.rows[::step]
-    spectra = noise.estimate(coarse, rows)
+    edge = particles.box * particles.pixel_size
+    coarse = fewer_pixels(particles, edge / COARSE_BOX)
+    step = -(-len(rows) // MAX_IMAGES)
+    chosen = rows[::step]
+    spectra = noise.estimate(coarse, chosen)
     scene = Scene(
         box=coarse.box,
         pixel_size=coarse.pixel_size,
@@ -92,9 +90,7 @@ def _coarse_mask(look: FirstLook) -> Tensor:
     )
     likelihood = make_part("likelihood", choose("likelihood", "coloured"), scene)
     assert isinstance(likelihood, GaussianLikelihood)
-    found = accumulate(
-        coarse, {"first": rows}, likelihood, symmetry=look.symmetry, weights=look.weights
-    )
+    found = accumulate(coarse, {"first": chosen}, likelihood, symmetry=symmetry, weights=weights)
     sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     volume = initial_map.solve(found["first"], sphere)
-    return mask.from_map(volume, scene.pixel_size, threshold=SEEN, extend=EXTEND, edge=0)
+    return mask.from_map(volume, scene.pixel_size, threshold=LEVEL, extend=EXTEND, edge=0)

@@ -26,8 +26,14 @@ from instamap.scene import Scene
 from instamap.statistics import initial_map, noise_refinement
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
-from instamap.workflows import extent, image_contrast, preflight, processes, shared_statistics
-from instamap.workflows.extent import FirstLook
+from instamap.workflows import (
+    extent,
+    image_contrast,
+    preflight,
+    processes,
+    requirements,
+    shared_statistics,
+)
 from instamap.workflows.image_contrast import MeasuredContrast
 from instamap.workflows.resume import KeptStatistics
 from instamap.workflows.settings import Settings
@@ -121,10 +127,10 @@ def open_dataset(
     )
     check_compatible(settings.parts, scene.premultiplied)
     symmetry = settings.point_group
-    look = FirstLook(particles, torch.cat(list(rows.values())), symmetry, weights)
     cube = Cube.whole(particles.box)
     if settings.extent == "molecule":
-        cube = extent.find(look, window)
+        fitted = torch.cat(list(rows.values()))
+        cube = extent.find(particles, fitted, window, symmetry=symmetry, weights=weights)
     if cube != Cube.whole(particles.box):
         progress.message(f"extent          {cube} hold the molecule; elsewhere is nothing")
     dataset = Dataset(particles, scene, rows, held_out, symmetry, weights, cube)
@@ -279,6 +285,8 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
             f" '{_objective_name(settings)}' needs statistics of Gaussian noise; choose"
             " --likelihood gaussian or --objective images"
         )
+    if dataset.particles.box >= extent.MIN_BOX:
+        _tell_needs(dataset, settings, progress)
     statistics = _statistics_of_sets(dataset, likelihood, settings, progress)
     settle(preflight.of_later_images(dataset.particles), progress)
     held_out = statistics.pop(HELD_OUT)
@@ -286,6 +294,17 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
     scene, mask_was_found = with_mask_and_scale(dataset.scene, list(statistics.values()))
     fits = _fit_data(statistics, held_out, scene, distinct)
     return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
+
+
+def _tell_needs(dataset: Dataset, settings: Settings, progress: Progress) -> None:
+    """Says what the run needs. Raises OptionError where the memory does not suffice."""
+    rows = next(iter(dataset.rows.values()))
+    needs = requirements.measure(dataset.particles, rows, settings, dataset.cube)
+    needs.check()
+    progress.message(
+        f"needs           about {needs.memory / 1e9:.1f} GB, {needs.reading:.0f} s to read,"
+        f" {needs.step:.2g} s for a step of all fits (most take {requirements.STEPS})"
+    )
 
 
 def _statistics_of_sets(

@@ -86,17 +86,15 @@ def test_small_boxes_are_gathered_whole(star, monkeypatch):
     monkeypatch.setattr(extent, "MIN_BOX", 65)
     from instamap.data.particles import Particles
 
-    look = extent.FirstLook(Particles.open(star), torch.arange(300), None, None)
-    assert extent.find(look, None) == Cube.whole(64)
+    assert extent.find(Particles.open(star), torch.arange(300)) == Cube.whole(64)
 
 
 def test_a_mask_decides_and_the_middle_is_always_held(star):
     from instamap.data.particles import Particles
 
-    look = extent.FirstLook(Particles.open(star), torch.arange(300), None, None)
     window = torch.zeros(64, 64, 64)
     window[36:50, 36:50, 36:50] = 1
-    cube = extent.find(look, window)
+    cube = extent.find(Particles.open(star), torch.arange(300), window)
     assert cube.low <= 32
     assert cube.holds(Cube(64, 35, 51))
     assert cube.edge < 24
