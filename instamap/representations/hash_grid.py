@@ -13,6 +13,10 @@ from instamap.representations.encodings.grid import encode
 from instamap.representations.encodings.levels import levels
 from instamap.scene import Scene
 
+# As powers of two of entries of a level, where the options say nothing.
+LEAST_TABLE_SIZE = 18
+MAX_TABLE_SIZE = 24
+
 
 class HashGrid(Representation):
     """ρ(x) = decoder(interpolated features of every level at x). Source: Müller et al. 2022; the
@@ -26,8 +30,12 @@ class HashGrid(Representation):
     class Options(RepresentationOptions):
         levels: int = option(6, "lattices, from coarse to fine", low=1, high=32)
         features: int = option(2, "numbers kept at each lattice point", low=1, high=16)
-        table_size: int = option(
-            18, "largest table of a level, as the power of two of its entries", low=4, high=26
+        table_size: int | None = option(
+            None,
+            "largest table of a level, as the power of two of its entries; none means 18, or more"
+            " where the mask has more voxels",
+            low=4,
+            high=26,
         )
         base: int = option(8, "cells along an edge of the coarsest level", low=1)
         finest: int | None = option(
@@ -53,7 +61,7 @@ class HashGrid(Representation):
             base=options.base,
             finest=max(wanted, options.base),
             features=options.features,
-            log2_table=options.table_size,
+            log2_table=options.table_size or _table_size(scene),
             smoothstep=options.interpolation == "smoothstep",
         )
         table = torch.empty(self.levels.entries, options.features)
@@ -69,3 +77,13 @@ class HashGrid(Representation):
         features = encode(unit, self.table, self.levels)
         values = in_chunks(self.decoder, features)
         return values.reshape(x.shape[:-1])
+
+
+def _table_size(scene: Scene) -> int:
+    """The power of two of entries that is not below the number of voxels in the mask: with fewer,
+    the finest levels have less room than there is detail.
+    """
+    if scene.mask is None:
+        return LEAST_TABLE_SIZE
+    voxels = int((scene.mask > 0).sum())
+    return min(MAX_TABLE_SIZE, max(LEAST_TABLE_SIZE, (voxels - 1).bit_length()))
