@@ -24,7 +24,7 @@ from instamap.plugin.options import OptionSpec
 from instamap.progress import SILENT, Evaluation, Progress
 from instamap.workflows import api, output, resume
 from instamap.workflows.read_settings import Typed, automatic_kinds, read_settings
-from instamap.workflows.result import Artefact, Result, run_folder
+from instamap.workflows.result import LABELS, Artefact, Result, run_folder
 from instamap.workflows.settings import (
     RECONSTRUCT,
     SETTING,
@@ -339,7 +339,8 @@ class RelionFiles(Artefact):
 
     def write(self, folder: Path) -> None:
         for name, volume in self.half_maps.items():
-            mrc.write(folder / HALF_MAPS[name], volume, self.pixel_size)
+            label = LABELS.get(name, name)
+            mrc.write(folder / HALF_MAPS[name], volume, self.pixel_size, label=label)
         with replacing(folder / NODES) as sibling:
             star_file.write([self._table()], sibling)
 

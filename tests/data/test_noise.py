@@ -166,7 +166,7 @@ def test_rows(tmp_path, make):
 def test_more_images_than_fit_in_memory_at_once(tmp_path, make, monkeypatch):
     particles = make(tmp_path, np.random.default_rng(7).normal(size=(10, 8, 8)), premultiplied=True)
     whole = noise.estimate(particles)
-    monkeypatch.setattr(noise, "_IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr(noise, "_PIXELS_AT_ONCE", 3 * 8 * 8)
     parts = noise.estimate(particles)
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
 

@@ -193,7 +193,12 @@ def test_displacements_of_material_turn_with_the_frame(seed, turn):
     end = torch.tensor([0.8])
     own = torch.eye(1), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, 8, 8, 8)
     one, other = (
-        transport(HalfModel(SimpleNamespace(scene=SCENE, deformation=d), *own), at, start, end)
+        transport(
+            HalfModel(SimpleNamespace(scene=SCENE, deformation=d, bind=d.bind), *own),
+            at,
+            start,
+            end,
+        )
         for d, at in ((part, y), (turned(part, turn), y @ turn.T))
     )
     followed = (one[1] < 0.01) & (other[1] < 0.01)

@@ -65,6 +65,9 @@ class NoWorkflow:
     Options = Ball.Options
     objectives = Ball.objectives
     may_write = Ball.may_write
+    expands_symmetry = Ball.expands_symmetry
+    takes_focus = Ball.takes_focus
+    takes_device = Ball.takes_device
     unsuitable = Ball.unsuitable
     reload = Ball.reload
     result = Ball.result

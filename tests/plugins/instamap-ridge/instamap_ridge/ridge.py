@@ -1,4 +1,6 @@
-"""Normal equations with a penalty of the density's square, on the whole box and without jitter."""
+"""Normal equations with a penalty of the density's square, on the cube that they were gathered for
+and without jitter.
+"""
 
 from dataclasses import dataclass
 
@@ -29,14 +31,15 @@ class Ridge(Objective):
 
     def __init__(self, options, model, data):
         super().__init__(options, model, data)
-        box = model.scene.box
+        self.cube = data.fitted.cube
+        n = self.cube.edge
         self.fitted = data.fitted.to(self.device)
         self.tested = data.held_out.to(self.device)
-        self.average = torch.zeros(box, box, box, device=self.device)
+        self.average = torch.zeros(n, n, n, device=self.device)
         self._now = self.average
 
     def __call__(self, model, generator):
-        centres = _centres(model).to(self.device)
+        centres = _centres(model, self.cube).to(self.device)
         volume = model.density(centres[None])[0].view(self.average.shape)
         self._now = volume.detach()
         penalty = (volume / model.scene.density_scale).square().mean()
@@ -49,7 +52,7 @@ class Ridge(Objective):
         return -float(self.tested.loss(self.average)) / self.tested.weight
 
     def map(self):
-        return self.average
+        return self.cube.whole_map(self.average)
 
     def average_state(self):
         return self.average.clone()
@@ -66,9 +69,8 @@ class Ridge(Objective):
         return self
 
 
-def _centres(model):
-    """The voxel centres "D³ 3" (x, y, z in Å), in the order of a map [z, y, x]."""
-    box = model.scene.box
-    axis = (torch.arange(box) - box // 2) * model.scene.pixel_size
+def _centres(model, cube):
+    """The voxel centres "n³ 3" (x, y, z in Å) of a cube, in the order of a map [z, y, x]."""
+    axis = (torch.arange(cube.low, cube.high) - cube.box // 2) * model.scene.pixel_size
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([x, y, z], -1).reshape(-1, 3)
