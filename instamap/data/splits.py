@@ -116,3 +116,9 @@ def _draw_held_out(group: Tensor, share: float, seed: int) -> Tensor:
 
 def _rows_where(chosen: Tensor) -> Tensor:
     return chosen.nonzero()[:, 0]
+
+
+def at_equal_steps(rows: Tensor, most: int) -> Tensor:
+    """At most so many of the rows, at equal steps."""
+    step = -(-len(rows) // most)
+    return rows[:: max(1, step)]

@@ -2,11 +2,10 @@
 its corners alone.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from instamap.data import splits
 from instamap.data.particles import Particles
 from instamap.fourier import aberrations, ctf
 from instamap.fourier.projector import Projector
@@ -64,8 +63,7 @@ def refine(
 
 def sample(rows: Tensor) -> Tensor:
     """The rows whose residuals are looked at: at most MAX_IMAGES, at equal steps."""
-    step = math.ceil(len(rows) / MAX_IMAGES)
-    return rows[:: max(1, step)]
+    return splits.at_equal_steps(rows, MAX_IMAGES)
 
 
 def _known_variance(scene: Scene) -> Tensor:

@@ -4,19 +4,14 @@ pass over some images of fewer pixels.
 
 from torch import Tensor
 
-from instamap.data import noise
+from instamap.data import splits
 from instamap.data.particles import Particles
 from instamap.errors import DataError
 from instamap.geometry.cube import Cube
 from instamap.geometry.sampling import dilate
 from instamap.maps import mask
-from instamap.model import make_part
-from instamap.parts import GaussianLikelihood
-from instamap.plugin.choice import choose
-from instamap.scene import Scene
 from instamap.statistics import initial_map
-from instamap.statistics.particle_statistics import fewer_pixels
-from instamap.statistics.streaming import accumulate
+from instamap.workflows import quick_statistics
 
 MIN_BOX = 96  # below, the whole box costs less than looking
 COARSE_BOX = 64  # voxels along an edge of the first map
@@ -76,21 +71,10 @@ def _coarse_mask(
     particles: Particles, rows: Tensor, symmetry: Tensor | None, weights: Tensor | None
 ) -> Tensor:
     """The molecule in a first map of few voxels, as a mask. Raises DataError for a flat one."""
-    edge = particles.box * particles.pixel_size
-    coarse = fewer_pixels(particles, edge / COARSE_BOX)
-    step = -(-len(rows) // MAX_IMAGES)
-    chosen = rows[::step]
-    spectra = noise.estimate(coarse, chosen)
-    scene = Scene(
-        box=coarse.box,
-        pixel_size=coarse.pixel_size,
-        count=coarse.count,
-        premultiplied=coarse.premultiplied,
-        noise_variance=spectra.float(),
+    chosen = splits.at_equal_steps(rows, MAX_IMAGES)
+    scene, found = quick_statistics.gather(
+        particles, COARSE_BOX, chosen, {"first": chosen}, symmetry=symmetry, weights=weights
     )
-    likelihood = make_part("likelihood", choose("likelihood", "coloured"), scene)
-    assert isinstance(likelihood, GaussianLikelihood)
-    found = accumulate(coarse, {"first": chosen}, likelihood, symmetry=symmetry, weights=weights)
     sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     volume = initial_map.solve(found["first"], sphere)
     return mask.from_map(volume, scene.pixel_size, threshold=LEVEL, extend=EXTEND, edge=0)

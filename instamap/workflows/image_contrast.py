@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instamap.data import splits
 from instamap.data.particles import Particles
 from instamap.errors import DataError
 from instamap.fitting.loop import FALSE_POSITIVE_RATE
@@ -148,10 +149,10 @@ class ContrastMeasurement:
             for number, rows in enumerate(parts):
                 # each part's map is held against the other part's images
                 key = (name, 1 - number)
-                sample = _sample(self._counting(rows), MAX_PRIOR_IMAGES)
+                sample = splits.at_equal_steps(self._counting(rows), MAX_PRIOR_IMAGES)
                 images = self._contrasts(sample, self.maps[key])
                 self.priors[key] = contrast_factors.fit_prior(images)
-        held_out = _sample(self._counting(self.held_out), MAX_HELD_OUT_IMAGES)
+        held_out = splits.at_equal_steps(self._counting(self.held_out), MAX_HELD_OUT_IMAGES)
         gains = [
             self._gain(self._contrasts(held_out, self.maps[key]), prior)
             for key, prior in self.priors.items()
@@ -174,7 +175,7 @@ class ContrastMeasurement:
                 found = self.priors[key].factors(images)
                 mean[chosen] = found.mean
                 square[chosen] = found.square
-        sample = _sample(self._counting(self.held_out), MAX_HELD_OUT_IMAGES)
+        sample = splits.at_equal_steps(self._counting(self.held_out), MAX_HELD_OUT_IMAGES)
         common = torch.stack(list(self.maps.values())).mean(0)
         images = self._contrasts(sample, common)
         prior = contrast_factors.mean_of_spread(images, self._spread())
@@ -204,7 +205,9 @@ class ContrastMeasurement:
         rows = {}
         for name, parts in self.sets.items():
             for number, part in enumerate(parts):
-                rows[f"{name} {number}"] = _sample(self._counting(part), MAX_MAP_IMAGES)
+                rows[f"{name} {number}"] = splits.at_equal_steps(
+                    self._counting(part), MAX_MAP_IMAGES
+                )
         likelihood = make_part("likelihood", choose("likelihood", "coloured"), self.scene)
         assert isinstance(likelihood, GaussianLikelihood)
         statistics = accumulate(
@@ -258,12 +261,6 @@ def _halved(rows: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     _, number = group[rows].unique(return_inverse=True)
     second = number % 2 == 1
     return rows[~second], rows[second]
-
-
-def _sample(rows: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, at equal steps."""
-    step = -(-len(rows) // most)
-    return rows[:: max(1, step)]
 
 
 def measure(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instamap.data import noise
+from instamap.data import splits
 from instamap.data.checks import (
     column_values,
     half_sets,
@@ -21,15 +21,10 @@ from instamap.data.checks.image_values import Inspector
 from instamap.data.particle_table import ParticleTable
 from instamap.data.particles import Particles
 from instamap.errors import DataError
-from instamap.model import make_part
-from instamap.parts import GaussianLikelihood
-from instamap.plugin.choice import choose
 from instamap.progress import Progress
-from instamap.scene import Scene
 from instamap.statistics import contrast
 from instamap.statistics.contrast import Contrast
-from instamap.statistics.particle_statistics import fewer_pixels
-from instamap.statistics.streaming import accumulate
+from instamap.workflows import quick_statistics
 from instamap.workflows.settings import Settings
 
 CONTRAST_IMAGES = 400  # of the map by which the contrast is told
@@ -111,19 +106,9 @@ def measure_contrast(particles: Particles, rows: Tensor) -> Contrast | None:
     """The contrast of some of the images of `rows`, scaled down; None of too few."""
     if len(rows) < MIN_CONTRAST_IMAGES:
         return None
-    edge = particles.box * particles.pixel_size
-    coarse = fewer_pixels(particles, edge / CONTRAST_BOX)
-    chosen = rows[:: -(-len(rows) // CONTRAST_IMAGES)]
-    spectra = noise.estimate(coarse, chosen, limit=CONTRAST_NOISE_IMAGES)
-    scene = Scene(
-        box=coarse.box,
-        pixel_size=coarse.pixel_size,
-        count=coarse.count,
-        premultiplied=coarse.premultiplied,
-        noise_variance=spectra.float(),
-    )
-    likelihood = make_part("likelihood", choose("likelihood", "coloured"), scene)
-    assert isinstance(likelihood, GaussianLikelihood)
+    chosen = splits.at_equal_steps(rows, CONTRAST_IMAGES)
     sets = {"one": chosen[::2], "two": chosen[1::2]}
-    found = accumulate(coarse, sets, likelihood)
+    _, found = quick_statistics.gather(
+        particles, CONTRAST_BOX, chosen, sets, noise_images=CONTRAST_NOISE_IMAGES
+    )
     return contrast.measure(found["one"], found["two"])

@@ -340,7 +340,7 @@ def _statistics_of_sets(
 def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> Prepared:
     """The images themselves; a first map comes from the statistics of a sample of them."""
     fitted = torch.cat(list(dataset.rows.values()))
-    sample = {"first": fitted[:: -(-len(fitted) // MAX_FIRST_MAP_IMAGES)]}
+    sample = {"first": splits.at_equal_steps(fitted, MAX_FIRST_MAP_IMAGES)}
     likelihood = make_part("likelihood", choose("likelihood", "coloured"), dataset.scene)
     statistics = accumulate(
         dataset.particles,
@@ -404,8 +404,9 @@ def _fit_data(
 
 def _check_inside(window: Tensor, cube: Cube, settings: Settings) -> None:
     """Raises DataError where a mask reaches beyond what was gathered."""
-    needed = Cube.around(window > 0, within=None)
-    if not bool((window > 0).sum() == (cube.of(window) > 0).sum()):
+    inside = cube.of(window) > 0
+    if int(inside.sum()) < int((window > 0).sum()):
+        needed = Cube.around(window > 0)
         raise DataError(
             f"mask '{settings.mask}' reaches from voxel {needed.low} to {needed.high - 1}, but the"
             f" statistics in '{settings.statistics}' were gathered for {cube}; accumulate again"
