@@ -7,11 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from instamap.motion import posterior, presence, ring
+from instamap.motion import find_motion, judge, presence, ring
 from instamap.motion.composition import Composition
 from instamap.motion.domains import Domains, Placement, add_up, soft_masks
 from instamap.motion.find_domains import MASK_EDGE, MASK_EXTEND, CoarseDomains
 from instamap.motion.find_motion import CoarseMotion, Description
+from instamap.motion.judge import Conformations
 from instamap.motion.ring import Shape
 
 FIRST_DOMAIN = 0  # the number of the one that does not move
@@ -59,10 +60,11 @@ def beside(composition: Composition, moving: CoarseDomains) -> CoarseDomains:
 
 
 def describe(
-    motion: CoarseMotion, domains: CoarseDomains, shape: Shape, rigid: float
+    motion: CoarseMotion, domains: CoarseDomains, shape: Shape, of_one_map: float
 ) -> Description:
     """The conformations of domains of which some come and go, with and without each, and what test
-    particles gain over `rigid`, log p of theirs under one rigid map.
+    particles gain over log p of theirs under one map: `of_one_map`, or that of the best of these
+    conformations alone if they are likelier.
     """
     nodes = domains.domains.nodes.double()
     if nodes.shape[1]:
@@ -70,15 +72,10 @@ def describe(
     assert domains.domains.occupancy is not None  # some come and go
     count = int(domains.domains.occupancy.max()) + 1
     z = with_patterns(nodes, count)
-    maps = domains.maps(z.float())
-    log_prob = posterior.infer(motion.test, maps, z, count).log_prob
-    return Description(maps, z, motion.test.mean(log_prob) - rigid, domains=domains)
-
-
-def rigid_log_prob(motion: CoarseMotion, description: Description) -> float:
-    """log p of the test particles under one rigid map, over which a description gains."""
-    log_prob = posterior.infer(motion.test, description.maps, description.z).log_prob
-    return motion.test.mean(log_prob) - description.gain
+    told = Conformations(domains.maps(z.float()), z, count)
+    alone = judge.log_prob_of_one_map(motion.validation, motion.test, [told.one_map])
+    description = find_motion.judged(motion, told, max(of_one_map, alone))
+    return replace(description, domains=domains)
 
 
 def with_patterns(z: Tensor, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 the conformations, and what others gain by each.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +12,14 @@ from torch import Tensor
 from instamap.fitting.conformations import ConformationData
 from instamap.fitting.objective import StatisticsData
 from instamap.model import Model
-from instamap.motion import bend, coordinates, find_domains, posterior, ring
+from instamap.motion import bend, coordinates, find_domains, judge, posterior, ring
 from instamap.motion.bend import MotionFit
 from instamap.motion.coordinates import MotionSubspace
 from instamap.motion.find_domains import CoarseDomains
+from instamap.motion.judge import Conformations
 from instamap.motion.ring import CIRCLE, Shape
-from instamap.motion.state_mixture import StateMixture, log_prob
+from instamap.motion.state_mixture import StateMixture
 from instamap.plugin.choice import Choice, Choices
-from instamap.statistics.contrast_factors import FactorPrior, ImageContrasts
 from instamap.statistics.particle_statistics import (
     ParticleStatistics,
     drop_small_shares,
@@ -31,8 +32,6 @@ BENDING = "bending"
 DOMAINS = "domains"
 COMPOSITION = "composition"
 DOMAINS_AND_COMPOSITION = "domains and composition"
-# of the contrast of particles, among which validation particles choose
-CONTRAST_DEVIATIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,14 @@ class Description:
     """A way to tell conformations apart: their maps "K N N N" at coordinates z "K L".
 
     gain: of test particles over one rigid map, in nats per particle, their conformation summed out.
-    bent: the model that bends one density into them; domains: what moves as rigid bodies.
+    one_map: log p of theirs under that map, the likeliest there is. bent: the model that bends one
+    density into them; domains: what moves as rigid bodies.
     """
 
     maps: Tensor
     z: Tensor
     gain: float
+    one_map: float
     bent: Model | None = None
     domains: CoarseDomains | None = None
 
@@ -196,60 +197,47 @@ def describe(
 ) -> dict[str, Description]:
     """Descriptions of the conformations, by name, each with what test particles gain by it."""
     z = ring.on_circle(mixture.z) if shape.closed else mixture.z
-    mean_only = _log_prob(motion, motion.subspace.mean)
+    mean = motion.subspace.mean
+    own_maps = Conformations(mixture.maps, z)
     if not search.bends:
-        return {CONFORMATIONS: _description(motion, mixture.maps, z, mean_only)}
+        return _judged(motion, {CONFORMATIONS: own_maps}, [mean])
     scene = bend.with_mask_and_scale(fit.scene, mixture.maps)
     own = replace(fit, parts=with_shape(fit.parts, shape), scene=scene)
     sample = motion.sample
     whole = StatisticsData(_of_all(sample), held_out=_of_all(motion.validation))
-    rigid_map = bend.fit_density(own, whole, "rigid").result.map
-    rigid = _log_prob(motion, rigid_map)
+    rigid = bend.fit_density(own, whole, "rigid").result.map
     fitted = _of_each(sample, mixture)
     data = ConformationData(fitted, _of_each(motion.validation, mixture), z.float())
     bent = bend.bend(own, data)
     dense = ring.with_middles(z, shape)
-    bending = _description(motion, posterior.conformations(bent, dense.float()), dense, rigid)
-    rivals = (rigid, mean_only, _with_contrast(motion, rigid_map))
-    still = max(rivals, key=motion.test.mean)
-    found = {
-        BENDING: Description(posterior.conformations(bent, z.float()), z, bending.gain, bent=bent),
-        CONFORMATIONS: _description(motion, mixture.maps, z, still),
-    }
+    bending = Conformations(posterior.conformations(bent, dense.float()), dense)
+    told = {BENDING: bending, CONFORMATIONS: own_maps}
     domains = find_domains.find(bent, z.float(), mixture.maps, fitted, 1 + shape.domains)
-    if domains is None:
-        return found
-    moved = _description(motion, domains.maps(dense.float()), dense, rigid)
-    return {DOMAINS: replace(moved, bent=bent, domains=domains), **found}
+    if domains is not None:
+        told = {DOMAINS: Conformations(domains.maps(dense.float()), dense), **told}
+    found = _judged(motion, told, [mean, rigid])
+    at_nodes = posterior.conformations(bent, z.float())
+    found[BENDING] = replace(found[BENDING], maps=at_nodes, z=z, bent=bent)
+    if domains is not None:
+        found[DOMAINS] = replace(found[DOMAINS], bent=bent, domains=domains)
+    return found
 
 
-def _log_prob(motion: CoarseMotion, volume: Tensor) -> Tensor:
-    """log p "m" of the test particles given one map."""
-    return log_prob(motion.test, volume[None])[:, 0]
-
-
-def _with_contrast(motion: CoarseMotion, volume: Tensor) -> Tensor:
-    """log p "m" of the test particles given one map whose contrast differs from particle to
-    particle, normally distributed about 1 with the deviation that validation particles favour.
-
-    Maps of conformations can also tell contrast apart, which is no motion.
+def _judged(
+    motion: CoarseMotion, told: Mapping[str, Conformations], one_map: Sequence[Tensor]
+) -> dict[str, Description]:
+    """What is told of the conformations, each with what test particles gain by it over the best map
+    for all of them: one of `one_map` "N N N", or of those that any description has.
     """
-    of_validation = ImageContrasts.of(motion.validation, volume)
-    same = FactorPrior(1.0, 0.0)
-    priors = [FactorPrior(1.0, deviation**2) for deviation in CONTRAST_DEVIATIONS]
-    validation = motion.validation
-    prior = max(priors, key=lambda one: validation.mean(one.log_marginal(of_validation)))
-    images = ImageContrasts.of(motion.test, volume)
-    gain = prior.log_marginal(images) - same.log_marginal(images)
-    return _log_prob(motion, volume) + gain
+    rivals = [torch.stack(list(one_map)), *[one.one_map for one in told.values()]]
+    of_one_map = judge.log_prob_of_one_map(motion.validation, motion.test, rivals)
+    return {name: judged(motion, one, of_one_map) for name, one in told.items()}
 
 
-def _description(motion: CoarseMotion, maps: Tensor, z: Tensor, rigid: Tensor) -> Description:
-    """Conformations with these maps, and what test particles gain over what they have, "m", under
-    one rigid map.
-    """
-    moving = posterior.infer(motion.test, maps, z).log_prob
-    return Description(maps, z, motion.test.mean(moving - rigid))
+def judged(motion: CoarseMotion, told: Conformations, of_one_map: float) -> Description:
+    """A description, with what test particles gain by it over log p of theirs under one map."""
+    gain = told.log_prob(motion.test) - of_one_map
+    return Description(told.maps, told.z, gain, of_one_map)
 
 
 def _of_all(particles: ParticleStatistics) -> Statistics:

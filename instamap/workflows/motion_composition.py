@@ -129,7 +129,7 @@ def with_composition(
     """
     motion = candidate.motion
     one = composed.compositions[name]
-    rigid = composed_domains.rigid_log_prob(motion, candidate.descriptions[CONFORMATIONS])
+    of_one_map = candidate.descriptions[CONFORMATIONS].one_map
     described = {COMPOSITION: composed_domains.alone(one, motion.fitted.pixel_size)}
     if filled is not None and DOMAINS in filled.descriptions:
         moving = filled.descriptions[DOMAINS].domains
@@ -137,7 +137,7 @@ def with_composition(
         described[DOMAINS_AND_COMPOSITION] = composed_domains.beside(one, moving)
     descriptions = dict(candidate.descriptions)
     for how, domains in described.items():
-        description = composed_domains.describe(motion, domains, shape, rigid)
+        description = composed_domains.describe(motion, domains, shape, of_one_map)
         descriptions[how] = description
         progress.message(
             f"{name}: {how}, {len(description.maps)}: {description.gain:+.3g} nats/particle over"

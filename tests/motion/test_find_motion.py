@@ -38,7 +38,7 @@ from instamap.workflows.settings import Settings
 def found(gains: dict[str, float], test_count: int = 100) -> Candidate:
     maps = torch.zeros(3, 2, 2, 2)
     z = torch.zeros(3, 1)
-    descriptions = {how: Description(maps, z, gain) for how, gain in gains.items()}
+    descriptions = {how: Description(maps, z, gain, 0.0) for how, gain in gains.items()}
     motion = CoarseMotion(None, None, None, None, None, None, test_count, test_count)
     return Candidate(motion, StateMixture(maps, z, 0.0), descriptions)
 
