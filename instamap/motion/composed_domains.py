@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from instamap.motion import find_motion, judge, presence, ring
+from instamap.motion import find_motion, gains, presence, ring
 from instamap.motion.composition import Composition
 from instamap.motion.domains import Domains, Placement, add_up, soft_masks
 from instamap.motion.find_domains import MASK_EDGE, MASK_EXTEND, CoarseDomains
 from instamap.motion.find_motion import CoarseMotion, Description
-from instamap.motion.judge import Conformations
+from instamap.motion.gains import Conformations
 from instamap.motion.ring import Shape
 
 FIRST_DOMAIN = 0  # the number of the one that does not move
@@ -72,9 +72,9 @@ def describe(
     assert domains.domains.occupancy is not None  # some come and go
     count = int(domains.domains.occupancy.max()) + 1
     z = with_patterns(nodes, count)
-    told = Conformations(domains.maps(z.float()), z, count)
-    alone = judge.log_prob_of_one_map(motion.validation, motion.test, [told.one_map])
-    description = find_motion.judged(motion, told, max(of_one_map, alone))
+    conformations = Conformations(domains.maps(z.float()), z, count)
+    alone = gains.log_prob_of_one_map(motion.validation, motion.test, [conformations.one_map])
+    description = find_motion.with_gain(motion, conformations, max(of_one_map, alone))
     return replace(description, domains=domains)
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from instamap.fitting.conformations import ConformationData
 from instamap.fitting.objective import StatisticsData
 from instamap.model import Model
-from instamap.motion import bend, coordinates, find_domains, judge, posterior, ring
+from instamap.motion import bend, coordinates, find_domains, gains, posterior, ring
 from instamap.motion.bend import MotionFit
 from instamap.motion.coordinates import MotionSubspace
 from instamap.motion.find_domains import CoarseDomains
-from instamap.motion.judge import Conformations
+from instamap.motion.gains import Conformations
 from instamap.motion.ring import CIRCLE, Shape
 from instamap.motion.state_mixture import StateMixture
 from instamap.plugin.choice import Choice, Choices
@@ -200,7 +200,7 @@ def describe(
     mean = motion.subspace.mean
     own_maps = Conformations(mixture.maps, z)
     if not search.bends:
-        return _judged(motion, {CONFORMATIONS: own_maps}, [mean])
+        return _with_gains(motion, {CONFORMATIONS: own_maps}, [mean])
     scene = bend.with_mask_and_scale(fit.scene, mixture.maps)
     own = replace(fit, parts=with_shape(fit.parts, shape), scene=scene)
     sample = motion.sample
@@ -215,7 +215,7 @@ def describe(
     domains = find_domains.find(bent, z.float(), mixture.maps, fitted, 1 + shape.domains)
     if domains is not None:
         told = {DOMAINS: Conformations(domains.maps(dense.float()), dense), **told}
-    found = _judged(motion, told, [mean, rigid])
+    found = _with_gains(motion, told, [mean, rigid])
     at_nodes = posterior.conformations(bent, z.float())
     found[BENDING] = replace(found[BENDING], maps=at_nodes, z=z, bent=bent)
     if domains is not None:
@@ -223,21 +223,21 @@ def describe(
     return found
 
 
-def _judged(
+def _with_gains(
     motion: CoarseMotion, told: Mapping[str, Conformations], one_map: Sequence[Tensor]
 ) -> dict[str, Description]:
     """What is told of the conformations, each with what test particles gain by it over the best map
     for all of them: one of `one_map` "N N N", or of those that any description has.
     """
     rivals = [torch.stack(list(one_map)), *[one.one_map for one in told.values()]]
-    of_one_map = judge.log_prob_of_one_map(motion.validation, motion.test, rivals)
-    return {name: judged(motion, one, of_one_map) for name, one in told.items()}
+    of_one_map = gains.log_prob_of_one_map(motion.validation, motion.test, rivals)
+    return {name: with_gain(motion, one, of_one_map) for name, one in told.items()}
 
 
-def judged(motion: CoarseMotion, told: Conformations, of_one_map: float) -> Description:
+def with_gain(motion: CoarseMotion, conformations: Conformations, of_one_map: float) -> Description:
     """A description, with what test particles gain by it over log p of theirs under one map."""
-    gain = told.log_prob(motion.test) - of_one_map
-    return Description(told.maps, told.z, gain, of_one_map)
+    gain = conformations.log_prob(motion.test) - of_one_map
+    return Description(conformations.maps, conformations.z, gain, of_one_map)
 
 
 def _of_all(particles: ParticleStatistics) -> Statistics:

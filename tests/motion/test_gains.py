@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.blobs import blob, images, seeded
 
-from instamap.motion import judge, state_mixture
-from instamap.motion.judge import Conformations
+from instamap.motion import gains, state_mixture
+from instamap.motion.gains import Conformations
 
 LEVEL = 0.3
 TRUE = blob(0.0, 0.0, 0.0)
@@ -29,7 +29,7 @@ def gain(told: Conformations, place, height, rivals):
     half = len(place) // 2
     validation = blobs(place[:half], None if height is None else height[:half])
     test = blobs(place[half:], None if height is None else height[half:])
-    over = judge.log_prob_of_one_map(validation, test, [*rivals, told.one_map])
+    over = gains.log_prob_of_one_map(validation, test, [*rivals, told.one_map])
     return told.log_prob(test) - over
 
 
