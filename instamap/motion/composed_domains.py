@@ -31,32 +31,63 @@ def alone(composition: Composition, pixel_size: float) -> CoarseDomains:
     return CoarseDomains(domains, densities)
 
 
-def beside(composition: Composition, moving: CoarseDomains) -> CoarseDomains:
+def beside(motion: CoarseMotion, composition: Composition, moving: CoarseDomains) -> CoarseDomains:
     """The domains of particles that have all regions, and each region: as a domain of its own that
-    is taken off the still one, or where it is one that moves, as this.
+    is taken off the still one, or as the one of those that move which is most like it, whichever
+    makes validation particles likelier.
     """
-    before = moving.domains
-    size = before.pixel_size
-    densities = list(moving.densities)
-    occupancy = [ALWAYS] * len(densities)
-    places = [_mean_place(moving, number) for number in range(len(densities))]
+    count = len(moving.densities)
+    places = [_mean_place(moving, number) for number in range(count)]
+    domains = replace(moving.domains, occupancy=torch.full((count,), ALWAYS))
+    composed = CoarseDomains(domains, moving.densities)
     for number, region in enumerate(composition.regions):
+        ways = [_taken_off(composed, region, number)]
         owner = _owner(places, region)
-        if owner != FIRST_DOMAIN and occupancy[owner] == ALWAYS:
-            occupancy[owner] = number
-            continue
-        densities[FIRST_DOMAIN] = densities[FIRST_DOMAIN] - region
-        densities.append(region)
-        occupancy.append(number)
-    added = _still(len(before.nodes), len(densities) - len(moving.densities))
+        assert composed.domains.occupancy is not None  # it begins with one
+        if owner != FIRST_DOMAIN and composed.domains.occupancy[owner] == ALWAYS:
+            ways.append(_owned(composed, owner, number))
+        composed = max(ways, key=lambda one: _log_prob(motion, one))
+    size = moving.domains.pixel_size
+    masks = soft_masks(composed.densities, size, MASK_EXTEND, MASK_EDGE, one_level=True)
+    return replace(composed, domains=replace(composed.domains, masks=masks))
+
+
+def _taken_off(domains: CoarseDomains, region: Tensor, number: int) -> CoarseDomains:
+    """With a region as a domain that stays where it is, taken off the still one."""
+    before = domains.domains
+    rest = domains.densities.clone()
+    rest[FIRST_DOMAIN] -= region
+    added = _still(len(before.nodes), 1)
     placement = Placement(
         torch.cat([before.placement.turn, added.turn.to(before.placement.turn)], 1),
         torch.cat([before.placement.shift, added.shift.to(before.placement.shift)], 1),
     )
-    stacked = torch.stack(densities)
-    masks = soft_masks(stacked, size, MASK_EXTEND, MASK_EDGE, one_level=True)
-    domains = replace(before, masks=masks, placement=placement, occupancy=torch.tensor(occupancy))
-    return CoarseDomains(domains, stacked)
+    assert before.occupancy is not None  # some come and go
+    occupancy = torch.cat([before.occupancy, torch.tensor([number])])
+    masks = torch.cat([before.masks, (region > 0).to(before.masks)[None]])
+    after = replace(before, masks=masks, placement=placement, occupancy=occupancy)
+    return CoarseDomains(after, torch.cat([rest, region[None]]))
+
+
+def _owned(domains: CoarseDomains, owner: int, number: int) -> CoarseDomains:
+    """With the domain `owner` as the region: the whole of it comes and goes."""
+    assert domains.domains.occupancy is not None  # some come and go
+    occupancy = domains.domains.occupancy.clone()
+    occupancy[owner] = number
+    return replace(domains, domains=replace(domains.domains, occupancy=occupancy))
+
+
+def _log_prob(motion: CoarseMotion, domains: CoarseDomains) -> float:
+    """log p of validation particles, which may lack any region: the mean."""
+    return _conformations(domains, domains.domains.nodes.double()).log_prob(motion.validation)
+
+
+def _conformations(domains: CoarseDomains, nodes: Tensor) -> Conformations:
+    """The conformations at `nodes` "K L" of the motion, with and without each region."""
+    assert domains.domains.occupancy is not None  # some come and go
+    count = int(domains.domains.occupancy.max()) + 1
+    z = with_patterns(nodes, count)
+    return Conformations(domains.maps(z.float()), z, count)
 
 
 def describe(
@@ -69,10 +100,7 @@ def describe(
     nodes = domains.domains.nodes.double()
     if nodes.shape[1]:
         nodes = ring.with_middles(nodes, shape)
-    assert domains.domains.occupancy is not None  # some come and go
-    count = int(domains.domains.occupancy.max()) + 1
-    z = with_patterns(nodes, count)
-    conformations = Conformations(domains.maps(z.float()), z, count)
+    conformations = _conformations(domains, nodes)
     alone = gains.log_prob_of_one_map(motion.validation, motion.test, [conformations.one_map])
     description = find_motion.with_gain(motion, conformations, max(of_one_map, alone))
     return replace(description, domains=domains)

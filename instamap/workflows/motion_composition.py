@@ -134,7 +134,7 @@ def with_composition(
     if filled is not None and DOMAINS in filled.descriptions:
         moving = filled.descriptions[DOMAINS].domains
         assert moving is not None  # domains were found
-        described[DOMAINS_AND_COMPOSITION] = composed_domains.beside(one, moving)
+        described[DOMAINS_AND_COMPOSITION] = composed_domains.beside(motion, one, moving)
     descriptions = dict(candidate.descriptions)
     for how, domains in described.items():
         description = composed_domains.describe(motion, domains, shape, of_one_map)

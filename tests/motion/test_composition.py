@@ -7,6 +7,8 @@ from support.blobs import BOX, PIXEL, WINDOW, blob, images, mean_map, seeded
 from instamap.motion import composed_domains, composition, linear_subspace, posterior
 from instamap.motion.composition import RegionSearch
 from instamap.motion.coordinates import MotionSubspace
+from instamap.motion.domains import Domains, Placement, soft_masks
+from instamap.motion.find_domains import CoarseDomains
 from instamap.motion.find_motion import CoarseMotion
 from instamap.motion.ring import Shape
 from instamap.statistics.particle_statistics import ParticleStatistics
@@ -131,3 +133,62 @@ def test_domains_that_come_and_go_are_told_of_each_particle(two_regions, found):
     half = domains.maps(torch.tensor([[0.5, 0.0]]))[0]
     torch.testing.assert_close(half, measured.rest + 0.5 * measured.regions[0])
     assert described.maps.shape == (4, BOX, BOX, BOX)
+
+
+PLACES = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
+STEP = 2.0  # voxels that the second blob moves along y from one conformation to the next
+
+
+def swinging():
+    """The first blob is still and the second one moves along y: as domains."""
+    blobs = torch.stack([blob(*CENTRES[0].tolist()), blob(*CENTRES[1].tolist())])
+    shift = torch.zeros(3, 2, 3)
+    shift[:, 1, 1] = STEP * PIXEL * PLACES[:, 0].float()
+    placement = Placement(torch.eye(3).expand(3, 2, 3, 3).contiguous(), shift)
+    masks = soft_masks(blobs, PIXEL, 1, 1)
+    return CoarseDomains(Domains(masks, PLACES, placement, PIXEL), blobs)
+
+
+def test_a_region_is_a_domain_that_moves_or_one_of_its_own_as_validation_particles_say():
+    """The blob that moves comes and goes, or the third one does, which is still."""
+    g = seeded(12)
+    moving = swinging()
+    chosen = torch.randint(0, 3, (90,), generator=g)
+    here = (torch.rand(90, generator=g) < 0.5).float()
+    centres = CENTRES.expand(90, -1, -1).clone()
+    centres[:, 1, 1] += STEP * PLACES[chosen, 0].float()
+    always = torch.ones(90)
+    still = blob(*CENTRES[2].tolist())
+    densities = torch.stack([moving.densities[0] + still, moving.densities[1]])
+    nothing = torch.zeros(90, 1, dtype=torch.float64)
+    subspace = MotionSubspace(still, WINDOW, still[None], [0.0])
+    for owned, region in ((True, moving.densities[1]), (False, still)):
+        heights = torch.stack([always, here, always] if owned else [always, always, here], 1)
+        particles = images(centres, heights, 0.3, g)
+        motion = CoarseMotion(*[particles] * 5, subspace, 90, 90)
+        known = composition.Composition(still, region[None], nothing, nothing, [0.5])
+        composed = composed_domains.beside(motion, known, CoarseDomains(moving.domains, densities))
+        wanted = [-1, 0] if owned else [-1, -1, 0]
+        assert composed.domains.occupancy.tolist() == wanted
+        assert composed.domains.masks.shape == composed.densities.shape
+        total = composed.densities.sum(0)
+        torch.testing.assert_close(total, densities.sum(0))
+
+
+def test_a_domain_that_holds_half_of_a_region_is_not_the_region():
+    g = seeded(13)
+    here = (torch.rand(90, generator=g) < 0.5).float()
+    always = torch.ones(90)
+    first, second, third = (blob(*centre) for centre in CENTRES.tolist())
+    densities = torch.stack([first + second + 0.5 * third, 0.5 * third])
+    still = Placement(torch.eye(3).expand(3, 2, 3, 3).contiguous(), torch.zeros(3, 2, 3))
+    domains = Domains(soft_masks(densities, PIXEL, 1, 1), PLACES, still, PIXEL)
+    heights = torch.stack([always, always, here], 1)
+    particles = images(CENTRES.expand(90, -1, -1), heights, 0.3, g)
+    subspace = MotionSubspace(first, WINDOW, first[None], [0.0])
+    motion = CoarseMotion(*[particles] * 5, subspace, 90, 90)
+    nothing = torch.zeros(90, 1, dtype=torch.float64)
+    known = composition.Composition(first + second, third[None], nothing, nothing, [0.5])
+    composed = composed_domains.beside(motion, known, CoarseDomains(domains, densities))
+    assert composed.domains.occupancy.tolist() == [-1, -1, 0]
+    torch.testing.assert_close(composed.densities[2], third)
