@@ -3,7 +3,7 @@ the way round about its hinge.
 
     python -m benchmarks.accuracy.igg1d --data DIR [--make make_igg1d.py]
         [--score score_cryobench.py] [--python PYTHON] [--per-state 100] [--seeds 0]
-        [--fitted RUN] [--out FILE.json]
+        [--cryodrgn ENV] [--fitted RUN] [--out FILE.json]
 
 A set that is missing is made first, by the outside tool --make: 100 states of 128 px of 3 Å,
 --per-state images of each. It needs finufft, which instamap does not: --python names the
@@ -20,6 +20,8 @@ rest. GAIN and AGREEMENT: as in `benchmarks.accuracy.two_motions`. Beside it:
 
 - (consensus): the one map of `instamap reconstruct` without deformation against all states.
 - (true labels): relion_reconstruct on a state's own images, for --relion states.
+- cryoDRGN 4.3.1 with --cryodrgn, the folder of its own virtual environment: see
+`benchmarks.peers.cryodrgn`. It gets the wall time of instamap (--budget to change it).
 - Rows of CryoBench IgG-1D: areas that others published, of the original set (100,000 images) and
 not of the replica (NeurIPS 2025, CryoSPIRE, table 2).
 """
@@ -42,6 +44,7 @@ from benchmarks.lib import runs, sets
 from benchmarks.lib.common import environment
 from benchmarks.lib.options import SCORE, parser
 from benchmarks.lib.report import markdown, megabytes, number, save, show, table
+from benchmarks.peers import cryodrgn
 from instamap.data.formats import star
 from instamap.errors import InstamapError
 from instamap.maps import mrc
@@ -243,11 +246,43 @@ def by_labels(options: argparse.Namespace, folder: Path, work: Path) -> dict:
     }
 
 
+def by_cryodrgn(
+    options: argparse.Namespace, folder: Path, work: Path, seed: int, budget: float
+) -> dict:
+    """cryoDRGN in `budget` seconds, its coordinates and its maps of states."""
+    settings = cryodrgn.Settings(
+        options.width, options.depth, options.learning_rate, options.box, options.latent
+    )
+    truth = labels(folder)
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    chosen = spread_out(recipe["states"], options.count)
+    consensus = (options.consensus or work / "consensus") / "map.mrc"
+    try:
+        fit = cryodrgn.fit(options.cryodrgn, folder, work / "cryodrgn", budget, settings, seed)
+        where = places(fit.latents, truth, chosen, recipe["states"])
+        files, checks = cryodrgn.maps(options.cryodrgn, fit, where, consensus)
+    except cryodrgn.Failed as failure:
+        return {"failed": str(failure)}
+    angle = truth.double() * math.radians(recipe["amplitude"]) / recipe["states"]
+    return {
+        **fit.run.numbers(),
+        **judge(options, folder, (mrc.read(file)[0] for file in files), chosen),
+        **fit.numbers(),
+        **checks,
+        "angle": angle_error(fit.latents, angle),
+        "budget": budget,
+        "note": f"{fit.epochs} epochs; consensus correlation {checks['correlation']:+.2f}",
+    }
+
+
 def turn(options: argparse.Namespace, folder: Path, work: Path, seed: int) -> list[dict]:
     """All programs on one set, one by one."""
     results = {"instamap": by_motion(options, folder, work, seed)}
     if options.consensus or not options.fitted:
         results["(consensus)"] = by_consensus(options, folder, work, seed)
+    budget = options.budget or results["instamap"].get("seconds")
+    if options.cryodrgn and budget:
+        results["cryoDRGN"] = by_cryodrgn(options, folder, work, seed, budget)
     first = seed == options.seeds[0]  # relion_reconstruct draws nothing at random
     if first and options.relion and shutil.which(runs.RELION):
         results["(true labels)"] = by_labels(options, folder, work)
@@ -331,6 +366,22 @@ def chosen_options() -> argparse.Namespace:
         help="a finished run without deformation, instead of a new one; with --fitted alone there"
         " is none",
     )
+    made.add_argument(
+        "--cryodrgn", type=Path, metavar="ENV", help="virtual environment with cryoDRGN"
+    )
+    made.add_argument(
+        "--budget", type=float, help="seconds for cryoDRGN  [default: what instamap took]"
+    )
+    for name, value, what in (
+        ("latent", 8, "dimensions of its coordinates"),
+        ("width", 256, "of its networks"),
+        ("depth", 3, "of its networks"),
+        ("box", 64, "of its images, cropped: more epochs, coarser maps; 0 for theirs"),
+    ):
+        made.add_argument(
+            f"--{name}", type=int, default=value, help=f"cryoDRGN: {what}  [default: %(default)s]"
+        )
+    made.add_argument("--learning-rate", type=float, default=1e-3, help="of cryoDRGN")
     made.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     return made.parse_args()
 
@@ -339,6 +390,8 @@ def main() -> None:
     options = chosen_options()
     where = environment()
     before = [run for run in (options.fitted, options.consensus) if run is not None]
+    if options.cryodrgn and options.fitted and not (options.consensus and options.budget):
+        sys.exit("beside --fitted cryoDRGN needs --consensus, and --budget for its time")
     if before and len(options.data) * len(options.seeds) > 1:
         sys.exit("--fitted and --consensus are one run; give one set in --data and one seed")
     folders = [found(folder, options) for folder in options.data]

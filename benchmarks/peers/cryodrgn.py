@@ -3,7 +3,7 @@ in a given time.
 
 It lives in a virtual environment of its own, `pip install torch cryodrgn==4.3.1`, and is only ever
 called as a command. Poses and CTFs are converted by its own parse_pose_star and parse_ctf_star.
-Defaults, but for a latent of one dimension, networks that a CPU can train (width, depth) with a
+Defaults, but for the dimensions of its latent, networks that a CPU can train (width, depth) with a
 learning rate for their size (its own, 1e-4, is meant for a width of 1024 and many more steps than
 fit here), no mixed precision (it is for GPUs) and coordinates evaluated at the end alone. The time
 of an epoch is measured on some images first; then as many epochs are trained, from scratch, as fit
@@ -43,20 +43,21 @@ class Settings:
     """width, depth: hidden layers of the encoder and of the decoder. learning_rate: Adam's.
 
     box: to which its `downsample` crops the images first; 0 for their own. Maps then hold nothing
-    beyond that box's Nyquist frequency.
+    beyond that box's Nyquist frequency. latent: dimensions of its coordinates.
     """
 
     width: int
     depth: int
     learning_rate: float
     box: int = 0
+    latent: int = 1
 
 
 @dataclass(frozen=True)
 class Fit:
     """A VAE trained in `folder`.
 
-    latents "n 1": means of the posteriors. run: the training alone. epoch_seconds: mean of its
+    latents "n L": means of the posteriors. run: the training alone. epoch_seconds: mean of its
     epochs; expected: what was expected of them.
     """
 
@@ -116,7 +117,7 @@ def fit(
 
 
 def maps(env: Path, trained: Fit, places: Tensor, consensus: Path) -> tuple[list[Path], dict]:
-    """Volumes at the coordinates "S 1" as MRC files, and what their mean has in common with the map
+    """Volumes at the coordinates "S L" as MRC files, and what their mean has in common with the map
     in `consensus`. Raises Failed.
 
     correlation: Pearson's, before any change of sign. inverted: whether the volumes were multiplied
@@ -200,7 +201,7 @@ def _train(env: Path, inputs: list, out: Path, settings: Settings, *extra) -> Ru
     ]
     how = [
         "--zdim",
-        1,
+        settings.latent,
         *size,
         "--lr",
         settings.learning_rate,

@@ -28,6 +28,12 @@ class NormalEquations(Objective):
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
+        tolerance: float = option(
+            0.0003,
+            "share of the gain that counts as improvement within the patience",
+            low=0.0,
+            high=1.0,
+        )
         jitter: float = option(
             1.0,
             "scale of the random displacement of voxel centres in each step, 0 for none",

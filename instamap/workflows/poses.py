@@ -32,6 +32,8 @@ from instamap.workflows.workflow import MAP_FILES, Workflow
 
 RECORD = "poses.json"
 BY_MINI_BATCHES = "--objective images"
+# Share of what a round before had gained that corrections gain at least, or no other round follows.
+WORTH_A_ROUND = 0.003
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,6 @@ class PosesWorkflow(Workflow):
         usual = settings.deformation.options
         prior = PosePrior(math.radians(usual.angle), usual.shift)
         z = torch.zeros(dataset.particles.count, 5, dtype=torch.float64)
-        assert plain.objective is not None  # settings are resolved
-        tolerance = plain.objective.options.tolerance
         finished: list[_FinishedRound] = []
         for number in range(self.options.rounds + 1):
             if number:
@@ -172,7 +172,7 @@ class PosesWorkflow(Workflow):
             finished.append(_FinishedRound(prepared, fits, z, outcome))
             progress.message(_line(number, outcome, dataset.particles))
             outcomes = [one.outcome for one in finished]
-            if _no_gain(outcomes, len(dataset.held_out), tolerance):
+            if _no_gain(outcomes, len(dataset.held_out)):
                 break
             if number < self.options.rounds:
                 prior = outcome.prior
@@ -270,19 +270,19 @@ def _settings_of_map(settings: Settings) -> Settings:
     )
 
 
-def _no_gain(rounds: list[Round], held_out: int, tolerance: float) -> bool:
+def _no_gain(rounds: list[Round], held_out: int) -> bool:
     """Whether the corrections of the last round do not help.
 
     After the first map: if its held-out particles gain no more by them than chance allows (where
     poses are right, exp(gain) has mean 1). Later: if the last corrections gained no more than the
-    share `tolerance`.
+    share WORTH_A_ROUND.
     """
     last = rounds[-1]
     if len(rounds) == 1:
         gain = (last.held_out - last.uncorrected) * held_out
         return gain <= math.log(1 / FALSE_POSITIVE_RATE)
     before = rounds[-2].held_out
-    return last.held_out - before <= tolerance * abs(before)
+    return last.held_out - before <= WORTH_A_ROUND * abs(before)
 
 
 def _with_poses(result: Result, record: dict[str, Any], z: Tensor | None) -> PosesResult:
