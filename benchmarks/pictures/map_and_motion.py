@@ -35,12 +35,13 @@ def draw(folder: Path, picture: Path) -> None:
     level, solvent = render.threshold(volume.flatten())
     reach = REACH * len(volume) * pixel_size
     camera = render.Camera(size=RAYS, reach=reach, level=LEVEL * level, solvent=solvent)
-    with figure.png(picture, width=11.2, height=3.3, dpi=100) as page:
-        axes = page.subplots(1, len(maps))
-        for one, (volume, size), title in zip(axes, maps, titles.values(), strict=True):
-            one.imshow(render.surface(volume, size, camera).numpy())
-            one.set_title(title, fontsize=11)
-            one.axis("off")
+    page = figure.framed(11.2, 3.3)
+    axes = page.subplots(1, len(maps))
+    for one, (volume, size), title in zip(axes, maps, titles.values(), strict=True):
+        one.imshow(render.surface(volume, size, camera).numpy())
+        one.set_title(title, fontsize=11)
+        one.axis("off")
+    figure.save(page, picture, dpi=100)
 
 
 def _opens_upwards(folder: Path) -> bool:

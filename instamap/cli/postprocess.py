@@ -1,15 +1,12 @@
 """`instamap postprocess`: two half maps to a sharpened map and a resolution everywhere."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
-
-if TYPE_CHECKING:
-    from instamap.workflows.postprocess import PostprocessResult
 
 MASK_PANEL = "Mask"
 SHARPENING_PANEL = "Sharpening"
@@ -156,34 +153,8 @@ def postprocess(
         with ProgressBars() as bars:
             result = run(settings, bars)
         postprocess_files.write(result, folder)
-    show(columns(_rows(result)))
+    show(columns(result.summary()))
     for line in result.messages:
         show(f"note: {line}")
     picture = "fsc.png" if result.local is None else "local_resolution.png"
     show(f"everything in {out}/: look at {picture}")
-
-
-def _rows(result: "PostprocessResult") -> list[list[str]]:
-    """What was found, a line each."""
-    directions = result.directions()
-    rows = [
-        [
-            "resolution",
-            f"{result.resolution():.2f} Å (0.143), {result.resolution(0.5):.2f} Å (0.5)",
-        ],
-        ["along directions", f"{float(directions.min()):.2f} to {float(directions.max()):.2f} Å"],
-        ["B-factor", f"{result.sharpened.b_factor:.1f} Å²"],
-    ]
-    if result.local is not None:
-        best, median, worst = result.local_quantiles()
-        words = f"{best:.2f} to {worst:.2f} Å, half of it within {median:.2f} Å"
-        rows.append(["local resolution", words])
-        noise = result.local.without_signal(result.half_maps.mask)
-        words = f"{noise:.1%} of it is not told from noise, in a window of"
-        rows.append(["", f"{words} {result.local.bands.window:.0f} Å"])
-    if result.sampling is not None:
-        low = float(result.sampling.min())
-        high = float(result.sampling.max())
-        rows.append(["views", f"directions were seen {low:.2f} to {high:.2f} times as often as"])
-        rows[-1][1] += " with uniform views"
-    return rows

@@ -91,6 +91,12 @@ class Particles:
     def __len__(self) -> int:
         return self.count
 
+    def __repr__(self) -> str:
+        return (
+            f"<Particles '{self.path}': {self.count} images of {self.box} px of"
+            f" {self.pixel_size:.4g} Å>"
+        )
+
     def with_box(self, box: int) -> "Particles":
         """The particles as their file has them, in images scaled to `box` pixels an edge."""
         steps = replace(self.preprocessor.steps, box=box)

@@ -19,6 +19,9 @@ class Interval:
     high: float
     of_fits: tuple[float, ...]
 
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
+
     def record(self) -> dict[str, Any]:
         """As populations.json says it."""
         bounds = [self.low, self.high]

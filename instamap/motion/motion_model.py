@@ -196,6 +196,14 @@ class MotionModel:
     latents: Tensor
     settings: dict[str, Any]
 
+    def __repr__(self) -> str:
+        count, latent = self.latents.shape
+        scene = self.scene
+        return (
+            f"<MotionModel: {scene.box} px of {scene.pixel_size:.4g} Å, independent fits:"
+            f" {len(self.halves)}, particles: {count}, coordinates of each: {latent}>"
+        )
+
     @property
     def scene(self) -> Scene:
         """What both fits share; masks and scales may differ."""

@@ -38,6 +38,12 @@ class Populations:
     stiffness: float | None
     particles: int
 
+    def __repr__(self) -> str:
+        shares = [f"{region.name} {share}" for region, share in self.regions]
+        if not shares:
+            shares = [f"{len(fit.nodes)} conformations of {fit.name}" for fit in self.fits]
+        return f"<Populations of {self.particles} particles: {', '.join(shares)}>"
+
     def record(self) -> dict[str, Any]:
         """What populations.json says."""
         fits = {}

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from instamap.motion.audit import Audit
+from instamap.motion.audit import Audit, lattice
 from instamap.report import figure
 from instamap.report.slices import VIEWS, View, label_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 TOP_QUANTILE = 0.995
@@ -45,24 +46,35 @@ def plot(path: str | Path, audit: Audit) -> None:
 
     Displacement and disagreement have the same colours. Raises OutputError.
     """
-    columns = [column for column in COLUMNS if column.name in audit.maps]
-    place = middle(audit.maps["displacement"])
+    figure.save(drawn(audit), path, dpi=110)
+
+
+def drawn(audit: Audit, every: int = 1) -> "Figure":
+    """The figure that `plot` writes; of one in `every` voxels along each axis, if the audit looked
+    at these alone.
+    """
+    maps = {name: lattice(volume, every) for name, volume in audit.maps.items()}
+    columns = [column for column in COLUMNS if column.name in maps]
+    place = middle(maps["displacement"])
+    first = len(audit.maps["displacement"]) // 2 % every
+    voxel = tuple(first + every * index for index in reversed(place))
     motion = f"motion {audit.motion_rms:.2f} Å rms"
-    title = f"{audit.verdict}\n{motion}, slices through voxel x, y, z = {place[::-1]}"
-    with figure.png(path, width=2.6 * len(columns), height=7.4, dpi=110) as page:
-        page.suptitle(title, fontsize=10)
-        grid = page.subplots(len(VIEWS), len(columns))
-        for axes_of_column, column in zip(grid.T, columns, strict=True):
-            span = _colour_range(audit.maps, column.name)
-            for axes, view in zip(axes_of_column, VIEWS, strict=True):
-                section = audit.maps[column.name].select(view.axis, place[view.axis])
-                picture = _draw_slice(axes, section, column, view, span)
-            page.colorbar(
-                picture,
-                ax=list(axes_of_column),
-                location="bottom",
-                shrink=0.8,
-            )
+    title = f"{audit.verdict}\n{motion}, slices through voxel x, y, z = {voxel}"
+    page = figure.framed(2.6 * len(columns), 7.4)
+    page.suptitle(title, fontsize=10)
+    grid = page.subplots(len(VIEWS), len(columns))
+    for axes_of_column, column in zip(grid.T, columns, strict=True):
+        span = _colour_range(maps, column.name)
+        for axes, view in zip(axes_of_column, VIEWS, strict=True):
+            section = maps[column.name].select(view.axis, place[view.axis])
+            picture = _draw_slice(axes, section, column, view, span)
+        page.colorbar(
+            picture,
+            ax=list(axes_of_column),
+            location="bottom",
+            shrink=0.8,
+        )
+    return page
 
 
 def _draw_slice(

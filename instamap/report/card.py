@@ -1,23 +1,30 @@
-"""A result as a notebook shows it: the verdict, a slice of each direction, the fits."""
+"""A result as a notebook shows it: the verdict, a slice of each direction, and more to unfold."""
 
 import html
 
-from instamap.report.contents import Finished, slice_pictures
-from instamap.report.section import paragraphs
+from torch import Tensor
+
+from instamap.report.contents import slice_pictures
+from instamap.report.markup import element, text, void
 
 EDGE = 160  # pixels of a slice on the screen
 
 
-def card(result: Finished) -> str:
-    """The result as HTML, with nothing outside it."""
-    verdict = html.escape(result.verdict)
-    scene = result.scene
-    facts = f"{type(result).__name__}: {scene.box} px of {scene.pixel_size:.4g} Å"
-    pictures = ""
-    if not result.without_signal:
-        style = f'style="width: {EDGE}px; margin: 4px" alt'
-        for words, picture in slice_pictures(result.maps["map"]):
-            pictures += f'<img src="{picture}" {style}="{html.escape(words)}">'
-    words = paragraphs(result.summary())
-    heading = f"<p><strong>{verdict}</strong><br>{html.escape(facts)}</p>"
-    return f"<div>{heading}<div>{pictures}</div><details>{words}</details></div>"
+def card(verdict: str, facts: str, volume: Tensor | None, more: str) -> str:
+    """A result as HTML that needs nothing outside it, in the notebook's own colours.
+
+    verdict, facts: lines of plain text. volume "D D D": the map whose slices are shown, if any.
+    more: HTML that is unfolded.
+    """
+    heading = f"<strong>{html.escape(verdict)}</strong><br>{html.escape(facts)}"
+    parts = [element("p", {}, heading)]
+    if volume is not None:
+        pictures = [_picture(words, address) for words, address in slice_pictures(volume)]
+        parts.append(element("div", {}, "".join(pictures)))
+    parts.append(element("details", {}, text("summary", "More") + more))
+    return element("div", {}, "".join(parts))
+
+
+def _picture(words: str, address: str) -> str:
+    style = f"width: {EDGE}px; margin: 4px; display: inline-block"
+    return void("img", {"src": address, "alt": words, "title": words, "style": style})

@@ -1,7 +1,6 @@
 """A picture of the resolution along each direction, and of how often each was seen."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -14,21 +13,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot(path: str | Path, resolution: Tensor, sampling: Tensor | None = None) -> None:
-    """Write a PNG of `resolution` "V" in Å over the half sphere, and of `sampling` "V", where it is
-    known.
+def drawn(resolution: Tensor, sampling: Tensor | None = None) -> "Figure":
+    """The `resolution` "V" in Å over the half sphere, and `sampling` "V", where it is known.
 
-    Directions are those of `maps.directional_fsc.bin_centres`. Raises OutputError.
+    Directions are those of `maps.directional_fsc.bin_centres`.
     """
     count = 1 if sampling is None else 2
-    with figure.png(path, width=4.6 * count, height=4.4, dpi=140) as page:
-        grid = page.subplots(1, count, subplot_kw={"projection": "polar"}, squeeze=False)
-        axes = list(grid[0])
-        words = f"resolution {float(resolution.min()):.2f} to {float(resolution.max()):.2f} Å"
-        _draw(page, axes[0], resolution, words, "viridis_r")
-        if sampling is not None:
-            words = "how often seen, of uniform views"
-            _draw(page, axes[1], sampling, words, "cividis")
+    page = figure.framed(4.6 * count, 4.4)
+    grid = page.subplots(1, count, subplot_kw={"projection": "polar"}, squeeze=False)
+    axes = list(grid[0])
+    words = f"resolution {float(resolution.min()):.2f} to {float(resolution.max()):.2f} Å"
+    _draw(page, axes[0], resolution, words, "viridis_r")
+    if sampling is not None:
+        words = "how often seen, of uniform views"
+        _draw(page, axes[1], sampling, words, "cividis")
+    return page
 
 
 def _draw(page: "Figure", axes: "Axes", values: Tensor, title: str, colours: str) -> None:

@@ -1,7 +1,5 @@
-"""Figures as PNG files: drawn without a display, and whole or absent."""
+"""Figures: drawn without a display, shown by notebooks, and whole or absent as PNG files."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +11,10 @@ if TYPE_CHECKING:
 
 def blank(width: float, height: float, **properties: Any) -> "Figure":
     """An empty figure of so many inches; `properties` are matplotlib's."""
-    from matplotlib.figure import Figure  # slow to import, and fits that draw nothing need not wait
+    # matplotlib is slow to import, and fits that draw nothing need not wait
+    from instamap.report.notebook_figure import NotebookFigure
 
-    return Figure(figsize=(width, height), **properties)
+    return NotebookFigure(figsize=(width, height), **properties)
 
 
 def save(figure: "Figure", path: str | Path, dpi: float) -> None:
@@ -27,11 +26,3 @@ def save(figure: "Figure", path: str | Path, dpi: float) -> None:
 def framed(width: float, height: float) -> "Figure":
     """An empty figure of so many inches, in which nothing overlaps."""
     return blank(width, height, layout="constrained")
-
-
-@contextmanager
-def png(path: str | Path, width: float, height: float, dpi: float) -> Iterator["Figure"]:
-    """A figure of so many inches to draw in, which is then written as a PNG. Raises OutputError."""
-    figure = framed(width, height)
-    yield figure
-    save(figure, path, dpi)

@@ -1,6 +1,5 @@
 """A picture of local resolution: slices of a map in its colours, and how much of it has which."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ from instamap.report.slices import VIEWS, label_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 COLOURS = "viridis_r"
@@ -24,36 +24,32 @@ PANELS = "001122;333444"
 """What each place of a grid of 2 x 6 is a part of: views, histogram, noise."""
 
 
-def plot(
-    path: str | Path,
-    local: LocalResolution,
-    volume: Tensor,
-    mask: Tensor | None = None,
-) -> None:
-    """Write a PNG: central slices along z, y and x, coloured by local resolution where `mask`
-    "D D D" is above a half, the map `volume` "D D D" in gray beneath, and a histogram.
+def drawn(local: LocalResolution, volume: Tensor, mask: Tensor | None = None) -> "Figure":
+    """Central slices along z, y and x, coloured by local resolution where `mask` "D D D" is above a
+    half, the map `volume` "D D D" in gray beneath, and a histogram.
 
-    Beside it the FSC that noise alone reaches in the window. Raises OutputError.
+    Beside it the FSC that noise alone reaches in the window.
     """
     inside = torch.ones_like(volume, dtype=torch.bool) if mask is None else mask > 0.5
     values = local.resolution[inside].sort().values
     last = len(values) - 1
     low, high = (float(values[round(share * last)]) for share in COLOUR_QUANTILES)
-    with figure.png(path, width=10.5, height=6.2, dpi=130) as page:
-        panels = page.subplot_mosaic(PANELS, height_ratios=(1.3, 1))
-        pictures = [panels[number] for number in "012"]
-        for axes, view in zip(pictures, VIEWS, strict=True):
-            place = len(volume) // 2
-            grey = volume.select(view.axis, place)
-            shown = inside.select(view.axis, place)
-            resolution = local.resolution.select(view.axis, place)
-            colour = resolution.where(shown, torch.nan)
-            image = _draw_slice(axes, grey, colour, (low, high))
-            axes.set_title(f"central slice {view.title}", fontsize=9)
-            label_axes(axes, view, size=8, distance=2)
-        page.colorbar(image, ax=pictures, label="local resolution (Å)", shrink=0.85)
-        _draw_histogram(panels["3"], values)
-        _draw_noise(panels["4"], local)
+    page = figure.framed(10.5, 6.2)
+    panels = page.subplot_mosaic(PANELS, height_ratios=(1.3, 1))
+    pictures = [panels[number] for number in "012"]
+    for axes, view in zip(pictures, VIEWS, strict=True):
+        place = len(volume) // 2
+        grey = volume.select(view.axis, place)
+        shown = inside.select(view.axis, place)
+        resolution = local.resolution.select(view.axis, place)
+        colour = resolution.where(shown, torch.nan)
+        image = _draw_slice(axes, grey, colour, (low, high))
+        axes.set_title(f"central slice {view.title}", fontsize=9)
+        label_axes(axes, view, size=8, distance=2)
+    page.colorbar(image, ax=pictures, label="local resolution (Å)", shrink=0.85)
+    _draw_histogram(panels["3"], values)
+    _draw_noise(panels["4"], local)
+    return page
 
 
 def _draw_slice(

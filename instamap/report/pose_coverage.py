@@ -21,11 +21,13 @@ def plot(path: str | Path, rotation: Tensor, covered: float | None = None) -> No
 
     covered: share of the directions in Fourier space that a slice goes through. Raises OutputError.
     """
-    with figure.png(path, width=9.0, height=3.6, dpi=140) as page:
-        _draw(page, rotation.double(), covered)
+    figure.save(drawn(rotation, covered), path, dpi=140)
 
 
-def _draw(page: "Figure", rotation: Tensor, covered: float | None) -> None:
+def drawn(rotation: Tensor, covered: float | None = None) -> "Figure":
+    """The figure that `plot` writes."""
+    rotation = rotation.double()
+    page = figure.framed(9.0, 3.6)
     words = "" if covered is None else f"; slices cover {covered:.0%} of all directions"
     page.suptitle(f"views of {len(rotation)} images{words}", fontsize=10)
     sphere, plane = page.subplots(1, 2, width_ratios=(2, 1))
@@ -44,6 +46,7 @@ def _draw(page: "Figure", rotation: Tensor, covered: float | None) -> None:
     plane.set_xlabel("turn in the plane (degrees)")
     plane.set_ylabel("images")
     plane.spines[["top", "right"]].set_visible(False)
+    return page
 
 
 def views_per_bin(rotation: Tensor) -> Tensor:

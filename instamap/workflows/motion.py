@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from instamap.errors import DataError
 from instamap.fitting.conformations import Conformations
 from instamap.fitting.loop import FitResult
 from instamap.fitting.parallel import run_in_threads
@@ -30,7 +31,7 @@ from instamap.plugin.choice import load_class
 from instamap.plugin.options import CoordinateOptions, option
 from instamap.plugin.options import Options as WorkflowOptions
 from instamap.progress import SILENT, Progress
-from instamap.report import coordinates_plot
+from instamap.report import audit_plot, audit_section, coordinates_plot, populations_plot
 from instamap.workflows import (
     embed_new,
     motion_composition,
@@ -64,7 +65,7 @@ NO_MOTION = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MotionResult(Result):
     """Maps at the origin of the coordinates, and the motion.
 
@@ -138,6 +139,32 @@ class MotionResult(Result):
         if self.rotations is None:
             return coordinates_plot.drawn_alone(self.latents)
         return coordinates_plot.drawn(self.latents, self.rotations, self.latents[:0])
+
+    def plot_populations(self) -> "Figure":
+        """What share of the particles is in each conformation, as a matplotlib figure; of a single
+        coordinate, the energy along it. Raises DataError where populations are not known.
+        """
+        if self.populations is None:
+            raise DataError(
+                "this result has no populations: nothing moves in it, regions come and go, or it"
+                " was read from a folder; for that, run `instamap populations` on the folder"
+            )
+        return populations_plot.drawn(self.populations)
+
+    def plot_audit(self) -> "Figure":
+        """Where to believe the motion, as a matplotlib figure: slices of maps of how far matter
+        moves and how far the halves differ.
+
+        Looks at no more than 40 voxels along the box, which takes seconds; `instamap audit` looks
+        at all. Raises DataError where nothing bends.
+        """
+        if not (self.moving and self.motion.bends):
+            raise DataError(
+                "this result has no field to audit: nothing moves in it, or each conformation has"
+                " a map of its own"
+            )
+        audit = audit_section.sparse_audit(self.motion)
+        return audit_plot.drawn(audit, audit_section.spacing(self.motion))
 
     def conformation(self, z: Tensor) -> Tensor:
         """The map "D D D" at coordinates z "L"."""

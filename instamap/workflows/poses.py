@@ -36,7 +36,7 @@ BY_MINI_BATCHES = "--objective images"
 WORTH_A_ROUND = 0.003
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PosesResult(Result):
     """The map with corrected poses.
 

@@ -5,7 +5,7 @@ direction, and to a sharpened map.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,19 @@ from instamap.maps.fsc import MaskCorrection
 from instamap.maps.local_resolution import LocalResolution
 from instamap.maps.sharpening import GuinierFit
 from instamap.progress import SILENT, Progress
+from instamap.report import (
+    card,
+    directional_fsc_plot,
+    fsc_plot,
+    guinier_plot,
+    local_resolution_plot,
+    slices,
+)
+from instamap.report.section import paragraphs, table
 from instamap.workflows.read_mtf import read_mtf
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GOLD_STANDARD = fsc.RESOLUTION_THRESHOLDS[-1]
 RANDOM_SEED = 20130135
@@ -172,6 +184,81 @@ class PostprocessResult:
         ordered = inside.sort().values
         last = len(ordered) - 1
         return [float(ordered[round(share * last)]) for share in LOCAL_SHARES]
+
+    @property
+    def verdict(self) -> str:
+        """The resolution, in words."""
+        return f"resolution {self.resolution():.2f} Å (0.143), {self.resolution(0.5):.2f} Å (0.5)"
+
+    def summary(self) -> list[list[str]]:
+        """What was found: pairs of a name and words."""
+        directions = self.directions()
+        rows = [
+            ["resolution", self.verdict.removeprefix("resolution ")],
+            [
+                "along directions",
+                f"{float(directions.min()):.2f} to {float(directions.max()):.2f} Å",
+            ],
+            ["B-factor", f"{self.sharpened.b_factor:.1f} Å²"],
+        ]
+        if self.local is not None:
+            best, median, worst = self.local_quantiles()
+            words = f"{best:.2f} to {worst:.2f} Å, half of it within {median:.2f} Å"
+            rows.append(["local resolution", words])
+            noise = self.local.without_signal(self.half_maps.mask)
+            window = self.local.bands.window
+            words = f"{noise:.1%} of places are not told from noise, in a window of {window:.0f} Å"
+            rows.append(["without signal", words])
+        if self.sampling is not None:
+            low = float(self.sampling.min())
+            high = float(self.sampling.max())
+            words = f"directions were seen {low:.2f} to {high:.2f} times as often as with"
+            rows.append(["views", f"{words} uniform views"])
+        return rows
+
+    def plot_fsc(self) -> "Figure":
+        """The FSC curves as a matplotlib figure."""
+        return fsc_plot.drawn(self.curves, self.half_maps.box, self.half_maps.pixel_size)
+
+    def plot_guinier(self) -> "Figure":
+        """The Guinier plot as a matplotlib figure: ln |F| over 1/d², and the B-factor's line."""
+        half_maps = self.half_maps
+        sharpened = self.sharpened
+        amplitudes = sharpened.amplitudes
+        return guinier_plot.drawn(amplitudes, sharpened.fit, half_maps.box, half_maps.pixel_size)
+
+    def plot_directions(self) -> "Figure":
+        """The resolution along each direction as a matplotlib figure."""
+        return directional_fsc_plot.drawn(self.directions(), self.sampling)
+
+    def plot_local_resolution(self) -> "Figure":
+        """Local resolution as a matplotlib figure. Raises DataError where it was not looked for."""
+        if self.local is None:
+            raise DataError(
+                "this result has no local resolution, as it was not looked for; repeat it with"
+                " local=True"
+            )
+        mask = self.half_maps.mask
+        return local_resolution_plot.drawn(self.local, self.sharpened.volume, mask)
+
+    def plot_slices(self) -> "Figure":
+        """Central slices and projections of the sharpened map as a matplotlib figure."""
+        return slices.drawn(self.sharpened.volume, self.half_maps.pixel_size)
+
+    @property
+    def _facts(self) -> str:
+        half_maps = self.half_maps
+        mask = "in a mask" if half_maps.mask is not None else "without a mask"
+        return f"two half maps of {half_maps.box} px of {half_maps.pixel_size:.4g} Å, {mask}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.verdict}; {self._facts}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        facts = f"{type(self).__name__}: {self._facts}"
+        more = table([], self.summary(), "Postprocessing") + paragraphs(self.messages)
+        return card.card(self.verdict, facts, self.sharpened.volume, more)
 
     def record(self) -> dict[str, Any]:
         """The numbers, by name, as JSON can hold them."""

@@ -9,7 +9,7 @@ from instamap.data.formats import star_file
 from instamap.data.formats.star_file import Column, Table
 from instamap.files import replacing
 from instamap.maps import fsc, mrc
-from instamap.report import directional_fsc_plot, fsc_plot, guinier_plot, local_resolution_plot
+from instamap.report import figure
 from instamap.version import __version__
 from instamap.workflows import output
 from instamap.workflows.postprocess import FOUND_MASK, GOLD_STANDARD, PostprocessResult
@@ -17,6 +17,7 @@ from instamap.workflows.record import write_json
 
 RECORD = "postprocess.json"
 ROOT = "postprocess"  # the beginning of the names that RELION gives to the same files
+DPI = 140  # of pictures
 PICTURES = ("fsc.png", "guinier.png", "directions.png", "local_resolution.png")
 KIND = output.FolderKind("a postprocessing", RECORD, (f"{ROOT}*", FOUND_MASK, *PICTURES))
 
@@ -73,24 +74,11 @@ def _write_maps(result: PostprocessResult, folder: Path) -> None:
 
 
 def _draw(result: PostprocessResult, folder: Path) -> None:
-    box = result.half_maps.box
-    pixel_size = result.half_maps.pixel_size
-    fsc_plot.plot(folder / "fsc.png", result.curves, box, pixel_size)
-    guinier_plot.plot(
-        folder / "guinier.png",
-        result.sharpened.amplitudes,
-        result.sharpened.fit,
-        box,
-        pixel_size,
-    )
-    directional_fsc_plot.plot(folder / "directions.png", result.directions(), result.sampling)
+    figure.save(result.plot_fsc(), folder / "fsc.png", DPI)
+    figure.save(result.plot_guinier(), folder / "guinier.png", DPI)
+    figure.save(result.plot_directions(), folder / "directions.png", DPI)
     if result.local is not None:
-        local_resolution_plot.plot(
-            folder / "local_resolution.png",
-            result.local,
-            result.sharpened.volume,
-            result.half_maps.mask,
-        )
+        figure.save(result.plot_local_resolution(), folder / "local_resolution.png", DPI)
 
 
 def tables(result: PostprocessResult) -> list[Table]:

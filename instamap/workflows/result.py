@@ -15,7 +15,8 @@ from instamap.maps import fsc, mrc
 from instamap.plugin.choice import load_class
 from instamap.plugin.registry import default
 from instamap.progress import Evaluation
-from instamap.report import card, fsc_plot, html, likelihood_plot, slices
+from instamap.report import card, fsc_plot, html, likelihood_plot, pose_coverage, slices
+from instamap.report.section import paragraphs
 from instamap.scene import Scene
 from instamap.toml_text import write_toml
 from instamap.workflows import image_contrast, output
@@ -204,9 +205,33 @@ class Result:
         """Central slices and projections of the map as a matplotlib figure."""
         return slices.drawn(self.maps["map"], self.scene.pixel_size)
 
+    def plot_views(self) -> "Figure":
+        """From where the particles were seen, as a matplotlib figure. Raises DataError for a result
+        that was read from a folder, which has no rotations.
+        """
+        if self.rotations is None:
+            raise DataError(
+                "this result has no rotations, as it was read from a folder; its report.html shows"
+                " the directions of view"
+            )
+        return pose_coverage.drawn(self.rotations)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.verdict}; {self._facts}>"
+
+    @property
+    def _facts(self) -> str:
+        """Maps and images, in words."""
+        scene = self.scene
+        names = ", ".join(self.maps)
+        images = sum(self.counts.values())
+        return f"{names} of {scene.box} px of {scene.pixel_size:.4g} Å, from {images} images"
+
     def _repr_html_(self) -> str:
         """What a notebook shows of it."""
-        return card.card(self)
+        volume = None if self.without_signal else self.maps["map"]
+        facts = f"{type(self).__name__}: {self._facts}"
+        return card.card(self.verdict, facts, volume, paragraphs(self.summary()))
 
     def record(self) -> dict[str, Any]:
         """What run.toml says: the settings, with which the run can be repeated, and its files."""

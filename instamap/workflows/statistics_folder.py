@@ -60,6 +60,15 @@ class StatisticsFolder:
     path: Path
     manifest: dict[str, Any]
 
+    def __repr__(self) -> str:
+        scene = self.scene
+        images = sum(self.counts.values())
+        shards = ", ".join(map(str, self.shards))
+        return (
+            f"<StatisticsFolder '{self.path}': {images} images of {scene.box} px of"
+            f" {scene.pixel_size:.4g} Å, shards {shards}>"
+        )
+
     @staticmethod
     def open(path: Path) -> "StatisticsFolder":
         """A folder that is complete. Raises DataError for an unfinished, damaged or other one."""

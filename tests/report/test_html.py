@@ -12,10 +12,8 @@ import torch
 from support.finished import BOX, PIXEL, finished
 from support.motions import save
 
-from instamap.errors import DataError
 from instamap.plugin.registry import Registry
 from instamap.report import coordinates_plot, html, viewer
-from instamap.report.card import card
 
 MAX_BYTES = 3_000_000
 
@@ -115,19 +113,6 @@ def test_conformations_move_in_one_frame(tmp_path):
     first, middle, last = surface.maps
     assert first.corner == last.corner and first.high == middle.high
     assert first.text != last.text and surface.names[1] == "z1 = 0.00"
-
-
-def test_a_notebook_shows_verdict_and_slices():
-    shown = card(finished())
-    assert "resolution 9.00 Å" in shown and shown.count("<img") == 3
-
-
-def test_figures_are_drawn_from_results():
-    result = finished()
-    for drawn in (result.plot_fsc(), result.plot_likelihood(), result.plot_slices()):
-        assert drawn.axes
-    with pytest.raises(DataError, match="halves=True"):
-        finished(fsc={}).plot_fsc()
 
 
 @pytest.mark.parametrize("coordinates", [1, 2])

@@ -1,5 +1,6 @@
 """Postprocessing: what it says of maps whose truth is known, its files, and what it refuses."""
 
+import dataclasses
 import json
 import math
 import xml.etree.ElementTree as ET
@@ -11,6 +12,7 @@ import torch
 from support.command import correlation, instamap
 from support.half_maps import halves, particle, white
 
+from instamap.errors import DataError
 from instamap.maps import directional_fsc, mask, mrc
 from instamap.workflows import postprocess as workflow
 from instamap.workflows.postprocess import PostprocessSettings
@@ -176,6 +178,21 @@ def test_a_curve_that_cannot_be_divided_by_is_refused(outcome, tmp_path, rows, s
     halves_of_it = (path / "half1.mrc", path / "half2.mrc")
     refused = instamap("postprocess", *halves_of_it, "--mtf", file, "-o", tmp_path / "out")
     assert said in refused.refusal
+
+
+def test_a_notebook_shows_the_same(outcome):
+    path, _ = outcome
+    result = workflow.postprocess(settings(path, auto_mask=True))
+    facts = f"two half maps of {BOX} px of {PIXEL:g} Å, in a mask"
+    assert repr(result) == f"<PostprocessResult: {result.verdict}; {facts}>"
+    card = result._repr_html_()
+    assert facts in card and card.count("<img") == 3
+    for name, words in result.summary():
+        assert f">{name}<" in card and words in card
+    assert result.plot_slices().axes
+    assert result.plot_local_resolution().axes
+    with pytest.raises(DataError, match="local=True"):
+        dataclasses.replace(result, local=None).plot_local_resolution()
 
 
 def test_without_a_mask_it_is_said(outcome):
