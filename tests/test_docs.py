@@ -1,191 +1,91 @@
 """Every console and python block of the README and of the pages does what it says, in order, in an
-empty folder; commands that need data of one's own have the options that they are shown with.
+empty folder; commands that need data of one's own can be carried out as far as their words go.
 """
 
-import importlib.util
-import os
 import re
 import shlex
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
+import click
 import pytest
+from support.pages import (
+    ROOT,
+    RUN,
+    Block,
+    Folder,
+    blocks,
+    every_page,
+    is_run,
+    pages_beside,
+    shown_lines,
+    without_blocks,
+)
 
-from instamap.cli import OPEN_COMMANDS, application
+from instamap.cli import OPEN_COMMANDS, application, run
 from instamap.plugin.registry import installed
+from instamap.workflows import relion_job
 
-ROOT = Path(__file__).parents[1]
-RUN = ("console", "python")  # languages of blocks that are run
-SHOWN = ("sh", "bash")  # languages of blocks that need data of one's own
-BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# file: (\S+)\n")
 INLINE = re.compile(r"`(instamap [a-z][^`]*)`")
-CONTINUED = re.compile(r"\\\n\s*")
+COMMAND = re.compile(r"\binstamap [a-z].*")
+FLAG = re.compile(r"--[a-z][a-z-]*")
+OPEN = {function.__name__.replace("_", "-") for function in OPEN_COMMANDS}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language and its text."""
-
-    language: str
-    text: str
-
-    @property
-    def file(self) -> str | None:
-        """Where it is to be saved, if its first line is `# file: name`."""
-        found = FILE.match(self.text)
-        return found and found[1]
-
-    def commands(self) -> list[tuple[str, list[str]]]:
-        """Lines after "$ " without their comments, each with the beginnings of the lines that it
-        prints.
-        """
-        found = []
-        for line in self.text.splitlines():
-            if line.startswith("$ "):
-                found.append((line[2:].split("  #")[0].split(" # ")[0].strip(), []))
-            elif line.strip():
-                assert found, f"'{line}' is printed by no command; begin commands with '$ '"
-                found[-1][1].append(line.strip())
-        return found
-
-
-def text_of(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
-
-
-def blocks(page: str) -> list[Block]:
-    return [Block(*found) for found in BLOCK.findall(text_of(page))]
-
-
-def every_page() -> list[str]:
-    """The README and all pages of docs/, also those that were written since."""
-    below = sorted((ROOT / "docs").rglob("*.md"))
-    return ["README.md", *(path.relative_to(ROOT).as_posix() for path in below)]
-
-
-def is_run(page: str) -> bool:
-    return any(block.language in RUN for block in blocks(page))
-
-
-def shown_commands(page: str) -> list[str]:
-    """Lines of blocks that are not run, and commands within sentences and tables."""
-    text = text_of(page)
-    lines = INLINE.findall(BLOCK.sub("", text))
-    for block in blocks(page):
-        if block.language in SHOWN:
-            lines += CONTINUED.sub(" ", block.text).splitlines()
-    return [" ".join(line.split("  #")[0].split()) for line in lines]
+def commands_within(line: str) -> list[str]:
+    """The commands of instamap that a line of a shell carries out: by itself, by `python -m` or
+    torchrun, or as words that it hands on.
+    """
+    words = shlex.split(line, comments=True)
+    if words[:1] == ["instamap"]:
+        return [shlex.join(words)]
+    if "-m" in words and words[words.index("-m") + 1] == "instamap":
+        return [shlex.join(words[words.index("-m") + 1 :])]
+    return [found[0] for word in words if (found := COMMAND.search(word)) and " " in word]
 
 
 def check_options(line: str) -> None:
     """Fails where instamap has no such command, or the command no such option."""
-    group = application(installed(points=[]))
-    name, *words = shlex.split(line, comments=True)[1:]
-    assert name in group.commands, f"'{line}': instamap has no command {name}"
-    command = group.commands[name]
-    if name in {function.__name__.replace("_", "-") for function in OPEN_COMMANDS}:
+    command, words = command_of(line)
+    if command.name in OPEN:
         return
-    context = command.make_context(name, [], resilient_parsing=True)
+    context = command.make_context(command.name, [], resilient_parsing=True)
     context.resilient_parsing = False
     command.make_parser(context).parse_args(list(words))
 
 
+def check_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a command would be refused before it reads a file: for its options, their values,
+    what is missing, or for parts that do not exist or go together.
+    """
+    command, words = command_of(line)
+    if command.name == "relion-external":
+        relion_job.read(words)
+        return
+    context = command.make_context(command.name, list(words))
+    if command.name == "reconstruct":
+        reached = []
+        monkeypatch.setattr(run, "run_settings", lambda *settings: reached.append(settings))
+        command.invoke(context)
+        assert reached
+
+
+def command_of(line: str) -> tuple[click.Command, list[str]]:
+    group = application(installed(points=[]))
+    name, *words = shlex.split(line, comments=True)[1:]
+    assert name in group.commands, f"'{line}': instamap has no command {name}"
+    return group.commands[name], words
+
+
 def check_module(line: str) -> None:
-    """Fails where the module that Python is to run does not exist."""
+    """Fails where a module that Python is to run does not exist, or lacks an option."""
     words = shlex.split(line, comments=True)
-    module = words[words.index("-m") + 1]
-    assert importlib.util.find_spec(module), f"'{line}': there is no module {module}"
-
-
-class Folder:
-    """A folder in which blocks are run one after the other, as a reader would."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.site = path / ".site"
-        tools = Path(sys.executable).parent
-        self.environment = {
-            **os.environ,
-            "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-            "COLUMNS": "120",
-            "PYTHONPATH": f"{self.site}{os.pathsep}{path}",
-        }
-
-    def run(self, block: Block) -> None:
-        if block.file:
-            target = self.path / block.file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(FILE.sub("", block.text, count=1), encoding="utf-8")
-        elif block.language == "python":
-            self._call([sys.executable, "-W", "error", "-c", block.text])
-        elif block.language == "console":
-            for command, expected in block.commands():
-                self._command(command, expected)
-
-    def _command(self, command: str, expected: list[str]) -> None:
-        words = shlex.split(command)
-        if words[0] == "cd":
-            self.path = self.path / words[1]
-        elif words[0] == "make":
-            self._has_target(words[1])
-        elif "install" in words[:4] and any("pip" in word for word in words[:3]):
-            self._install(words[words.index("install") + 1 :])
-        else:
-            printed = self._call(["bash", "-c", command]).splitlines()
-            for start in expected:
-                assert any(
-                    " ".join(line.split()).startswith(" ".join(start.split())) for line in printed
-                ), (command, start, printed)
-
-    def _has_target(self, target: str) -> None:
-        """What make does is left to continuous integration: it sets up an environment and runs
-        these tests.
-        """
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), (
-            f"the Makefile has no target {target}"
-        )
-
-    def _install(self, words: list[str]) -> None:
-        """Of a folder below this one, without a network, to where only these commands look; of
-        instamap itself nothing.
-        """
-        [name] = [re.sub(r"\[.*\]$", "", word) for word in words if not word.startswith("-")]
-        if (self.path / name / "pyproject.toml").is_file():
-            self._call(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--no-index",
-                    "--no-deps",
-                    "--no-build-isolation",
-                    "--disable-pip-version-check",
-                    "--upgrade",
-                    "--target",
-                    str(self.site),
-                    name,
-                ]
-            )
-
-    def _call(self, words: list[str]) -> str:
-        done = subprocess.run(
-            words,
-            cwd=self.path,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=900,
-        )
-        assert done.returncode == 0, (
-            f"{words[-1]} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        )
-        return done.stdout + done.stderr
+    file = ROOT / (words[words.index("-m") + 1].replace(".", "/") + ".py")
+    assert file.is_file(), f"'{line}': there is no module {file}"
+    source = file.read_text(encoding="utf-8")
+    for shared in (ROOT / "benchmarks" / "lib").glob("*.py"):
+        if re.search(rf"\b{shared.stem}\b", source):
+            source += shared.read_text(encoding="utf-8")
+    for flag in filter(FLAG.fullmatch, words):
+        assert f'"{flag}"' in source, f"'{line}': {file.name} has no option {flag}"
 
 
 @pytest.mark.slow
@@ -193,7 +93,8 @@ class Folder:
 def test_every_block_does_what_it_says(page, tmp_path):
     folder = Folder(tmp_path)
     for block in blocks(page):
-        folder.run(block)
+        if block.language in RUN or block.file:
+            folder.run(block)
 
 
 def test_a_block_that_does_not_is_found(tmp_path):
@@ -202,29 +103,81 @@ def test_a_block_that_does_not_is_found(tmp_path):
     folder.run(Block("python", "# file: below/there.py\nvalue = 1\n"))
     assert (tmp_path / "below" / "there.py").read_text() == "value = 1\n"
     folder.run(Block("console", "$ echo one   two  # a comment\none two\n$ echo three\n"))
+    folder.run(Block("sh", "word=one  # kept\ntest $word = \\\n    one\n"))
     for wrong in ("$ false\n", "$ echo one\ntwo\n", "$ make gold\n", "one\n"):
         with pytest.raises(AssertionError):
             folder.run(Block("console", wrong))
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         folder.run(Block("python", "1 / 0\n"))
+    with pytest.raises(AssertionError, match="exited with"):
+        folder.run(Block("sh", "false\ntrue\n"))
 
 
-@pytest.mark.parametrize("page", every_page())
-def test_commands_that_are_shown_exist(page):
-    for line in shown_commands(page):
-        if line.startswith("instamap "):
-            check_options(line)
-        elif line.startswith("python -m benchmarks."):
+@pytest.mark.parametrize("page", [*every_page(), *pages_beside()])
+def test_commands_that_are_shown_exist(page, monkeypatch):
+    for line in INLINE.findall(without_blocks(page)):
+        check_options(" ".join(line.split()))
+    for line in shown_lines(page):
+        if line.startswith("python -m benchmarks."):
             check_module(line)
+        # parts of plugins need not be installed, and words in the environment are completed later
+        partial = page.startswith("plugins/") or line.startswith("export ")
+        for command in commands_within(line):
+            if partial:
+                check_options(command)
+            else:
+                check_command(command, monkeypatch)
 
 
-def test_a_command_that_does_not_exist_is_found():
+@pytest.mark.parametrize("page", pages_beside())
+def test_pages_beside_the_documentation_have_no_blocks_that_nobody_runs(page):
+    """What a plugin's page shows is in blocks that are checked; indented ones would not be."""
+    assert not re.search(r"^ {4}instamap ", without_blocks(page), re.MULTILINE)
+
+
+def test_commands_within_a_line_are_found():
+    assert commands_within('sbatch --wrap "instamap merge stats/* -o all"  # later') == [
+        "instamap merge stats/* -o all"
+    ]
+    assert commands_within("torchrun --nproc-per-node=4 -m instamap fit stats -o out") == [
+        "instamap fit stats -o out"
+    ]
+    assert commands_within("instamap doctor x.star  # instamap doctor --no") == [
+        "instamap doctor x.star"
+    ]
+    assert not commands_within("pip install instamap")
+
+
+def test_an_option_that_does_not_exist_is_found():
     check_options('instamap accumulate x.star -o stats/$ID --shard $ID/16  # "a shard')
     for wrong in ("instamap reconstructed x.star", "instamap fsc a.mrc b.mrc --masked m.mrc"):
         with pytest.raises(Exception, match="no command|No such option"):
             check_options(wrong)
+
+
+def test_a_command_that_would_be_refused_is_found(monkeypatch):
+    check_command("instamap reconstruct x.star -R levels=4", monkeypatch)
+    check_command("instamap relion-external --o a/ --in_parts x.star --held_out 0.1", monkeypatch)
+    wrong = {
+        "instamap fsc a.mrc": "Missing parameter",
+        "instamap reconstruct x.star --seed one": "valid integer",
+        "instamap reconstruct x.star -R level=4": "did you mean levels",
+        "instamap reconstruct x.star --deform bend": "is unknown",
+        "instamap reconstruct x.star --held-out 2": "held.out",
+        "instamap reconstruct x.star --deform rigid --workflow motion": "conformations",
+        "instamap relion-external --o a/ --in_parts x.star --held_in 1": "held_in",
+    }
+    for line, words in wrong.items():
+        with pytest.raises(Exception, match=words):
+            check_command(line, monkeypatch)
+
+
+def test_a_benchmark_that_does_not_exist_is_found():
+    check_module("python -m benchmarks.accuracy.halves --data a --make b --out c")
     with pytest.raises(AssertionError, match="no module"):
         check_module("python -m benchmarks.accuracy.nothing --out x.json")
+    with pytest.raises(AssertionError, match="no option --dataset"):
+        check_module("python -m benchmarks.accuracy.halves --dataset a")
 
 
 def test_the_readme_is_one_screen():
