@@ -11,15 +11,19 @@ import pytest
 import torch
 
 from instamap.data.particles import Particles
+from instamap.errors import DataError
 from instamap.fitting.objective import ObjectiveOptions
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
+from instamap.simulate import atomic_model
 
 WHY = "benchmarks are imported from the project's root: python -m pytest"
 cryodrgn = pytest.importorskip("benchmarks.peers.cryodrgn", reason=WHY)
 curves = pytest.importorskip("benchmarks.lib.curves", reason=WHY)
+atomic_states = pytest.importorskip("benchmarks.lib.atomic_states", reason=WHY)
 coming_and_going = pytest.importorskip("benchmarks.lib.coming_and_going", reason=WHY)
 composition = pytest.importorskip("benchmarks.accuracy.composition", reason=WHY)
+hidden_values = pytest.importorskip("benchmarks.lib.hidden_values", reason=WHY)
 igg1d = pytest.importorskip("benchmarks.accuracy.igg1d", reason=WHY)
 masks = pytest.importorskip("benchmarks.accuracy.masks", reason=WHY)
 motion = pytest.importorskip("benchmarks.peers.motion", reason=WHY)
@@ -191,16 +195,57 @@ def recipe(tmp_path_factory):
     )
 
 
+def chosen(path, words) -> list[int]:
+    return atomic_states.select_atoms(path, words).nonzero()[:, 0].tolist()
+
+
+def test_atoms_are_selected_by_chain_and_residues(recipe):
+    assert chosen(recipe.model, "A") == [4, 5, 6]
+    assert chosen(recipe.model, "B,C:1-1") == [7, 8, 9]
+    assert chosen(recipe.model, "A:1-1,A:3-9") == [4, 6]
+
+
+def test_a_chain_whose_name_is_blank_is_selected(recipe, tmp_path):
+    """As in PDB entries of old, and in the open adenylate kinase of the sets."""
+    blank = tmp_path / "blank.pdb"
+    lines = recipe.model.read_text().splitlines()
+    with_name = [line for line in lines if line.startswith("ATOM")]
+    without = [f"{line[:21]} {line[22:]}" if line[21] == "A" else line for line in with_name]
+    blank.write_text("\n".join([*without, "END", ""]))
+    assert chosen(blank, "") == [4, 5, 6] and chosen(blank, ":2-3") == [5, 6]
+    assert chosen(blank, ":2-3,B") == [5, 6, 7, 8]
+
+
+def test_the_open_kinase_is_selected(shared_data):
+    """All of its chain's residues; those of the lid are 122 to 159."""
+    model = shared_data / "models" / "adk_open.pdb.gz"
+    whole = len(chosen(model, ""))
+    assert whole == len(atomic_model.read(model)) and 0 < len(chosen(model, ":122-159")) < whole / 4
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("D", "selects chain 'D', but .*model.pdb' has 'R', 'A', 'B', 'C'"),
+        ("A,:1-2", "selects chain '', but .*'R', 'A', 'B', 'C'"),
+        ("A:7-9", "selects no residues of chain 'A' of .*, which has 1 to 3"),
+    ],
+)
+def test_what_selects_no_atom_is_refused(recipe, words, said):
+    with pytest.raises(DataError, match=said):
+        atomic_states.select_atoms(recipe.model, words)
+
+
 def test_arms_swing_each_for_itself(recipe):
     """An arm keeps its shape and its distance from its hinge, and turns by the angle; nothing else
     moves.
     """
     source = swinging.SwingingArms(recipe, swinging.drawn(recipe))
-    assert [arm.sum().item() for arm in source.arms] == [3, 3]
+    assert [arm.atoms.sum().item() for arm in source.arms] == [3, 3]
     before = source.atoms.position
     after = source.positions(torch.tensor([25.0, 0.0], dtype=torch.float64))
-    arm = source.arms[0]
-    hinge = source.hinges[0][0]
+    arm = source.arms[0].atoms
+    hinge = source.arms[0].hinge
     assert (
         torch.equal(before[~arm], after[~arm])
         and float((before - after)[arm].norm(dim=1).min()) > 1
@@ -243,7 +288,7 @@ def test_images_show_the_atoms_where_they_are(recipe):
 def test_a_set_of_two_motions_is_complete(recipe, tmp_path):
     swinging.make(recipe, tmp_path / "set")
     particles = Particles.open(tmp_path / "set" / "particles.star")
-    angles = np.load(tmp_path / "set" / swinging.ANGLES)
+    angles = np.load(tmp_path / "set" / atomic_states.ANGLES)
     assert len(particles) == len(angles) == recipe.count and set(np.unique(angles)) == {
         -30.0,
         0.0,
@@ -257,19 +302,19 @@ def test_angles_are_read_off_coordinates_that_bend():
     g = torch.Generator().manual_seed(0)
     truth = 45 * (2 * torch.rand(4000, 2, generator=g, dtype=torch.float64) - 1)
     mixed = truth / 45 @ torch.tensor([[0.8, 0.6], [-0.6, 0.8]], dtype=torch.float64)
-    assert swinging.read_off(mixed, truth) == pytest.approx([1, 1]) and swinging.canonical(
-        mixed, truth
-    ) == pytest.approx([1, 1])
+    assert hidden_values.explained(mixed, truth) == pytest.approx(
+        [1, 1]
+    ) and hidden_values.canonical(mixed, truth) == pytest.approx([1, 1])
     root = torch.sign(mixed) * mixed.abs().sqrt()
-    assert min(swinging.read_off(mixed + 0.2 * mixed.square(), truth)) > 0.99
-    assert min(swinging.read_off(root, truth)) > 0.9
+    assert min(hidden_values.explained(mixed + 0.2 * mixed.square(), truth)) > 0.99
+    assert min(hidden_values.explained(root, truth)) > 0.9
     alone = torch.stack([mixed[:, 0], torch.randn(4000, generator=g, dtype=torch.float64)], 1)
-    assert swinging.read_off(alone, truth) == pytest.approx([0.64, 0.36], abs=0.03)
-    assert swinging.canonical(alone, truth) == pytest.approx([1, 0], abs=0.05)
-    assert swinging.canonical(0 * mixed, truth) == [0, 0] and swinging.read_off(
+    assert hidden_values.explained(alone, truth) == pytest.approx([0.64, 0.36], abs=0.03)
+    assert hidden_values.canonical(alone, truth) == pytest.approx([1, 0], abs=0.05)
+    assert hidden_values.canonical(0 * mixed, truth) == [0, 0] and hidden_values.explained(
         0 * mixed, truth
     ) == pytest.approx([0, 0], abs=0.01)
-    assert swinging.canonical(mixed[:, [0, 0]], truth) == pytest.approx([1, 0])
+    assert hidden_values.canonical(mixed[:, [0, 0]], truth) == pytest.approx([1, 0])
 
 
 # Parts that come and go
@@ -313,14 +358,14 @@ def test_a_set_of_parts_that_come_and_go_is_complete(parts, tmp_path):
     coming_and_going.make(parts, folder)
     present = np.load(folder / coming_and_going.PRESENT)
     assert present.shape == (parts.count, 2) and set(np.unique(present)) == {0.0, 1.0}
-    assert set(np.unique(np.load(folder / coming_and_going.ANGLES))) == {-30.0, 0.0, 30.0}
+    assert set(np.unique(np.load(folder / atomic_states.ANGLES))) == {-30.0, 0.0, 30.0}
     assert sets.describe(folder)["guests"] == ["A", "C:2-2"]
 
 
 def test_the_area_under_a_receiver_operating_characteristic():
     g = torch.Generator().manual_seed(2)
     present = (torch.rand(20000, generator=g) < 0.3).double()
-    auc = coming_and_going.auc
+    auc = hidden_values.auc
     assert auc(present, present) == 1 and auc(-present, present) == 0
     assert auc(torch.zeros(20000), present) == 0.5
     score = 1.5 * present + torch.randn(20000, generator=g)
@@ -337,12 +382,12 @@ def test_parts_are_paired_with_the_occupancies_that_tell_them():
 
 def test_ranks_correlate_along_any_curve():
     x = torch.linspace(-1, 1, 50)
-    assert coming_and_going.spearman(x, x**3) == pytest.approx(1)
-    assert coming_and_going.spearman(x, -x.exp()) == pytest.approx(-1)
-    assert coming_and_going.spearman(torch.zeros(50), x) == 0
+    assert hidden_values.spearman(x, x**3) == pytest.approx(1)
+    assert hidden_values.spearman(x, -x.exp()) == pytest.approx(-1)
+    assert hidden_values.spearman(torch.zeros(50), x) == 0
     tied = torch.tensor([1.0, 1.0, 2.0, 3.0])
     # ranks 0.5, 0.5, 2, 3 and 0, 1, 2, 3
-    assert coming_and_going.spearman(tied, torch.arange(4.0)) == pytest.approx(0.9486832981)
+    assert hidden_values.spearman(tied, torch.arange(4.0)) == pytest.approx(0.9486832981)
 
 
 # A motion that is a circle

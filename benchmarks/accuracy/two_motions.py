@@ -18,157 +18,73 @@ halves. AGREEMENT: correlation of the halves' coordinates.
 
 import argparse
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
+from benchmarks.lib import hidden_motion, runs, swinging
+from benchmarks.lib.atomic_states import ANGLES
+from benchmarks.lib.hidden_motion import LAST_COLUMNS, listed, loaded
+from benchmarks.lib.hidden_values import canonical, explained
+from benchmarks.lib.report import number
 
-from benchmarks.lib import runs, sets
-from benchmarks.lib.common import environment
-from benchmarks.lib.options import DATA, parser
-from benchmarks.lib.report import megabytes, number, save, show, table
-from benchmarks.lib.swinging import ANGLES, Recipe, canonical, make, read_off
-
-MODEL = DATA / "models" / "1igt.pdb.gz"
-HEAD = [
-    "SET",
-    "SEED",
-    "R2 1",
-    "R2 2",
-    "CANONICAL",
-    "GAIN",
-    "AGREEMENT",
-    "SECONDS",
-    "CPU S",
-    "ANON MB",
-    "NOTE",
-]
+RECIPE = ("count", "states", "amplitude", "box", "pixel", "snr", "solvent")
+HEAD = ["SET", "SEED", "R2 1", "R2 2", "CANONICAL", *LAST_COLUMNS]
 
 
-def found(folder: Path, options) -> Path:
+def set_in(folder: Path, options: argparse.Namespace) -> Path:
     """The set, made where it is missing. Exits where the folder has another one."""
-    if not (folder / "particles.star").exists():
-        chosen = {
-            name: getattr(options, name)
-            for name in ("model", "count", "states", "amplitude", "box", "pixel", "snr", "solvent")
-        }
-        show(f"making '{folder}': {options.count} images")
-        make(Recipe(**chosen), folder)
-    if not (folder / ANGLES).exists():
-        sys.exit(
-            f"'{folder}' has no {ANGLES}, so no two motions that are known; name a folder that is"
-            " not there"
-        )
-    return folder
+    recipe = swinging.Recipe(**hidden_motion.recipe_values(options, RECIPE))
+    return hidden_motion.set_in(folder, partial(swinging.make, recipe), ANGLES, "two motions")
 
 
 def judge(folder: Path, out: Path) -> dict:
     """What the coordinates of the run in `out` say of the angles."""
-    z, truth = (
-        torch.from_numpy(np.load(file)).double() for file in (out / "latents.npy", folder / ANGLES)
-    )
+    z = loaded(out / "latents.npy")
+    truth = loaded(folder / ANGLES)
     said = json.loads((out / "motion.json").read_text(encoding="utf-8"))
     return {
-        "r2": read_off(z, truth),
+        "r2": explained(z, truth),
         "canonical": canonical(z, truth),
         "motion": said,
         **runs.gains(said),
     }
 
 
-def one(folder: Path, work: Path, seed: int, options) -> dict:
+def one(folder: Path, work: Path, seed: int, options: argparse.Namespace) -> dict:
     """A run and its scores."""
-    result = {"set": folder.resolve().name, "seed": seed}
-    if options.fitted:
-        return {**result, **judge(folder, options.fitted)}
-    run = runs.by_instamap(
-        folder, work, seed, "--deform", "bending-field", "-D", f"latent={options.latent}"
-    )
-    if run.code:
-        show(f"instamap failed on {folder.name}:\n{run.output[-800:]}")
-        return {**result, "failed": run.output[-800:]}
-    return {**result, **run.numbers(), **judge(folder, work), "output": run.output[-3000:]}
+    flags = ("--deform", "bending-field", "-D", f"latent={options.latent}")
+    return hidden_motion.measured(folder, work, seed, options, flags, judge)
 
 
 def row(result: dict) -> list[str]:
     """A line of the table."""
     r2 = [number(value, ".3f") for value in result.get("r2", [None, None])]
-    pair = ", ".join(number(value, ".3f") for value in result.get("canonical", [])) or "-"
-    form = {"gain": "+.3g", "agreement": ".3f", "seconds": ".0f", "cpu_seconds": ".0f"}
-    rest = [number(result.get(key), text) for key, text in form.items()]
     note = "failed" if "failed" in result else "-" if result["found"] else "no motion found"
-    return [
-        result["set"],
-        str(result["seed"]),
-        *r2,
-        pair,
-        *rest,
-        number(megabytes(result.get("anonymous")), ".0f"),
-        note,
-    ]
+    return hidden_motion.row(result, [*r2, listed(result.get("canonical"))], note)
 
 
 def chosen() -> argparse.Namespace:
     """The options of the command line."""
-    made = parser(__doc__, score=False, make=False, seeds=(0,))
-    usual = Recipe(MODEL)
-    made.add_argument(
-        "--model",
-        type=Path,
-        default=MODEL,
-        help="of the antibody 1igt, of which missing sets are made",
-    )
-    for name, text in (("count", "images"), ("states", "angles of each arm"), ("box", "pixels")):
-        made.add_argument(
-            f"--{name}",
-            type=int,
-            default=getattr(usual, name),
-            help=f"of missing sets: {text}  [default: %(default)s]",
-        )
-    for name, text in (
-        ("amplitude", "degrees to either side"),
-        ("pixel", "Å a pixel"),
-        ("snr", "as of `instamap simulate`"),
-        ("solvent", "as of `instamap simulate`"),
-    ):
-        made.add_argument(
-            f"--{name}",
-            type=float,
-            default=getattr(usual, name),
-            help=f"of missing sets: {text}  [default: %(default)s]",
-        )
+    made = hidden_motion.options_of(__doc__, swinging.Recipe(hidden_motion.MODEL), RECIPE)
     made.add_argument(
         "--latent",
         default="2",
         help="coordinates that instamap is asked for, or auto  [default: %(default)s]",
-    )
-    made.add_argument(
-        "--fitted",
-        type=Path,
-        metavar="DIR",
-        help="score this finished run instead of a new one, without times",
     )
     return made.parse_args()
 
 
 def main() -> None:
     options = chosen()
-    where = environment()
-    if options.fitted and len(options.data) * len(options.seeds) > 1:
-        sys.exit("--fitted is one run; give one set in --data and one seed")
-    folders = [found(folder, options) for folder in options.data]
-    runs.warm_up()
-    results = runs.each(
-        folders, options.seeds, lambda folder, work, seed: one(folder, work, seed, options)
+    hidden_motion.main(
+        "two_motions",
+        options,
+        HEAD,
+        partial(set_in, options=options),
+        partial(one, options=options),
+        row,
+        latent=options.latent,
     )
-    show(table(HEAD, [row(result) for result in results]))
-    said = {
-        "sets": [sets.describe(folder) for folder in folders],
-        "latent": options.latent,
-        "seeds": options.seeds,
-    }
-    save(options.out, "two_motions", where, results, **said)
 
 
 if __name__ == "__main__":
