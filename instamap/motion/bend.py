@@ -142,13 +142,16 @@ class DensityFit:
 
 
 def fit_density(fit: MotionFit, data: StatisticsData, what: str) -> DensityFit:
-    """One density that nothing bends, in as many steps as `bend` has for a density.
+    """One density that nothing bends, in as many steps as `bend` has for a density, and to where
+    one map would be fitted.
 
-    what: it is called. A rival that is cut short would flatter motion.
+    what: it is called. A rival that is cut short would flatter motion, and the map of a domain
+    would be less sharp than without motion.
     """
     usual = single_density_options(fit.options)
     model = fit.model()
-    longer = replace(usual, steps=2 * usual.steps)
+    share = min(usual.tolerance, NormalEquations.Options().tolerance)
+    longer = replace(usual, steps=2 * usual.steps, tolerance=share)
     result = optimise(
         model,
         NormalEquations(longer, model, data),
