@@ -184,7 +184,8 @@ class Scene:
     x] in 0..1, None means the sphere. noise_variance "G D//2+1": the noise's variance per optics
     group and Fourier shell, of an unfiltered image's pixels. bodies "M D D D": masks in 0..1 of
     parts of the particle that move on their own. focus "D D D": how much particles may differ, 0..1
-    (None: as much everywhere); where it is 0, they are as in all conformations.
+    (None: as much everywhere); where it is 0, they are as in all conformations. image_box: pixels of
+    the images that were read, where the scene is of a cube in their middle; None: as many as box.
     """
 
     box: int
@@ -196,13 +197,15 @@ class Scene:
     noise_variance: Tensor | None = None
     bodies: Tensor | None = None
     focus: Tensor | None = None
+    image_box: int | None = None
 
     @property
     def radius(self) -> float:
-        """Å: of the largest sphere that fits the box at every pose; nothing is reconstructed
+        """Å: of the largest sphere that fits the images at every pose; nothing is reconstructed
         outside it.
         """
-        return (self.box // 2 - 0.5) * self.pixel_size
+        edge = self.image_box or self.box
+        return (edge // 2 - 0.5) * self.pixel_size
 
     def to(self, *target: torch.dtype | torch.device | str) -> "Scene":
         """As Tensor.to for dtype and device of its masks and spectra."""

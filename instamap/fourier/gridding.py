@@ -50,16 +50,25 @@ class Grid:
         if not 0 <= self.origin <= cube.edge:
             raise ValueError(f"{cube} lie beside its middle, which waves are told about")
         self.size = kaiser_bessel.grid_size(2 * cube.edge, OVERSAMPLING)
-        edge = self.size + 2 * MARGIN + 1
-        width = self.size // 2 + 2 * MARGIN + 2
-        self.cells = torch.zeros(
-            edge,
-            edge,
-            width,
-            CHANNELS,
-            dtype=dtype,
-            device=device,
-        )
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._cells: Tensor | None = None
+
+    @property
+    def cells(self) -> Tensor:
+        """The numbers; memory is taken for them when they are first asked for."""
+        if self._cells is None:
+            edge = self.size + 2 * MARGIN + 1
+            width = self.size // 2 + 2 * MARGIN + 2
+            self._cells = torch.zeros(
+                edge,
+                edge,
+                width,
+                CHANNELS,
+                dtype=self.dtype,
+                device=self.device,
+            )
+        return self._cells
 
     @property
     def cells_per_component(self) -> float:
@@ -67,8 +76,8 @@ class Grid:
         return self.size / self.cube.box
 
     def clear(self) -> None:
-        """Sets all cells back to zero."""
-        self.cells.zero_()
+        """Sets all cells back to zero, and gives their memory back until they are asked for."""
+        self._cells = None
 
     def first_cells(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates "V P 3" (x, y, z) in cells, whose whole part is the first cell that a point
@@ -124,7 +133,8 @@ class Grid:
         in the middle of the box.
         """
         position = torch.arange(self.cube.edge) - self.origin
-        return self._lattice(_data, position)
+        lattice = self._lattice(_data, position)
+        return lattice.contiguous()
 
     def power_lattice(self) -> Tensor:
         """The sum of the power's waves on the periodic lattice "2N 2N 2N" with the origin first;
@@ -144,9 +154,9 @@ class Grid:
         position: Tensor,
     ) -> Tensor:
         """Inverse FFT of what `read` takes from the cells at positions "n" along each axis, axis by
-        axis, each cropped at once; sheets in turn to save memory.
+        axis, each cropped at once; sheets in turn to save memory. It is a part of a larger block.
         """
-        device = self.cells.device
+        device = self.device
         size = len(position)
         position = position.to(device)
         frequency = position.double() / self.size
@@ -173,7 +183,8 @@ class Grid:
                 waves = torch.fft.ifft(sheets, dim=axis, norm="forward")
                 sheets = waves.index_select(axis, rows)
             half[:, :, start:stop] = sheets * in_sheet
-        lattice = torch.empty(size, size, size, dtype=self.cells.dtype, device=device)
+        in_place = torch.view_as_real(half).flatten(2)
+        lattice = in_place[:, :, :size]  # of each row, which is not needed any more
         for start in range(0, size, SHEETS_AT_ONCE):
             sheets = half[start : start + SHEETS_AT_ONCE]
             waves = torch.fft.irfft(sheets, n=self.size, dim=2, norm="forward")

@@ -1,4 +1,6 @@
-"""Maps on more or fewer voxels of the same edge, by their Fourier transform."""
+"""Maps on more or fewer voxels of the same edge, by their Fourier transform; and what is known for
+each Fourier shell of one box, at the shells of another.
+"""
 
 import torch
 from torch import Tensor
@@ -20,6 +22,20 @@ def rescale(maps: Tensor, box: int) -> Tensor:
     spectrum = torch.nn.functional.pad(spectrum, margins)
     volumes = _inverse(spectrum)
     return volumes.real * (box / before) ** 3
+
+
+def resample_shells(values: Tensor, box: int, other: int) -> Tensor:
+    """Values "* D//2+1" at the Fourier shells of a box of D pixels, at those of another box of
+    pixels of the same size: linear in frequency between shells, the last one's beyond it.
+    """
+    if box == other:
+        return values
+    last = box // 2
+    place = torch.arange(other // 2 + 1, dtype=torch.float64, device=values.device)
+    place = (place * box / other).clamp(max=last)
+    before = place.long().clamp(max=last - 1)
+    share = (place - before).to(values.dtype)
+    return torch.lerp(values[..., before], values[..., before + 1], share)
 
 
 def _transform(maps: Tensor) -> Tensor:

@@ -43,6 +43,28 @@ class Cube:
         last = limits.low + int(occupied.max())
         return Cube(limits.box, first, last + 1).transformed_fast(limits)
 
+    def centred(self) -> "Cube":
+        """The least cube around this one whose voxel n // 2 is the box's voxel D // 2, so that it
+        can stand for the box; all of the box where that is less.
+        """
+        middle = self.box // 2
+        reach = max(middle - self.low, self.high - middle)
+        if 2 * reach >= self.box:
+            return Cube.whole(self.box)
+        return Cube(self.box, middle - reach, middle + reach)
+
+    def within(self, outer: "Cube") -> "Cube":
+        """This cube in the voxels of `outer`, as if that were the box. Raises ValueError where it
+        is not inside.
+        """
+        along = outer.slices_of(self)[0]
+        return Cube(outer.edge, along.start, along.stop)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the box."""
+        return self.edge == self.box
+
     def transformed_fast(self, within: "Cube") -> "Cube":
         """The least cube around this one whose doubled edge has no prime factor above 5."""
         edge = grids.fast_edge(2 * self.edge) // 2
@@ -80,7 +102,7 @@ class Cube:
 
     def whole_map(self, values: Tensor) -> Tensor:
         """The map "D D D" that has these values "n n n" in the cube and is empty elsewhere."""
-        if self.edge == self.box:
+        if self.is_whole:
             return values
         volume = torch.zeros(self.box, self.box, self.box, dtype=values.dtype, device=values.device)
         volume[self.slices] = values

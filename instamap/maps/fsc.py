@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,9 @@ EMPTY_POWER_SHARE = 1e-28
 BINS_PER_VOXEL = 8
 """Bins of distances in a mask's autocorrelation."""
 
+COMPONENTS_AT_ONCE = 1 << 21
+"""Of a transform that are worked on together, to save memory."""
+
 
 def fsc(
     a: Tensor,
@@ -51,14 +55,21 @@ def fsc(
     a, b: maps "D D D", which are multiplied by `mask` "D D D". Shells are those of `grids.shells`
     (rounded radius). A shell without power in either map has 0. Harauz & van Heel (1986).
     """
-    transform_a = _masked_transform(a, mask)
-    transform_b = _masked_transform(b, mask)
-    box = len(a)
-    real = transform_a.real * transform_b.real
-    product = real + transform_a.imag * transform_b.imag
-    cross = _sum_per_shell(product, box)
-    power_a = _power_per_shell(transform_a, box)
-    power_b = _power_per_shell(transform_b, box)
+    return _correlation(_masked_transform(a, mask), _masked_transform(b, mask))
+
+
+def _correlation(transform_a: Tensor, transform_b: Tensor) -> Tensor:
+    """The FSC of two maps' transforms "D D D//2+1"."""
+    box = len(transform_a)
+
+    def products(planes: slice) -> list[Tensor]:
+        a = transform_a[planes]
+        b = transform_b[planes]
+        real = a.real * b.real
+        product = real + a.imag * b.imag
+        return [product, a.real**2 + a.imag**2, b.real**2 + b.imag**2]
+
+    cross, power_a, power_b = _sums_per_shell(products, box, transform_a.device)
     full_a = power_a > EMPTY_POWER_SHARE * power_a.sum()
     full_b = power_b > EMPTY_POWER_SHARE * power_b.sum()
     full = full_a & full_b
@@ -81,33 +92,43 @@ def _transform(volume: Tensor) -> Tensor:
     return torch.fft.rfftn(volume.detach().double())
 
 
-def _shells(box: int, device: torch.device) -> Tensor:
-    """Shell "D D D//2+1" of each component of rfftn."""
+def _planes_at_once(box: int) -> Iterator[slice]:
+    """Slices of the planes of rfftn that are worked on together."""
+    count = max(1, COMPONENTS_AT_ONCE // (box * (box // 2 + 1)))
+    for start in range(0, box, count):
+        yield slice(start, start + count)
+
+
+def _shells(box: int, device: torch.device, planes: slice) -> Tensor:
+    """Shell "P D D//2+1" of each component of some planes of rfftn."""
     along = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64, device=device)
     square = along.square()
-    radius = (square[:, None, None] + square[:, None] + square[: box // 2 + 1]).sqrt_()
+    depth = square[planes, None, None]
+    radius = (depth + square[:, None] + square[: box // 2 + 1]).sqrt_()
     return radius.round_().long()
 
 
-def _power_per_shell(transform: Tensor, box: int) -> Tensor:
-    power = transform.real**2 + transform.imag**2
-    return _sum_per_shell(power, box)
-
-
-def _sum_per_shell(values: Tensor, box: int) -> Tensor:
-    """Sums "D//2+1" of real `values` "D D D//2+1" over the shells of the whole FFT.
+def _sums_per_shell(
+    values: Callable[[slice], list[Tensor]], box: int, device: torch.device
+) -> list[Tensor]:
+    """Sums "D//2+1" over the shells of the whole FFT of each of the real `values` "P D D//2+1",
+    which are asked for a few planes at once.
 
     Its corners are left out.
     """
     count = box // 2 + 1
     # rfftn leaves out the conjugates, except of the planes that are their own
-    multiplicity = values.new_full((count,), 2.0)
+    multiplicity = torch.full((count,), 2.0, dtype=torch.float64, device=device)
     multiplicity[0] = 1.0
     if box % 2 == 0:
         multiplicity[-1] = 1.0
-    shell = _shells(box, values.device).flatten()
-    weighted = (values * multiplicity).flatten()
-    return torch.bincount(shell, weighted)[:count]
+    parts = []
+    for planes in _planes_at_once(box):
+        shell = _shells(box, device, planes).flatten()
+        weighted = [(one * multiplicity).flatten() for one in values(planes)]
+        sums = [torch.bincount(shell, one, minlength=count)[:count] for one in weighted]
+        parts.append(torch.stack(sums))
+    return list(torch.stack(parts).sum(0))
 
 
 def levelled(volume: Tensor, mask: Tensor) -> Tensor:
@@ -251,15 +272,12 @@ def cross(
     tell. At that limit it errs by about half of its value and is by a ninth too large (Jensen's
     inequality); both fall as direct grows. A cross below zero gives 0.
     """
-    one = levelled(one, mask)
-    two = levelled(two, mask)
-    raw_one = levelled(raw_one, mask)
-    raw_two = levelled(raw_two, mask)
-    direct = fsc(raw_one, raw_two)
-    one_crossed = fsc(one, raw_two)
-    two_crossed = fsc(two, raw_one)
+    raw_transforms = [_transform(levelled(raw, mask)) for raw in (raw_one, raw_two)]
+    direct = _correlation(*raw_transforms)
+    one_crossed = _correlation(_transform(levelled(one, mask)), raw_transforms[1])
+    two_crossed = _correlation(_transform(levelled(two, mask)), raw_transforms[0])
     crossed = 0.5 * (one_crossed + two_crossed)
-    del one, two, raw_one, raw_two  # which are as large as what follows
+    del raw_transforms  # which are as large as what follows
     unbiased = _unbiased(crossed, direct, mask)
     return {"direct": direct, "cross": crossed, "unbiased": unbiased}
 
@@ -276,9 +294,13 @@ def _unbiased(
     components = _independent_between(mask, low, high)
     chance = MIN_DIRECT_SIGMAS / components.sqrt()
     box = len(mask)
-    each = torch.ones(box, box, box // 2 + 1, dtype=direct.dtype, device=direct.device)
-    size = _sum_per_shell(each, box)[: last + 1]
-    del each
+    one = torch.ones((), dtype=torch.float64, device=direct.device)
+
+    def ones(planes: slice) -> list[Tensor]:
+        count = len(range(box)[planes])
+        return [one.expand(count, box, box // 2 + 1)]
+
+    (size,) = _sums_per_shell(ones, box, direct.device)
     spans = zip(
         shell.tolist(),
         low.tolist(),
@@ -458,15 +480,20 @@ def _randomise(
         dtype=torch.float64,
     )
     noise = _transform(white).to(volume.device)
+    del white  # which is as large as the map
     transform = _transform(volume)
-    kept = _shells(len(volume), volume.device) < shell
-    random = transform.abs() * torch.sgn(noise)
-    mixed = torch.where(
-        kept,
-        transform,
-        random,
-    )
-    return torch.fft.irfftn(mixed, s=volume.shape)
+    box = len(volume)
+    for planes in _planes_at_once(box):
+        known = transform[planes]
+        kept = _shells(box, volume.device, planes) < shell
+        random = known.abs() * torch.sgn(noise[planes])
+        transform[planes] = torch.where(
+            kept,
+            known,
+            random,
+        )
+    del noise
+    return torch.fft.irfftn(transform, s=volume.shape)
 
 
 def write_csv(

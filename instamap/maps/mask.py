@@ -30,7 +30,12 @@ def sphere(
 
     1 up to `radius` - `edge` (Å) from the origin, 0 from `radius` on, half a cosine in between.
     """
-    distance = grids.voxel_centres(box, pixel_size).norm(dim=-1)
+    along = grids.axis(box, pixel_size)
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    distance = torch.empty(box, box, box)
+    for plane, height in zip(distance, along, strict=True):  # as positions take three numbers each
+        centres = torch.stack([x, y, torch.full_like(x, height)], -1)
+        plane.copy_(centres.norm(dim=-1))
     return _soft(distance, radius - edge, edge)
 
 
@@ -87,14 +92,18 @@ def from_map(
     threshold: float = 0.15,
     extend: float = 3,
     edge: float = 6,
+    box: int | None = None,
 ) -> Tensor:
     """A soft mask "D D D" around the particle in a map "D D D" whose protein is white.
 
     The map is filtered to `low_pass` Å (default: 15 Å, or 2 voxels if that is more) and cut at
     `threshold` of the way from its median, which is solvent, to its highest value. The largest
     connected part remains, and others of at least a tenth of its size; it is extended by `extend`
-    voxels and falls off over `edge` voxels more. Raises DataError for a map without contrast.
+    voxels and falls off over `edge` voxels more. box: of which the map is the middle, and the rest
+    is empty; None: the map's. Raises DataError for a map without contrast.
     """
+    if box is None:
+        box = len(volume)
     if low_pass is None:
         low_pass = max(15.0, 2 * pixel_size)
     smooth = _low_pass(volume.detach(), pixel_size, low_pass)
@@ -102,11 +111,11 @@ def from_map(
     ball = sphere(
         len(volume),
         1.0,
-        len(volume) // 2 - 0.5,
+        box // 2 - 0.5,
         0.0,
     )
     inside = ball.to(volume.device) > 0
-    solvent = smooth.median()
+    solvent = _median(smooth, box**3 - volume.numel())
     highest = smooth[inside].max()
     contrast = highest - solvent
     if not contrast > 1e-6 * smooth.abs().max():
@@ -197,6 +206,20 @@ def _extended(solid: Tensor, extend: float, edge: float) -> Tensor:
     if edge <= 1:  # it reaches no other voxel
         return solid.float()
     return _soft(_distance(solid, math.ceil(edge)), 0, edge)
+
+
+def _median(volume: Tensor, zeros: int) -> Tensor:
+    """The lower median of a map's values and of so many zeros."""
+    if not zeros:
+        return volume.median()
+    values = volume.flatten()
+    rank = (len(values) + zeros - 1) // 2  # from 0, among all
+    below = int((values < 0).sum())
+    if below <= rank < below + zeros:
+        return values.new_zeros(())
+    if rank >= below:
+        rank -= zeros
+    return values.kthvalue(rank + 1).values
 
 
 def _low_pass(

@@ -120,7 +120,7 @@ class Accumulator:
         self._batch = max(1, POINTS // len(self._plane))
         cube = cube or Cube.whole(box)
         self._grid = Grid(cube, dtype, self.device)
-        self._flushed = start or Statistics.empty(cube, pixel_size, dtype=dtype, device=device)
+        self._flushed = start
         self._empty()
 
     def _empty(self) -> None:
@@ -167,6 +167,10 @@ class Accumulator:
     def finish(self) -> Statistics:
         """The statistics of all images so far; more may be added."""
         self._flush()
+        if self._flushed is None:
+            return Statistics.empty(
+                self._grid.cube, self.pixel_size, dtype=self.dtype, device=self.device
+            )
         return self._flushed
 
     def _plane_for(self, magnification: Tensor | None) -> FourierPlane:
@@ -234,8 +238,7 @@ class Accumulator:
         added = Statistics.from_grid(
             self._grid, self.pixel_size, self._count, self._weight, self._energy
         )
-        self._flushed = self._flushed + added
-        self._grid.clear()
+        self._flushed = added if self._flushed is None else self._flushed + added
         self._empty()
 
 
@@ -245,7 +248,7 @@ def spread(
     """Add complex `data` "V P" and real `power` "V P" at the frequencies points @ frames, by the
     backend ("auto", "numba", "triton" or "torch") that is asked for: see `Grid.spread`.
     """
-    chosen = choose_backend(backend, grid.cells.dtype, grid.cells.device)
+    chosen = choose_backend(backend, grid.dtype, grid.device)
     if chosen == "numba":
         from instamap.fourier import gridding_numba  # here, so that numba is needed by nobody else
 

@@ -33,11 +33,11 @@ def solve(
     return cube.whole_map(solved)
 
 
-def find_mask(volume: Tensor, pixel_size: float) -> Tensor:
-    """The automatic mask around the particle in a first map: see `maps.mask.from_map`. Raises
-    DataError where the map is flat.
+def find_mask(volume: Tensor, pixel_size: float, box: int | None = None) -> Tensor:
+    """The automatic mask around the particle in a first map, which may be the middle of a larger
+    `box`: see `maps.mask.from_map`. Raises DataError where the map is flat.
     """
-    return mask.from_map(volume, pixel_size, threshold=0.2, extend=2, edge=2)
+    return mask.from_map(volume, pixel_size, threshold=0.2, extend=2, edge=2, box=box)
 
 
 def density_scale(volume: Tensor, window: Tensor) -> float:

@@ -75,9 +75,13 @@ class Statistics:
     def from_grid(
         grid: Grid, pixel_size: float, count: int, weight: float, energy: float
     ) -> "Statistics":
-        """The statistics of images whose weighted slices were spread on a Fourier grid."""
+        """The statistics of images whose weighted slices were spread on a Fourier grid, which is
+        emptied: it takes more memory than anything else.
+        """
         b = grid.data_lattice()
-        kernel = _real_transform(grid.power_lattice())
+        lattice = grid.power_lattice()
+        grid.clear()
+        kernel = _real_transform(lattice)
         return Statistics(grid.cube, pixel_size, b, kernel, count, weight, energy)
 
     @property
@@ -123,12 +127,13 @@ class Statistics:
             return self
         inside = self.cube.slices_of(cube)
         n = cube.edge
-        middle = slice(self.edge - n, self.edge + n)
-        shape = (2 * self.edge,) * 3
-        lattice = torch.fft.irfftn(self.kernel, s=shape)
-        lattice = torch.fft.fftshift(lattice)
-        lattice = lattice[middle, middle, middle]
-        kernel = _real_transform(torch.fft.ifftshift(lattice))
+        size = 2 * self.edge
+        lattice = torch.fft.irfftn(self.kernel, s=(size, size, size))
+        place = torch.arange(-n, n, device=lattice.device)
+        near = torch.fft.ifftshift(place) % size
+        for axis in range(3):
+            lattice = lattice.index_select(axis, near)
+        kernel = _real_transform(lattice)
         b = self.b[inside]
         return replace(self, cube=cube, b=b.contiguous(), kernel=kernel)
 
@@ -241,7 +246,7 @@ def _planes(volume: Tensor, m: int) -> Tensor:
     dtype = torch.promote_types(volume.dtype, torch.complex64)
     spectrum = torch.empty(n, m, m // 2 + 1, dtype=dtype, device=volume.device)
     for planes in _at_once(n, m * m):
-        spectrum[planes] = torch.fft.rfft2(volume[planes], s=(m, m))
+        spectrum[planes] = torch.fft.rfft2(volume[planes].contiguous(), s=(m, m))
     return spectrum
 
 

@@ -21,7 +21,7 @@ from instamap.plugin.options import Options as WorkflowOptions
 from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.statistics import initial_map
-from instamap.workflows import per_particle
+from instamap.workflows import middle, per_particle
 from instamap.workflows.devices import CPU, described
 from instamap.workflows.prepare import Prepared, prepare
 from instamap.workflows.record import LoggedProgress
@@ -72,6 +72,7 @@ class MapWorkflow(Workflow):
         describe(settings, prepared, logged)
         fits, models = fit_all(settings, prepared, logged)
         artefacts = per_particle.learned(settings, prepared, fits, models)
+        del models  # half maps are compared in the memory that they leave
         return make_result(settings, prepared, fits, logged, artefacts)
 
 
@@ -105,7 +106,7 @@ def _against(objective: str, settings: Settings, classes: Mapping[str, type]) ->
 
 def describe(settings: Settings, prepared: Prepared, progress: Progress) -> None:
     """Tells what is about to be fitted."""
-    scene = prepared.scene
+    scene = prepared.image_scene
     counts = dict(prepared.counts)
     held_out = counts.pop("held_out")
     if settings.device != CPU:
@@ -123,8 +124,9 @@ def describe(settings: Settings, prepared: Prepared, progress: Progress) -> None
         progress.message(f"assumed         {prepared.particles.table.assumed}")
     if prepared.particles is not None and prepared.particles.ignored:
         progress.message(f"not modelled    {', '.join(prepared.particles.ignored)}")
-    assert scene.mask is not None  # prepared scenes have one
-    share = float((scene.mask > 0).float().mean())
+    window = prepared.scene.mask
+    assert window is not None  # prepared scenes have one
+    share = int((window > 0).sum()) / scene.box**3
     where = settings.mask or "found in a first map, written to mask.mrc"
     progress.message(f"mask            {where}: {share:.0%} of the box")
 
@@ -175,9 +177,9 @@ def make_result(
     artefacts: Sequence[Artefact] = (),
 ) -> Result:
     """The result of fits of all sets."""
-    scene = prepared.scene
-    maps = maps_of(fits, scene)
-    curves = compare_halves(maps, scene, prepared.fits)
+    maps, curves = whole_maps_and_curves(fits, prepared)
+    scene = prepared.whole_scene()
+    fits = {name: replace(fit, map=maps[name]) for name, fit in fits.items()}
     signal = all(fit.signal for fit in fits.values())
     return Result(
         settings=settings,
@@ -193,6 +195,16 @@ def make_result(
         rotations=None if prepared.particles is None else prepared.particles.views.rotation,
         contrast=prepared.contrast,
     )
+
+
+def whole_maps_and_curves(
+    fits: Mapping[str, FitResult], prepared: Prepared
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The maps of the fits and the FSC curves of half maps, in the box of the images."""
+    scene = prepared.scene
+    maps = maps_of(fits, scene)
+    curves = compare_halves(maps, scene, prepared.fits)
+    return middle.whole_maps(maps, scene), middle.whole_curves(curves, scene)
 
 
 def maps_of(fits: Mapping[str, FitResult], scene: Scene) -> dict[str, Tensor]:

@@ -187,13 +187,12 @@ class PosesWorkflow(Workflow):
         prepared: Prepared,
         fits: dict[str, FitResult],
     ) -> PoseRound:
-        maps = map_workflow.maps_of(fits, prepared.scene)
-        curves = map_workflow.compare_halves(maps, prepared.scene, prepared.fits)
+        maps, curves = map_workflow.whole_maps_and_curves(fits, prepared)
         return PoseRound(
             dataset.particles,
             dataset.rows,
             dataset.held_out,
-            make_part("likelihood", plain.likelihood, prepared.scene),
+            make_part("likelihood", plain.likelihood, prepared.image_scene),
             maps,
             curves.get("masked"),
             self.options.newton,

@@ -29,6 +29,7 @@ from instamap.statistics.streaming import accumulate
 from instamap.workflows import (
     extent,
     image_contrast,
+    middle,
     preflight,
     processes,
     requirements,
@@ -74,12 +75,15 @@ class Dataset:
 class Prepared:
     """A scene with its mask and scale, and what each fit may see.
 
-    particles: None where statistics on disk took their place. mask_was_found: in a first map.
-    contrast: see `Dataset`.
+    particles: None where statistics on disk took their place. scene: of what is fitted, with its
+    mask; of the cube that holds the molecule where there are statistics. image_scene: of the images
+    as they were read, with the user's mask, if any. mask_was_found: in a first map. contrast: see
+    `Dataset`.
     """
 
     particles: Particles | None
     scene: Scene
+    image_scene: Scene
     fits: dict[str, FitData]
     mask_was_found: bool
     contrast: MeasuredContrast | None = None
@@ -90,6 +94,13 @@ class Prepared:
         first = next(iter(self.fits.values()))
         counts = {name: data.count for name, data in self.fits.items()}
         return {**counts, HELD_OUT: first.held_out_count}
+
+    def whole_scene(self) -> Scene:
+        """The scene of the images, with the mask and the scale of what is fitted."""
+        window = self.image_scene.mask
+        if window is None and self.scene.mask is not None:
+            window = middle.cube_of(self.scene).whole_map(self.scene.mask)
+        return replace(self.image_scene, mask=window, density_scale=self.scene.density_scale)
 
 
 def open_dataset(
@@ -131,7 +142,7 @@ def open_dataset(
     if settings.extent == "molecule":
         fitted = torch.cat(list(rows.values()))
         cube = extent.find(particles, fitted, window, symmetry=symmetry, weights=weights)
-    if cube != Cube.whole(particles.box):
+    if not cube.is_whole:
         progress.message(f"extent          {cube} hold the molecule; elsewhere is nothing")
     dataset = Dataset(particles, scene, rows, held_out, symmetry, weights, cube)
     dataset = _with_refined_noise(dataset, settings)
@@ -291,9 +302,10 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
     settle(preflight.of_later_images(dataset.particles), progress)
     held_out = statistics.pop(HELD_OUT)
     distinct = distinct_images(dataset.particles, dataset.held_out)
-    scene, mask_was_found = with_mask_and_scale(dataset.scene, list(statistics.values()))
-    fits = _fit_data(statistics, held_out, scene, distinct)
-    return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
+    scene, fits, mask_was_found = _fit_data(dataset.scene, statistics, held_out, distinct)
+    return Prepared(
+        dataset.particles, scene, dataset.scene, fits, mask_was_found, dataset.contrast
+    )
 
 
 def _tell_needs(dataset: Dataset, settings: Settings, progress: Progress) -> None:
@@ -356,7 +368,9 @@ def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> 
     for name, rows in dataset.rows.items():
         fits[name] = ImageData(dataset.particles, rows, dataset.held_out)
     scene, mask_was_found = with_mask_and_scale(dataset.scene, [statistics["first"]])
-    return Prepared(dataset.particles, scene, fits, mask_was_found, dataset.contrast)
+    return Prepared(
+        dataset.particles, scene, dataset.scene, fits, mask_was_found, dataset.contrast
+    )
 
 
 def _prepare_statistics(settings: Settings) -> Prepared:
@@ -381,25 +395,32 @@ def _prepare_statistics(settings: Settings) -> Prepared:
         sets = {splits.WHOLE: one + two}
     if scene.mask is not None:
         _check_inside(scene.mask, one.cube, settings)
-    scene, mask_was_found = with_mask_and_scale(scene, list(sets.values()))
-    fits = _fit_data(sets, held_out, scene, None)
-    return Prepared(None, scene, fits, mask_was_found)
+    fitted, fits, mask_was_found = _fit_data(scene, sets, held_out, None)
+    return Prepared(None, fitted, scene, fits, mask_was_found)
 
 
 def _fit_data(
-    sets: dict[str, Statistics], held_out: Statistics, scene: Scene, distinct: int | None
-) -> dict[str, FitData]:
-    """What each fit may see: of the statistics, what is said of the cube that holds the mask.
+    scene: Scene, sets: dict[str, Statistics], held_out: Statistics, distinct: int | None
+) -> tuple[Scene, dict[str, FitData], bool]:
+    """What is fitted, as if the cube that was gathered was the box: its scene with mask and scale,
+    and what each fit may see of the statistics, which is what they say of the cube that holds the
+    mask. Also whether the mask was found.
 
     The sets are emptied, since each takes much memory.
     """
+    box = held_out.cube.centred()
+    scene = middle.scene_of(scene, box)
+    for name, statistics in sets.items():
+        sets[name] = middle.statistics_of(statistics, box)
+    held_out = middle.statistics_of(held_out, box)
+    scene, mask_was_found = with_mask_and_scale(scene, list(sets.values()))
     assert scene.mask is not None  # it was given or found
     cube = Cube.around(dilate(scene.mask), held_out.cube)
     held_out = held_out.crop(cube)
     fits: dict[str, FitData] = {}
     for name in list(sets):
         fits[name] = StatisticsData(sets.pop(name).crop(cube), held_out, distinct)
-    return fits
+    return scene, fits, mask_was_found
 
 
 def _check_inside(window: Tensor, cube: Cube, settings: Settings) -> None:
@@ -424,7 +445,7 @@ def with_mask_and_scale(scene: Scene, sample: list[Statistics]) -> tuple[Scene, 
     first = initial_map.solve(total, sphere)
     window = scene.mask
     if window is None:
-        window = initial_map.find_mask(first, scene.pixel_size)
+        window = initial_map.find_mask(first, scene.pixel_size, scene.image_box)
     scale = initial_map.density_scale(first, window)
     return replace(scene, mask=window, density_scale=scale), scene.mask is None
 
