@@ -4,6 +4,7 @@ true states, two motions and how well they are read off, angles on a circle.
 """
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from instamap.errors import DataError
 from instamap.fitting.objective import ObjectiveOptions
 from instamap.geometry import grids, rotations
 from instamap.maps import mrc
-from instamap.simulate import atomic_model
+from instamap.simulate import atomic_model, particle_set
 
 WHY = "benchmarks are imported from the project's root: python -m pytest"
 cryodrgn = pytest.importorskip("benchmarks.peers.cryodrgn", reason=WHY)
@@ -31,6 +32,7 @@ programs = pytest.importorskip("benchmarks.lib.programs", reason=WHY)
 report = pytest.importorskip("benchmarks.lib.report", reason=WHY)
 runs = pytest.importorskip("benchmarks.lib.runs", reason=WHY)
 sets = pytest.importorskip("benchmarks.lib.sets", reason=WHY)
+sizes = pytest.importorskip("benchmarks.speed.sizes", reason=WHY)
 still = pytest.importorskip("benchmarks.accuracy.still", reason=WHY)
 swinging = pytest.importorskip("benchmarks.lib.swinging", reason=WHY)
 two_motions = pytest.importorskip("benchmarks.accuracy.two_motions", reason=WHY)
@@ -144,6 +146,46 @@ def test_a_state_is_at_the_median_of_its_particles():
 def test_recipes_are_words(name):
     """They are split by white space, not by a shell: quotes would reach the tool."""
     assert not set(sets.RECIPES[name]) & set("'\"") and "{data}" in sets.RECIPES[name]
+
+
+def test_images_are_listed_again_in_poses_of_their_own(tmp_path):
+    particle_set.demo(tmp_path / "set", count=5, box=16, pixel_size=3.0)
+    before = Particles.open(tmp_path / "set" / "particles.star")
+    again = Particles.open(sets.listed(tmp_path / "set", tmp_path / "again", 13) / "particles.star")
+    rows = torch.arange(13) % 5
+    assert again.stacks.identity.tolist() == rows.tolist()
+    assert torch.equal(again.images(torch.tensor([12])), before.images(torch.tensor([2])))
+    turns = again.views.rotation @ before.views.rotation[rows].mT
+    degrees = torch.rad2deg(rotations.to_rotvec(turns).norm(dim=-1))
+    assert float(degrees.min()) > 0
+    # Rms of the whole angle is √3 times that about an axis; of 13 it scatters by a sixth.
+    assert float(degrees.square().mean().sqrt()) == pytest.approx(3**0.5, rel=0.6)
+
+
+def test_the_memory_of_a_tree_of_processes():
+    """Of two programs that hold 64 MB each at the same time, and of what the first one says."""
+    hold = "import sys, time; held = b'x' * (64 << 20); time.sleep(1); sys.exit({})"
+    commands = [[sys.executable, "-c", hold.format(code)] for code in (3, 0)]
+    run = programs.side_by_side(commands)
+    assert run.code == 3
+    if run.anonymous is not None:  # a system with /proc
+        assert 2 * (64 << 20) < run.anonymous < 4 * (64 << 20)
+    with pytest.raises(SystemExit, match="a program failed"):
+        programs.succeeded(run)
+
+
+def test_what_one_image_more_costs():
+    few, many = (programs.Run(0, seconds, 2 * seconds, None, None, "") for seconds in (10.0, 12.0))
+    assert sizes.slope(few, many, 1000) == pytest.approx({"ms": 2.0, "cpu ms": 4.0})
+
+
+def test_rows_say_what_is_asked_for():
+    ratio = sizes.ratio_row("halves", "seconds", 3.0, 6.0, 0.6)
+    assert ratio.cells() == ["halves", "seconds", "3", "6", "0.5", "<= 0.6"]
+    gain = sizes.gain_row("halves", "AUC", 0.75, 0.7, 0.03)
+    assert gain.cells()[-2:] == ["0.05", ">= 0.03"]
+    alone = sizes.ratio_row("halves", "seconds", 3.0, None, None)
+    assert alone.cells()[3:] == ["-", "-", "-"]
 
 
 # Two motions

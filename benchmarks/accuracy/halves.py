@@ -37,12 +37,16 @@ HEAD = [
 ]
 
 
-def turn(folder: Path, work: Path, seed: int, tool: Path, reverse: bool) -> list[dict]:
-    """Both programs once."""
+def turn(
+    folder: Path, work: Path, seed: int, tool: Path, reverse: bool, *, together: bool = False
+) -> list[dict]:
+    """Both programs once. together: both runs of relion_reconstruct at the same time."""
     out = {"instamap": work / "instamap", "relion_reconstruct": work / "relion"}
     programs = {
         "instamap": lambda: runs.by_instamap(folder, out["instamap"], seed),
-        "relion_reconstruct": lambda: runs.by_relion(folder, out["relion_reconstruct"]),
+        "relion_reconstruct": lambda: runs.by_relion(
+            folder, out["relion_reconstruct"], together=together
+        ),
     }
     found = {name: programs[name]() for name in sorted(programs, reverse=reverse)}
     results = []

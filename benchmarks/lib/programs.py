@@ -1,6 +1,7 @@
 """Runs a program as a process of its own and measures it: clock, processor time, memory."""
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -80,3 +81,22 @@ def measure(command: list, cwd: Path | None = None) -> Run:
             memory.anonymous,
             output.read(),
         )
+
+
+def side_by_side(commands: list[list], cwd: Path | None = None) -> Run:
+    """Run commands at the same time in the folder `cwd`, to the end of the last: one clock, the
+    processor time and memory of all together.
+    """
+    started = [
+        f"{shlex.join([str(word) for word in words])} & p{i}=$!" for i, words in enumerate(commands)
+    ]
+    awaited = [f"wait $p{i} || failed=$?" for i in range(len(commands))]
+    script = "\n".join(["failed=0", *started, *awaited, "exit $failed"])
+    return measure(["sh", "-c", script], cwd)
+
+
+def succeeded(run: Run) -> Run:
+    """The run; exits where the program did not end well."""
+    if run.code:
+        sys.exit(f"a program failed:\n{run.output[-800:]}")
+    return run

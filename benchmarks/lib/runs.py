@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.lib import sets
-from benchmarks.lib.programs import INSTAMAP, Run, measure
+from benchmarks.lib.programs import INSTAMAP, Run, measure, side_by_side
 from instamap.data import writers
 from instamap.data.particle_table import ParticleTable
 from instamap.data.particles import Particles
@@ -63,9 +63,9 @@ def by_instamap(folder: Path, out: Path, seed: int, *extra: str) -> Run:
     )
 
 
-def by_relion(folder: Path, out: Path) -> Run | None:
-    """Both halves by relion_reconstruct, one after the other, into out/half1.mrc and half2.mrc, and
-    their mean in map.mrc.
+def by_relion(folder: Path, out: Path, *, together: bool = False) -> Run | None:
+    """Both halves by relion_reconstruct, one after the other or at the same time (`together`), into
+    out/half1.mrc and half2.mrc, and their mean in map.mrc.
 
     None where it is not installed. It cannot read 16-bit floats: where it fails, it gets a copy of
     the set in 32 bits, outside the time.
@@ -73,12 +73,13 @@ def by_relion(folder: Path, out: Path) -> Run | None:
     if shutil.which(RELION) is None:
         return None
     out.mkdir(parents=True, exist_ok=True)
-    run = _relion(folder, out)
+    run = _relion(folder, out, together)
     if run.code:
         with tempfile.TemporaryDirectory() as copy:
             run = _relion(
                 sets.rewrite(folder, Path(copy), lambda particles, rows: particles.images(rows)),
                 out,
+                together,
             )
     if not run.code:
         (one, pixel_size), (two, _) = mrc.read(out / "half1.mrc"), mrc.read(out / "half2.mrc")
@@ -86,24 +87,15 @@ def by_relion(folder: Path, out: Path) -> Run | None:
     return run
 
 
-def _relion(folder: Path, out: Path) -> Run:
+def _relion(folder: Path, out: Path, together: bool) -> Run:
     # it looks for images from where it runs
-    def half(n):
-        return measure(
-            [
-                RELION,
-                "--i",
-                "particles.star",
-                "--o",
-                out.resolve() / f"half{n}.mrc",
-                "--ctf",
-                "--subset",
-                n,
-            ],
-            cwd=folder,
-        )
+    def half(n: int) -> list:
+        file = out.resolve() / f"half{n}.mrc"
+        return [RELION, "--i", "particles.star", "--o", file, "--ctf", "--subset", n]
 
-    return half(1) + half(2)
+    if together:
+        return side_by_side([half(1), half(2)], cwd=folder)
+    return measure(half(1), cwd=folder) + measure(half(2), cwd=folder)
 
 
 def relion_of_rows(folder: Path, particles: ParticleTable, rows: torch.Tensor, file: Path) -> Run:

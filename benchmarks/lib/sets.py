@@ -6,18 +6,26 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from instamap.data import writers
 from instamap.data.particles import Particles
+from instamap.geometry import rotations
 
 # Arguments of the tool by the name of the set's folder; {data} is the folder `data` beside the
 # tool's own.
 RECIPES = {
     "T": (
         "--model {data}/models/3j5p.pdb.gz --count 4000 --snr 0.02 --pixel 3 --solvent 0.6 --seed 1"
+    ),
+    "t256a": (
+        "--model {data}/models/3j5p.pdb.gz --all-atoms --box 256 --pixel 0.8 --sigma 0.7"
+        " --count 3000 --snr 0.03 --seed 1"
     ),
     "tiny": (
         "--model {data}/models/3j5p.pdb.gz --box 32 --pixel 6 --count 1200 --snr 0.05 --solvent 0.6"
@@ -70,6 +78,7 @@ RECIPES = {
         " pair --states 2 --seed 3"
     ),
 }
+OWN_POSES = 1.0  # degrees about each axis, rms, by which rows of one image differ
 REFERENCES = ("truth.mrc", "relion_reference.mrc")
 
 
@@ -130,4 +139,26 @@ def rewrite(
         images=lambda rows: images(particles, rows),
         count=count,
     )
+    return out
+
+
+def listed(folder: Path, out: Path, count: int, seed: int = 0) -> Path:
+    """Write to the folder `out` a STAR file of `count` rows that name the images of a set again and
+    again, each row with a pose of its own: its image's, turned by about OWN_POSES about each axis.
+
+    Stacks are linked. What else the STAR file says of an image is kept, its half too. Returns
+    `out`.
+    """
+    particles = Particles.open(folder / "particles.star")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = torch.arange(count) % particles.count
+    generator = torch.Generator().manual_seed(seed)
+    angles = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    turns = rotations.from_rotvec(torch.deg2rad(OWN_POSES * angles))
+    views = particles.views[rows]
+    turned = replace(views, rotation=turns @ views.rotation)
+    source = particles.table.source.take(rows.numpy())
+    source.with_poses(turned, np.ones(count, bool)).write(out / "particles.star")
+    for stack in particles.stacks.files:
+        (out / stack.name).symlink_to(stack.resolve())
     return out

@@ -21,14 +21,13 @@ written, read and written again.
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.lib.common import environment
-from benchmarks.lib.programs import INSTAMAP, Run, measure
+from benchmarks.lib.programs import INSTAMAP, Run, measure, succeeded
 from benchmarks.lib.report import median, number, ratio, save, show, table
 from benchmarks.lib.runs import warm_up
 from instamap.maps import mrc
@@ -69,12 +68,6 @@ def by_relion(folder: Path, count: int, pixel_size: float) -> Run:
     with tempfile.TemporaryDirectory(dir=folder) as out:
         words = ["--i", folder / "map.mrc", "--ang", star, "--ctf", "--angpix", pixel_size]
         return succeeded(measure([RELION, *words, "--o", Path(out) / "images"]))
-
-
-def succeeded(run: Run) -> Run:
-    if run.code:
-        sys.exit(f"a program failed:\n{run.output[-800:]}")
-    return run
 
 
 @contextmanager
