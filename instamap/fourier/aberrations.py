@@ -121,9 +121,16 @@ def _coma(optics: Optics, beam_tilt: Tensor, k: Tensor) -> Tensor:
     return along * square
 
 
+def is_even(optics: Optics | None) -> bool:
+    """Whether there are no odd aberrations, so that what an image has at k is real where the
+    particle's is.
+    """
+    return optics is None or (optics.odd is None and optics.beam_tilt is None)
+
+
 def modulation(optics: Optics | None, box: int, pixel_size: float) -> Tensor | None:
     """e^{iO} "B D D//2+1" (complex) on the components of torch.fft.rfft2; None if it is 1."""
-    if optics is None or (optics.odd is None and optics.beam_tilt is None):
+    if optics is None or is_even(optics):
         return None
     phase = odd_phase(optics, frequencies(optics, box, pixel_size))
     assert phase is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from instamap.fourier.kaiser_bessel import WIDTH, taps
 from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, axis_weights, locate
-from instamap.fourier.threads import in_threads
+from instamap.fourier.threads import in_threads, shares
 from instamap.geometry.compiled import jit
 
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
@@ -153,9 +153,7 @@ def gather(
             out[start:stop],
         )
 
-    count = torch.get_num_threads()
-    bounds = [views * i // count for i in range(count + 1)]
-    in_threads(work, bounds)
+    in_threads(work, shares(views))
     return torch.view_as_complex(values)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from instamap.fourier import aberrations
 from instamap.fourier.electrons import ANGSTROMS_PER_MILLIMETRE, wavelength
-from instamap.geometry import grids
+from instamap.geometry import compiled, grids
 from instamap.scene import Optics
 
 
@@ -25,6 +25,18 @@ def ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
     phase_contrast = phase_weight * torch.sin(phase)
     amplitude_contrast = weight * torch.cos(phase)
     return (phase_contrast + amplitude_contrast) * envelope
+
+
+def compiled_ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:
+    """As `ctf`, by compiled code where there is some for such optics: in float32, on a CPU. Nearer
+    to the formula than `ctf` in float32, and a tenth of its time.
+    """
+    if compiled.usable():
+        from instamap.fourier import ctf_numba  # here, so that numba is needed by nobody else
+
+        if ctf_numba.is_usable(optics):
+            return ctf_numba.ctf(optics, box, pixel_size)
+    return ctf(optics, box, pixel_size)
 
 
 def quadrature_ctf(optics: Optics, box: int, pixel_size: float) -> Tensor:

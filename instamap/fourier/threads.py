@@ -27,6 +27,12 @@ def in_threads(work: Callable[[int, int], None], bounds: Sequence[int]) -> None:
         each.result()
 
 
+def shares(count: int) -> list[int]:
+    """Bounds that part `count` items evenly among as many threads as torch uses."""
+    threads = torch.get_num_threads()
+    return [count * i // threads for i in range(threads + 1)]
+
+
 @contextmanager
 def single_thread() -> Iterator[None]:
     """One thread of torch within the block: the last bits of its transforms depend on their

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from instamap.errors import DataError, OptionError
-from instamap.fourier.gridding import Grid
+from instamap.fourier import aberrations
+from instamap.fourier.gridding import CHANNELS, Grid
 from instamap.geometry import compiled, device_kernels
 from instamap.geometry.cube import Cube
 from instamap.scene import Views
@@ -19,6 +20,9 @@ from instamap.statistics.statistics import Statistics
 # Fourier components at once: enough of them fall into one tile of the grid, and they take 100 MB at
 # most.
 POINTS = 1 << 20
+# Cells of the grid for each component that waits to be spread. So many fall into one tile then that
+# the grid is swept a few times less; they take a fifth of its memory.
+CELLS_PER_POINT = 16
 # Slices after which the grid is emptied: sums of more than 1e5 float32 numbers of one sign drift by
 # over 1e-5.
 FLUSH = 16384
@@ -48,6 +52,18 @@ class WeightedSlices:
         )
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """Slices of one plane that wait to be spread: frames "S V 2 3" of each of their turns, data and
+    power "V P".
+    """
+
+    plane: FourierPlane
+    frames: Tensor
+    data: Tensor
+    power: Tensor
+
+
 def weighted_slices(
     plane: FourierPlane,
     images: Tensor,
@@ -59,11 +75,29 @@ def weighted_slices(
     pixel_size: float,
     premultiplied: bool = False,
     copies: int = 1,
+    by_numba: bool = False,
 ) -> WeightedSlices:
     """The slices of images "B D D" of `views`, in noise of `variance` "B D//2+1".
 
     weights "B": of the images' log p. copies: how many times each slice is spread, a share each.
+    by_numba: by the compiled twin, which is for float32 on a CPU.
     """
+    if by_numba and aberrations.is_even(views.optics):
+        from instamap.statistics import weighted_slices_numba  # numba is needed by nobody else
+
+        return WeightedSlices(
+            *weighted_slices_numba.weighted_slices(
+                plane,
+                images,
+                views,
+                variance,
+                ctf,
+                weights,
+                pixel_size=pixel_size,
+                premultiplied=premultiplied,
+                copies=copies,
+            )
+        )
     spectrum = plane.particle_components(images, views, pixel_size)
     component_variance = plane.variance(variance)
     precision = weights[:, None] / component_variance
@@ -120,6 +154,7 @@ class Accumulator:
         self._batch = max(1, POINTS // len(self._plane))
         cube = cube or Cube.whole(box)
         self._grid = Grid(cube, dtype, self.device)
+        self._waiting: list[_Waiting] = []
         self._flushed = start
         self._empty()
 
@@ -218,11 +253,11 @@ class Accumulator:
             pixel_size=self.pixel_size,
             premultiplied=self.premultiplied,
             copies=len(self.symmetry),
+            by_numba=self.backend == "numba",
         )
         slices.check()
-        for turn in self.symmetry:
-            frames = replace(views, rotation=rotation @ turn).frames
-            spread(self._grid, frames, plane.points, slices.data, slices.power, self.backend)
+        frames = [replace(views, rotation=rotation @ turn).frames for turn in self.symmetry]
+        self._wait(_Waiting(plane, torch.stack(frames), slices.data, slices.power))
         count = len(images)
         weight = weights.double().sum()
         self._count += count
@@ -232,9 +267,31 @@ class Accumulator:
         if self._slices >= FLUSH:
             self._flush()
 
+    def _wait(self, slices: _Waiting) -> None:
+        """Keeps slices until there are enough of them, or of another plane."""
+        if self._waiting and self._waiting[0].plane is not slices.plane:
+            self.spread()
+        self._waiting.append(slices)
+        points = sum(one.power.numel() for one in self._waiting)
+        if points * CELLS_PER_POINT * CHANNELS >= self._grid.cells.numel():
+            self.spread()
+
+    def spread(self) -> None:
+        """Adds the slices that wait to the grid."""
+        if not self._waiting:
+            return
+        points = self._waiting[0].plane.points
+        frames = torch.cat([one.frames for one in self._waiting], 1)
+        data = torch.cat([one.data for one in self._waiting])
+        power = torch.cat([one.power for one in self._waiting])
+        self._waiting = []
+        for turned in frames:
+            spread(self._grid, turned, points, data, power, self.backend)
+
     def _flush(self) -> None:
         if not self._count:
             return
+        self.spread()
         added = Statistics.from_grid(
             self._grid, self.pixel_size, self._count, self._weight, self._energy
         )

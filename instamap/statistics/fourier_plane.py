@@ -82,16 +82,27 @@ class FourierPlane(nn.Module):
         """Fourier components "B P" of images "B D D" about the place where the particle's centre
         is: -`origin` "B 2" (x, y in pixels) from pixel D // 2.
         """
-        middle = self.box // 2
-        centre = 2 * math.pi / self.box * (middle - origin.double())
         spectrum = torch.fft.rfft2(images)
-        along_x = _wave(centre[:, 0], self._kx)
-        along_y = _wave(centre[:, 1], self._ky)
+        along_x, along_y = self.shift(origin)
         along_x = along_x.to(spectrum.dtype)
         along_y = along_y.to(spectrum.dtype)
         spectrum *= along_x[:, None, :]
         spectrum *= along_y[:, :, None]
         return self.select(spectrum)
+
+    def shift(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors "B D//2+1" and "B D" (complex, double precision) of the columns and rows of
+        rfft2, after which `origin` "B 2" (x, y in pixels) is taken off and pixel D // 2 is the
+        middle.
+        """
+        middle = self.box // 2
+        centre = 2 * math.pi / self.box * (middle - origin.double())
+        return _wave(centre[:, 0], self._kx), _wave(centre[:, 1], self._ky)
+
+    @property
+    def chosen(self) -> Tensor:
+        """The places "P" of the components in the flat plane of rfft2."""
+        return self._chosen
 
     def variance(self, noise_variance: Tensor) -> Tensor:
         """The variance "B P" of each component, for a `noise_variance` "B D//2+1" of pixels: D²

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from instamap.data.particles import Particles
-from instamap.fourier.ctf import ctf
+from instamap.fourier.ctf import compiled_ctf
 from instamap.geometry.cube import Cube
 from instamap.parts import GaussianLikelihood
 from instamap.progress import SILENT, Progress
@@ -137,7 +137,7 @@ class _Pass:
         transfer = None
         if views.optics is not None:
             optics = views.optics.to(self.device)
-            transfer = ctf(optics, self.particles.box, self.particles.pixel_size)
+            transfer = compiled_ctf(optics, self.particles.box, self.particles.pixel_size)
         weights = None if self.weights is None else self.weights[views.index]
         accumulator.add(
             batch.images.to(self.device, non_blocking=True),

@@ -15,7 +15,7 @@ from instamap.errors import OptionError
 from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import StatisticsData
 from instamap.fourier import gridding, kaiser_bessel
-from instamap.fourier.ctf import ctf
+from instamap.fourier.ctf import compiled_ctf
 from instamap.geometry.cube import Cube
 from instamap.maps import mask
 from instamap.model import compose
@@ -94,8 +94,11 @@ def _seconds_an_image(particles: Particles, rows: Tensor, cube: Cube) -> float:
         start = time.monotonic()
         batch = particles.batch(some)
         optics = batch.views.optics
-        transfer = None if optics is None else ctf(optics, particles.box, particles.pixel_size)
+        transfer = None
+        if optics is not None:
+            transfer = compiled_ctf(optics, particles.box, particles.pixel_size)
         accumulator.add(batch.images, batch.views, noise_variance=ones, ctf=transfer)
+        accumulator.spread()
     return (time.monotonic() - start) / len(rows)
 
 

@@ -10,8 +10,8 @@ import torch_ctf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.fourier.ctf import apply, ctf, wavelength
-from instamap.geometry import grids
+from instamap.fourier.ctf import apply, compiled_ctf, ctf, wavelength
+from instamap.geometry import compiled, grids
 from instamap.scene import Optics
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -259,3 +259,63 @@ def test_padding_one_is_the_plain_product():
     image = torch.randn(1, 15, 15, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = torch.fft.irfft2(torch.fft.rfft2(image) * ctf(optics(), 15, 2.0), s=(15, 15))
     torch.testing.assert_close(apply(image, optics(), 2.0), expected, rtol=0, atol=1e-12)
+
+
+# Compiled
+
+needs_numba = pytest.mark.skipif(not compiled.usable(), reason="numba is not installed")
+
+
+@needs_numba
+@given(seed=SEEDS, box=BOXES)
+def test_compiled_values_are_those_of_the_formula(seed, box):
+    """To the rounding of the result, 6e-8, and of the polynomial: phases of many turns are in
+    double precision.
+    """
+    single = drawn(seed).to(torch.float32)
+    expected = ctf(single.to(torch.float64), box, 0.8)
+    values = compiled_ctf(single, box, 0.8)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values.double(), expected, rtol=0, atol=2e-7)
+
+
+@needs_numba
+def test_compiled_values_at_extremes():
+    """No amplitude contrast and no other; a turn more or less changes nothing."""
+    single = optics(
+        3, amplitude_contrast=torch.tensor([0.0, 1.0, 0.1]), b_factor=50.0, phase_shift=9.0
+    ).to(torch.float32)
+    expected = ctf(single.to(torch.float64), 32, 0.5)
+    torch.testing.assert_close(compiled_ctf(single, 32, 0.5).double(), expected, rtol=0, atol=2e-7)
+
+
+@needs_numba
+def test_numbers_that_are_none_stay_so():
+    """Or else a damaged defocus would pass for a CTF."""
+    single = optics(2, defocus_u=torch.tensor([math.nan, 1e4])).to(torch.float32)
+    values = compiled_ctf(single, 8, 2.0)
+    assert values[0].isnan().all() and values[1].isfinite().all()
+
+
+@needs_numba
+def test_threads_change_no_bit_of_compiled_values():
+    single = drawn(0, rows=7).to(torch.float32)
+    one = compiled_ctf(single, 16, 2.0)
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(compiled_ctf(single, 16, 2.0), one)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"dose": torch.full((3,), 10.0)},
+        {"even": torch.full((3, 2), 0.3)},
+        {"magnification": torch.diag(torch.tensor([1.01, 0.99])).expand(3, 2, 2)},
+    ],
+)
+def test_other_optics_take_the_formula(more):
+    single = Optics(**{**vars(drawn(1).to(torch.float32)), **more})
+    assert torch.equal(compiled_ctf(single, 16, 2.0), ctf(single, 16, 2.0))

@@ -119,8 +119,12 @@ def test_images_go_to_the_device_and_statistics_come_back(monkeypatch):
             return self.statistics
 
     monkeypatch.setattr(accumulator, "Accumulator", Adder)
+
     # Its course depends on values too.
-    monkeypatch.setattr(streaming, "ctf", lambda optics, box, pixel_size: optics.defocus_u)
+    def transfer(optics, box, pixel_size):
+        return optics.defocus_u
+
+    monkeypatch.setattr(streaming, "compiled_ctf", transfer)
     particles = Memory()
     ones = torch.ones(COUNT)
     optics = Optics(*[ones] * len([field for field in fields(Optics) if field.default is MISSING]))
