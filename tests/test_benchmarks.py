@@ -313,7 +313,7 @@ def test_images_show_the_atoms_where_they_are(recipe):
     rotation = rotations.random(recipe.count, generator=g)
     images = torch.cat(
         [
-            source.project(rotation[some], origin[some])
+            source.project_rows(some, rotation[some], origin[some])
             for some in torch.arange(recipe.count).split(15)
         ]
     ).double()
@@ -381,7 +381,8 @@ def test_what_is_absent_leaves_the_others_in_their_places(parts):
     origin = 3 * torch.randn(parts.count, 2, generator=g, dtype=torch.float64)
     rotation = rotations.random(parts.count, generator=g)
     some = torch.arange(parts.count).split(15)
-    images = torch.cat([source.project(rotation[rows], origin[rows]) for rows in some]).double()
+    images = torch.cat([source.project_rows(rows, rotation[rows], origin[rows]) for rows in some])
+    images = images.double()
     place = grids.pixel_centres(parts.box, parts.pixel, dtype=torch.float64)
     total = images.sum((1, 2))
     middle = torch.einsum("nyx,yxc->nc", images, place) / total[:, None]

@@ -3,7 +3,7 @@ there.
 """
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from instamap.simulate import atomic_model, particle_set
 from instamap.simulate.atomic_model import Atoms
 from instamap.simulate.exposure import Exposure
 from instamap.simulate.potential import Potential
-from instamap.simulate.write_set import Specimen, write_set
+from instamap.simulate.write_set import VariedSpecimen, write_set
 
 ANGLES = "truth_angles.npy"  # "n H": degrees of each of the hidden angles
 RECIPE = "recipe.json"
@@ -80,9 +80,8 @@ class Arm:
         return moved
 
 
-class StatesOfAtoms(ABC):
-    """A specimen (see `instamap.simulate.write_set`), the i-th image of which shows the model in
-    the i-th of the states "n S".
+class StatesOfAtoms(VariedSpecimen):
+    """A specimen, the i-th image of which shows the model in the i-th of the states "n S".
 
     reference "S": the state whose map is the truth. The frame is that of the model as it is in the
     file, with the reference's centre of mass at the origin.
@@ -95,7 +94,6 @@ class StatesOfAtoms(ABC):
         self.states = states
         self.atoms = atomic_model.read(recipe.model)
         self._reference_state = reference
-        self._done = 0
 
     @abstractmethod
     def atoms_in(self, state: Tensor) -> Atoms:
@@ -109,10 +107,8 @@ class StatesOfAtoms(ABC):
         atoms = self.atoms_in(state)
         return Potential(atoms, self.box, self.pixel_size, solvent=self.recipe.solvent)
 
-    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        """Images "B D D" of the next rows: each is asked for once, in order."""
-        states = self.states[self._done : self._done + len(rotation)]
-        self._done += len(rotation)
+    def project_rows(self, rows: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+        states = self.states[rows]
         images = torch.empty(len(rotation), self.box, self.box)
         different, number = states.unique(dim=0, return_inverse=True)
         for k, state in enumerate(different):
@@ -169,7 +165,7 @@ def select_atoms(path: Path, words: str) -> Tensor:
 def write(
     out: Path,
     recipe: Recipe,
-    specimen: Specimen,
+    specimen: VariedSpecimen,
     truth: Mapping[str, Tensor],
     progress: Progress = SILENT,
 ) -> None:

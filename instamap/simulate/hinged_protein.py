@@ -8,6 +8,7 @@ from torch import Tensor
 
 from instamap.geometry import rotations
 from instamap.simulate.beads import Beads
+from instamap.simulate.write_set import VariedSpecimen
 
 RISE = 1.5  # Å from one residue of a helix to the next
 HELIX_RADIUS = 2.3  # Å, of the residues' centres
@@ -46,9 +47,9 @@ CLOSED = 5.0  # degrees about the hinge
 OPEN = 55.0
 
 
-class HingedProtein:
-    """A specimen (see `instamap.simulate.write_set`) of 300 residues, in the particles' order,
-    whose small domain is open by `angle` "n" (radians).
+class HingedProtein(VariedSpecimen):
+    """A specimen of 300 residues, whose small domain is open by `angle` "n" (radians) in the images
+    of a set.
     """
 
     def __init__(self, angle: Tensor, box: int, pixel_size: float) -> None:
@@ -57,13 +58,9 @@ class HingedProtein:
         self.pixel_size = pixel_size
         self._large = _bundle(LARGE_DOMAIN)
         self._small = _bundle(SMALL_DOMAIN)
-        self._projected = 0
 
-    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        """Images "B D D" of the next particles."""
-        start = self._projected
-        self._projected += len(rotation)
-        residues = self.residues(self.angle[start : self._projected])
+    def project_rows(self, rows: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+        residues = self.residues(self.angle[rows])
         return self._beads(residues).project(rotation, origin)
 
     def density(self) -> Tensor:

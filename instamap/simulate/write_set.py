@@ -3,6 +3,7 @@ map as the truth.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ MAX_PIXELS_AT_ONCE = 1 << 18
 
 
 class Specimen(Protocol):
-    """What is imaged, on a lattice of `box` pixels of `pixel_size` Å."""
+    """What is imaged, the same in all images, on a lattice of `box` pixels of `pixel_size` Å."""
 
     box: int
     pixel_size: float
@@ -49,6 +50,24 @@ class Specimen(Protocol):
 
     def density(self) -> Tensor:
         """The map "D D D" [z, y, x] whose images they are."""
+
+
+class VariedSpecimen(ABC):
+    """What is imaged where it differs from image to image, on such a lattice.
+
+    Images are asked for by their rows, in any order, by several threads at once.
+    """
+
+    box: int
+    pixel_size: float
+
+    @abstractmethod
+    def project_rows(self, rows: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+        """Images "B D D" of what the `rows` "B" of the set show (see `Specimen.project`)."""
+
+    @abstractmethod
+    def density(self) -> Tensor:
+        """The map "D D D" [z, y, x] that is taken for the truth."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,7 @@ class Written:
 
 def write_set(
     out: Path,
-    specimen: Specimen,
+    specimen: Specimen | VariedSpecimen,
     poses: Poses,
     exposure: Exposure,
     *,
@@ -125,7 +144,7 @@ def _check_absent(out: Path) -> None:
 
 def _write_signal(
     stack: ImageStackWriter,
-    specimen: Specimen,
+    specimen: Specimen | VariedSpecimen,
     poses: Poses,
     progress: Progress,
 ) -> float:
@@ -138,8 +157,12 @@ def _write_signal(
     rotation = rotations.from_euler(*poses.angles.unbind(-1))
 
     def imaged(rows: Tensor) -> tuple[slice, np.ndarray]:
-        projections = specimen.project(rotation[rows], poses.origin[rows]).float()
-        images = _transferred(projections, poses.optics[rows], specimen.pixel_size)
+        pose = (rotation[rows], poses.origin[rows])
+        if isinstance(specimen, VariedSpecimen):
+            projections = specimen.project_rows(rows, *pose)
+        else:
+            projections = specimen.project(*pose)
+        images = _transferred(projections.float(), poses.optics[rows], specimen.pixel_size)
         return _span(rows), images.numpy()
 
     for span, images in in_order(imaged, _chunks(len(poses), specimen.box)):
@@ -202,7 +225,7 @@ def _span(rows: Tensor) -> slice:
     return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
-def _optics_table(poses: Poses, specimen: Specimen) -> Table:
+def _optics_table(poses: Poses, specimen: Specimen | VariedSpecimen) -> Table:
     groups = poses.group.unique()
     firsts = [int((poses.group == group).nonzero()[0]) for group in groups]
     optics = poses.optics[torch.tensor(firsts)]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instamap.geometry import rotations
-from instamap.simulate import random_poses
+from instamap.simulate import particle_set, random_poses, write_set
+from instamap.simulate.exposure import Exposure
 from instamap.simulate.hinged_protein import (
     CLOSED,
     HINGE_AXIS,
@@ -50,22 +51,42 @@ def test_it_is_one_chain_within_its_box(angle):
     assert float(residues.abs().max()) < 0.45 * BOX * PIXEL
 
 
-def test_images_are_those_of_each_particle_in_turn():
-    """Chunks of one show the same as all at once, and their sums are the residues' mass."""
+def test_images_are_those_of_each_particle_by_its_row():
+    """Chunks of one, in any order, show the same as all at once; sums are the residues' mass."""
     angles = [math.radians(value) for value in (CLOSED, 20.0, OPEN)]
     poses = random_poses.uniform(
         3, shift=1.0, defocus=(1e4, 1e4), generator=torch.Generator().manual_seed(0)
     )
     rotation = rotations.from_euler(*poses.angles.unbind(-1))
-    together = protein(*angles).project(rotation, poses.origin)
-    in_turn = protein(*angles)
-    for number in range(3):
-        row = slice(number, number + 1)
-        image = in_turn.project(rotation[row], poses.origin[row])
-        assert torch.allclose(image[0], together[number])
+    specimen = protein(*angles)
+    together = specimen.project_rows(torch.arange(3), rotation, poses.origin)
+    for row in (2, 0, 1):
+        [one] = specimen.project_rows(
+            torch.tensor([row]), rotation[row : row + 1], poses.origin[row : row + 1]
+        )
+        assert torch.allclose(one, together[row])
     shown = together.sum((1, 2)) * PIXEL**2
     mass = float(protein(0.0).density().sum()) * PIXEL**3
     assert shown.tolist() == pytest.approx([mass] * 3, rel=1e-2)
+
+
+def test_threads_give_each_image_its_own_particle(tmp_path, monkeypatch):
+    """Several compute chunks at once, and end in any order."""
+    count = 60
+    monkeypatch.setattr(write_set, "MAX_PIXELS_AT_ONCE", BOX**2)
+    before = torch.get_num_threads()
+    stacks = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            specimen = HingedProtein(opening_angles(count, 1), BOX, PIXEL)
+            folder = tmp_path / str(threads)
+            plan = particle_set.Plan(count)
+            particle_set.simulate(folder, specimen, plan, Exposure(1.0), seed=1)
+            stacks.append((folder / write_set.STACK).read_bytes()[1024:])
+    finally:
+        torch.set_num_threads(before)
+    assert stacks[0] == stacks[1]
 
 
 def test_angles_fill_the_range_and_do_not_go_with_the_views():

@@ -13,6 +13,7 @@ from instamap.geometry.symmetry import point_group
 from instamap.simulate import particle_set
 from instamap.simulate.beads import Beads
 from instamap.simulate.exposure import Exposure
+from instamap.simulate.write_set import VariedSpecimen
 
 BOX = 24
 PIXEL = 5.0
@@ -35,7 +36,7 @@ def _subunit() -> Tensor:
     return some * torch.tensor([7.0, 4.0, 4.0]) + torch.tensor([32.0, 0.0, 6.0])
 
 
-class Fourfold:
+class Fourfold(VariedSpecimen):
     """A specimen (see `instamap.simulate.write_set`): subunit s of particle i is turned about an
     axis through its hinge, along the tangent, by angle[i, s] "n 4" (radians).
     """
@@ -45,7 +46,6 @@ class Fourfold:
 
     def __init__(self, angle: Tensor):
         self.angle = angle
-        self.next = 0
 
     def beads(self, angle: Tensor) -> Beads:
         """Of particles with angles "B 4"."""
@@ -63,10 +63,8 @@ class Fourfold:
         mass = torch.ones(place.shape[1], dtype=torch.float64)
         return Beads(place, mass, BOX, PIXEL)
 
-    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        angle = self.angle[self.next : self.next + len(rotation)]
-        self.next += len(rotation)
-        return self.beads(angle).project(rotation, origin)
+    def project_rows(self, rows: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+        return self.beads(self.angle[rows]).project(rotation, origin)
 
     def density(self) -> Tensor:
         one = self.beads(torch.zeros(1, SUBUNITS, dtype=torch.float64))

@@ -12,6 +12,7 @@ from instamap.model import compose, default_parts
 from instamap.motion.motion_model import HalfModel, MotionModel
 from instamap.plugin.choice import choose, to_record
 from instamap.scene import Scene
+from instamap.simulate.write_set import VariedSpecimen
 from instamap.toml_text import write_toml
 
 BOX = 16
@@ -29,7 +30,7 @@ def blob(
     return torch.exp(-square / (2 * SIGMA**2))
 
 
-class Blobs:
+class Blobs(VariedSpecimen):
     """A specimen that moves so (see `instamap.simulate.write_set`): the i-th image shows the
     conformation z_i.
     """
@@ -40,9 +41,8 @@ class Blobs:
     def __init__(self, z: Tensor):
         self.z = z
 
-    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        assert len(rotation) == len(self.z), "all in one chunk"
-        landed = REACH * self.z[:, None] * rotation[:, :2, 0] - origin
+    def project_rows(self, rows: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+        landed = REACH * self.z[rows, None] * rotation[:, :2, 0] - origin
         square = (
             (grids.pixel_centres(BOX, PIXEL, dtype=torch.float64) - landed[:, None, None])
             .square()

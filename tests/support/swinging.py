@@ -9,13 +9,14 @@ from torch import Tensor
 from instamap.simulate import particle_set
 from instamap.simulate.beads import Beads, molecule
 from instamap.simulate.exposure import Exposure
+from instamap.simulate.write_set import VariedSpecimen
 
 BOX = 24
 PIXEL = 5.0
 SMALL = slice(100, 140)  # beads of the small lobe
 
 
-class SwingingLobe:
+class SwingingLobe(VariedSpecimen):
     """A specimen (see `instamap.simulate.write_set`), in the particles' order, in which the
     small lobe of the demo's molecule, twice as heavy, is turned about the x axis through the
     molecule's centre by angle "n" (radians).
@@ -26,7 +27,6 @@ class SwingingLobe:
 
     def __init__(self, angle: Tensor):
         self.angle = angle
-        self.next = 0
 
     def beads(self, angle: Tensor) -> Beads:
         """Of particles with angles "B"."""
@@ -41,10 +41,8 @@ class SwingingLobe:
         mass[SMALL] *= 2
         return Beads(moved * BOX * PIXEL, mass, BOX, PIXEL)
 
-    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        angle = self.angle[self.next : self.next + len(rotation)]
-        self.next += len(rotation)
-        return self.beads(angle).project(rotation, origin)
+    def project_rows(self, rows: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+        return self.beads(self.angle[rows]).project(rotation, origin)
 
     def density(self, angle: float = 0.0) -> Tensor:
         one = self.beads(torch.tensor([angle], dtype=torch.float64))

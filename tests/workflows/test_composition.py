@@ -17,6 +17,7 @@ from instamap.motion.motion_model import MotionModel
 from instamap.simulate import particle_set
 from instamap.simulate.beads import Beads, molecule
 from instamap.simulate.exposure import Exposure
+from instamap.simulate.write_set import VariedSpecimen
 
 COUNT = 900
 SHARE = 0.4
@@ -24,8 +25,8 @@ SHARE = 0.4
 pytestmark = pytest.mark.slow
 
 
-class LobeOrNot:
-    """A specimen (see `instamap.simulate.write_set`) that has its small lobe, three times as heavy,
+class LobeOrNot(VariedSpecimen):
+    """A specimen that has its small lobe, three times as heavy,
     where `present` "n" says.
     """
 
@@ -34,16 +35,14 @@ class LobeOrNot:
 
     def __init__(self, present: Tensor):
         self.present = present
-        self.next = 0
 
     def beads(self, present: bool) -> Beads:
         place, mass = molecule()
         mass[SMALL] *= 3 * float(present)
         return Beads(place * BOX * PIXEL, mass, BOX, PIXEL)
 
-    def project(self, rotation: Tensor, origin: Tensor) -> Tensor:
-        present = self.present[self.next : self.next + len(rotation)]
-        self.next += len(rotation)
+    def project_rows(self, rows: Tensor, rotation: Tensor, origin: Tensor) -> Tensor:
+        present = self.present[rows]
         with_lobe = self.beads(True).project(rotation, origin)
         without = self.beads(False).project(rotation, origin)
         return torch.where(present[:, None, None], with_lobe, without)
