@@ -88,13 +88,20 @@ class ProgressBars(Progress):
 
     def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
         group = fit.split()[0]
-        if group in self._fits and self._fits[group][0] != fit:
+        if group in self._fits and self._is_another(group, fit, evaluation):
             self._end(*self._fits.pop(group))
         evaluations = self._fits.setdefault(group, (fit, []))[1]
         evaluations.append(evaluation)
         rate = f"{evaluation.step / max(evaluation.seconds, SHORTEST_TIME):.1f} steps/s"
         state = f"held-out {evaluation.held_out:+.4g}"
         self._show(fit, evaluation.step, max(steps, evaluation.step), rate, state)
+
+    def _is_another(self, group: str, fit: str, evaluation: Evaluation) -> bool:
+        """Whether the evaluation is not of the set's fit under way: fits of one name may follow
+        each other, and each begins at its first step.
+        """
+        name, evaluations = self._fits[group]
+        return name != fit or evaluation.step <= evaluations[-1].step
 
     def _show(self, name: str, done: int, total: int, rate: str, state: str) -> None:
         self._introduce()

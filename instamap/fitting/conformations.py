@@ -16,7 +16,7 @@ from instamap.parts import ContinuousDeformation, DiscreteDeformation, GaussianL
 from instamap.plugin.options import option
 from instamap.statistics.statistics import Statistics
 
-LEAST_WEIGHT = 1e-9  # of held-out particles, by which a sum is divided
+LEAST_WEIGHT = 1e-9  # of particles, by which a sum is divided
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Conformations(ModelAverage):
             )
             loss = loss + self.fitted_statistics[k].loss(volume)
             weight += self.fitted_statistics[k].weight
-        return loss / weight + self.regulariser(model, self.z[chosen], generator)
+        return loss / max(weight, LEAST_WEIGHT) + self.regulariser(model, self.z[chosen], generator)
 
     @torch.no_grad()
     def held_out(self) -> float:

@@ -81,7 +81,7 @@ def bend(fit: MotionFit, data: ConformationData) -> Model:
     model = fit.model()
     generator = fit.generator()
     order = _outwards(data)
-    pair = order[: 1 + data.z.shape[1]]
+    pair = beginning(data, order)
     sharp = NormalEquations(
         single_density_options(fit.options),
         model,
@@ -100,6 +100,16 @@ def bend(fit: MotionFit, data: ConformationData) -> Model:
         _run(fit, model, some, (Stage(representation=0.0),), generator)
     _run(fit, model, _subset(data, order), (Stage(),), generator)
     return model
+
+
+def beginning(data: ConformationData, order: Sequence[int]) -> list[int]:
+    """The first of the conformations in `order`, from which the density begins: one more than there
+    are coordinates, or as many as it takes for held-out particles to be among them.
+    """
+    count = 1 + data.z.shape[1]
+    while count < len(order) and not any(data.held_out[k].weight for k in order[:count]):
+        count += 1
+    return list(order[:count])
 
 
 def _outwards(data: ConformationData) -> list[int]:

@@ -97,7 +97,9 @@ class MotionResult(Result):
         if not self.moving:
             return NO_MOTION
         each = ", ".join(f"{gain:+.4g} ({name})" for name, gain in self.gains.items())
-        line = f"{self._shape}{self._how} held-out particles {each} nats over one rigid map"
+        differ = "particles differ" if self.regions else "particles move"
+        gained = f"{self._how} held-out particles {each} nats over one rigid map"
+        line = f"{differ}: {self._shape}{gained}"
         if self.agreement is None:
             return line
         return f"{line}; the halves' coordinates correlate by {self.agreement:.3f}"

@@ -52,6 +52,18 @@ def test_without_a_terminal_each_thing_is_one_line():
     assert fitted == "half1: 15 steps in 1.5 s, best at step 10"
 
 
+def test_fits_of_one_name_are_told_one_by_one(capsys):
+    """Stages of a motion are called alike; each has its own steps and its own best."""
+    with ProgressBars() as bars:
+        for steps in ((10, 20, 30), (10, 20)):
+            for step in steps:
+                bars.evaluated("half1 bend", Evaluation(step, -1.0, 50 - step, True, 0.1), 150)
+    assert capsys.readouterr().err.splitlines() == [
+        "half1 bend: 30 steps in 0.1 s, best at step 10",
+        "half1 bend: 20 steps in 0.1 s, best at step 10",
+    ]
+
+
 def test_bars_fit_into_a_terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

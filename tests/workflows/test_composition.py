@@ -81,7 +81,7 @@ def test_who_has_the_lobe_is_known(particles, run):
     (region,) = record["regions"]
     assert region["share"] == pytest.approx(present.mean(), abs=0.03)
     verdict = front_door.load(run).verdict
-    assert verdict.startswith("1 region comes and goes, present in")
+    assert verdict.startswith("particles differ: 1 region comes and goes, present in")
     assert "composition gives held-out particles" in verdict
 
 

@@ -65,7 +65,9 @@ def test_every_kind_of_result_has_that_line(kind):
 def test_parts_of_results_are_told_in_a_line(tmp_path):
     result = moved(tmp_path / "run")
     line = repr(result)
-    assert line.startswith("<MotionResult: bending gives held-out particles") and len(line) < 300
+    assert (
+        line.startswith("<MotionResult: particles move: bending gives held-out") and len(line) < 300
+    )
     size = f"{motions.BOX} px of {motions.PIXEL:g} Å"
     counts = "independent fits: 2, particles: 50, coordinates of each: 1"
     assert repr(result.motion) == f"<MotionModel: {size}, {counts}>"
