@@ -337,8 +337,8 @@ def _conclusion(written: WrittenStates) -> list[str]:
         word = "unknown" if share is None else f"{share:.1%}"
         shares.append(f"z{number} {word}")
     lines = [
-        f"variance of coordinates that the direction of view explains: {', '.join(shares)} (motion"
-        " alone: about none)"
+        f"variance of coordinates that the direction of view explains: {', '.join(shares)} (of"
+        " motion alone about none; poses that err make it more)"
     ]
     if written.movie:
         lines.append(f"movie: movie.gif, {written.movie}")

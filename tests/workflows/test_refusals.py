@@ -262,6 +262,14 @@ def test_no_particles(refused, tmp_path):
     )
 
 
+def test_a_folder_in_place_of_particles(good, refused, tmp_path):
+    """The file within it that may be meant is named, where there is one."""
+    (tmp_path / "empty").mkdir()
+    assert "empty' is a folder; give a STAR file" in refused(tmp_path / "empty")
+    said = refused(good.parent)
+    assert "is a folder; give a STAR file, such as '" in said and f"{good.name}'" in said
+
+
 def test_masks_that_do_not_fit(good, refused, tmp_path):
     for name, map, pixel, said in (
         (

@@ -29,7 +29,7 @@ TERMS = {
 # electrons/Å² that a tilt's specimen had before; RELION, which does not know the column, keeps it
 DOSE = "instamapDose"
 _REFINED = "take the STAR file that a 3-D refinement wrote (run_data.star)"
-_CTF = "estimate the CTF first, or read the particles as images without contrast transfer"
+_CTF = "take the STAR file that has the CTF of all images, or estimate it first"
 _PIXEL = (
     "add rlnImagePixelSize to the optics table, or rlnDetectorPixelSize and rlnMagnification to the"
     " particles"

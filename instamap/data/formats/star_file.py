@@ -138,11 +138,21 @@ def read(path: Path) -> list[Table]:
             f"'{path}' can't be read: its compressed data are {_damage(error)}; copy it again, or"
             " give the STAR file unpacked"
         ) from error
+    except IsADirectoryError as error:
+        raise DataError(f"'{path}' is a folder; {_star_within(path)}") from error
     except OSError as error:
         raise DataError(
             f"'{path}' can't be read ({error.strerror or error}); give a STAR file that can be"
         ) from error
     return parser.finish()
+
+
+def _star_within(folder: Path) -> str:
+    """Which file to give instead of a folder."""
+    names = sorted(file.name for file in folder.glob("*.star"))
+    if not names:
+        return "give a STAR file"
+    return f"give a STAR file, such as '{folder / names[0]}'"
 
 
 def _damage(error: Exception) -> str:
