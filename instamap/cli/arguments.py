@@ -33,6 +33,10 @@ BendingRun = Annotated[
 ParticlesOfRun = Annotated[
     Path | None, typer.Option(help="STAR file of the run, if it is no longer where it was.")
 ]
+StatesFile = Annotated[
+    Path | None,
+    typer.Option(metavar="Z.csv", help="States: a row each, under a header z1,z2,... or without."),
+]
 OutFolder = Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")]
 ReplaceRun = Annotated[bool, typer.Option("--force", help="Replace a run that the folder holds.")]
 Resume = Annotated[

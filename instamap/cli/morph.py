@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.arguments import BendingRun
+from instamap.cli.arguments import BendingRun, StatesFile
 from instamap.cli.terminal import show
 from instamap.errors import OptionError
 
@@ -34,12 +34,7 @@ def morph(
             metavar="N", help=f"States along the motion, end to end.  [default: {STATES}]"
         ),
     ] = None,
-    at: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="Z.csv", help="States: a row each, under a header z1,z2,... or without."
-        ),
-    ] = None,
+    at: StatesFile = None,
     state: Annotated[
         str | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instamap.cli import run
-from instamap.cli.arguments import MotionRun, OutFolder, ParticlesOfRun, Resume
+from instamap.cli.arguments import MotionRun, OutFolder, ParticlesOfRun, Resume, StatesFile
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
@@ -98,12 +98,7 @@ def states(
     path: Annotated[
         int | None, typer.Option(metavar="N", help="States: N along the motion, from end to end.")
     ] = None,
-    at: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="Z.csv", help="States: a row each, under a header z1,z2,... or without."
-        ),
-    ] = None,
+    at: StatesFile = None,
     frames: Annotated[
         int | None,
         typer.Option(

@@ -103,14 +103,22 @@ class Projector(nn.Module):
         for matrix, rows in views.by_magnification():
             assert matrix is not None
             radius = (plane @ matrix.mT.to(plane)).norm(dim=1)
-            reached = radius < self.box / 2 - ROUNDING
-            values = transform.slices(views[rows].frames, plane[reached])
-            whole = values.new_zeros(len(rows), len(plane))
-            whole[:, reached] = values
-            parts.append(whole)
+            parts.append(self._within_map(transform, views[rows].frames, plane, radius))
             order.append(rows)
         place = torch.argsort(torch.cat(order))
         return torch.cat(parts)[place]
+
+    def _within_map(
+        self, transform: Spectrum, frames: Tensor, points: Tensor, radius: Tensor
+    ) -> Tensor:
+        """Slices "B P" at `points` "P 2" or "P 3"; 0 at those whose `radius` "P" is beyond the
+        map's components.
+        """
+        reached = radius < self.box / 2 - ROUNDING
+        values = transform.slices(frames, points[reached])
+        whole = values.new_zeros(len(frames), len(points))
+        whole[:, reached] = values
+        return whole
 
     def _curved_slices(
         self, transform: Spectrum, views: Views, plane: Tensor, curvature: float
@@ -128,11 +136,9 @@ class Projector(nn.Module):
                 rows = group[lengths[group] == length]
                 depth = 0.5 * curvature * length / edge * square
                 points = torch.cat([true, depth[:, None]], 1)
-                reached = points.norm(dim=1) < self.box / 2 - ROUNDING
-                values = transform.slices(views.rotation[rows].to(plane), points[reached])
-                whole = values.new_zeros(len(rows), len(plane))
-                whole[:, reached] = values
-                parts.append(whole)
+                rotation = views.rotation[rows].to(plane)
+                radius = points.norm(dim=1)
+                parts.append(self._within_map(transform, rotation, points, radius))
                 order.append(rows)
         place = torch.argsort(torch.cat(order))
         return torch.cat(parts)[place]

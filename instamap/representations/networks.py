@@ -69,19 +69,26 @@ class Network(Representation):
         return torch.cat(values).reshape(x.shape[:-1])
 
 
+@dataclass(frozen=True)
+class OctaveOptions(NetworkOptions):
+    """Options of networks whose encoding has waves of several octaves."""
+
+    frequencies: int | None = option(
+        None,
+        "octaves of the encoding; none means up to the Nyquist frequency of the box",
+        low=1,
+        high=20,
+    )
+
+
 class Frequency(Network):
     """sin 2^j π t and cos 2^j π t of each axis for j = 0 .. n-1. Source: Mildenhall et al., ECCV
     2020, eq. 4.
     """
 
     @dataclass(frozen=True)
-    class Options(NetworkOptions):
-        frequencies: int | None = option(
-            None,
-            "octaves of the encoding; none means up to the Nyquist frequency of the box",
-            low=1,
-            high=20,
-        )
+    class Options(OctaveOptions):
+        """Those of all encodings by octaves."""
 
     def __init__(self, options: Options, scene: Scene) -> None:
         self.octaves = options.frequencies or octaves(scene)
@@ -103,13 +110,7 @@ class TriangleWave(Network):
     """
 
     @dataclass(frozen=True)
-    class Options(NetworkOptions):
-        frequencies: int | None = option(
-            None,
-            "octaves of the encoding; none means up to the Nyquist frequency of the box",
-            low=1,
-            high=20,
-        )
+    class Options(OctaveOptions):
         learning_rate: float = option(1e-1, "step size of Adam for this part", low=0.0)
 
     def __init__(self, options: Options, scene: Scene) -> None:
