@@ -119,6 +119,6 @@ def _rows_where(chosen: Tensor) -> Tensor:
 
 
 def at_equal_steps(rows: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, at equal steps."""
+    """At most so many of the rows "n", at equal steps."""
     step = -(-len(rows) // most)
     return rows[:: max(1, step)]

@@ -25,6 +25,7 @@ class Expansion:
 
     @property
     def copies(self) -> int:
+        """S: how many rows each becomes."""
         return len(self.group)
 
     def rows(self, rows: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class Expansion:
         return (first + torch.arange(self.copies)).flatten()
 
     def source_rows(self, count: int) -> Tensor:
-        """The row, before, of each of the rows that `count` become."""
+        """The row, before, of each of the rows "S count" (flat) that `count` become."""
         return torch.arange(count).repeat_interleave(self.copies)
 
     def table(self, table: ParticleTable) -> ParticleTable:

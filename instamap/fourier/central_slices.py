@@ -64,7 +64,7 @@ class Spectrum:
         self._cells = torch.view_as_real(grid)
 
     def like(self, values: Tensor) -> Tensor:
-        """Values in the precision and on the device of the transform."""
+        """Values of any shape "*" in the precision and on the device of the transform."""
         return values.to(self._cells)
 
     def slices(self, frames: Tensor, plane: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def _phase(
 
 def dose_weight(dose: Tensor, square: Tensor) -> Tensor:
     """The factor that radiation leaves of components at squared frequencies s² (1/Å²) once the
-    specimen had a dose (electrons/Å²): exp(-dose / 2 N(s)), N(s) = 0.245 s^-1.665 + 2.81.
+    specimen had a dose (electrons/Å²): exp(-dose / 2 N(s)), N(s) = 0.245 s^-1.665 + 2.81, in the
+    shape "*" of both together.
 
     N is the dose at which proteins have lost half of a component's worth (Grant and Grigorieff,
     eLife 4, e06980 (2015), equation 3), as RELION and WarpTools apply it.
@@ -125,7 +126,7 @@ def apply_quadrature(
     *,
     padding: float = 1.0,
 ) -> Tensor:
-    """As `apply`, of what is transferred in quadrature (see `quadrature_ctf`)."""
+    """As `apply`, images "B D D" of what is transferred in quadrature (see `quadrature_ctf`)."""
     frame = _frame(images, padding)
     transfer = quadrature_ctf(optics, frame, pixel_size)
     return _transferred(images, transfer, optics, pixel_size)

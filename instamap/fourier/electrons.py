@@ -10,7 +10,7 @@ ANGSTROMS_PER_MILLIMETRE = 1e7
 
 
 def wavelength(voltage: Tensor) -> Tensor:
-    """Relativistic electron wavelength in Å for an acceleration voltage in kV."""
+    """Relativistic electron wavelength in Å for acceleration voltages "*" in kV."""
     volts = voltage * 1e3
     relativistic = 1 + RELATIVISTIC_FACTOR * volts
     return WAVELENGTH_FACTOR / torch.sqrt(volts * relativistic)

@@ -33,8 +33,8 @@ def grid_size(lattice: int, oversampling: float) -> int:
 
 
 def window(distance: Tensor) -> Tensor:
-    """The Kaiser-Bessel window I0(β sqrt(1 - (2d/w)²)) / I0(β) at distances d in cells; 0 beyond
-    w/2.
+    """The Kaiser-Bessel window I0(β sqrt(1 - (2d/w)²)) / I0(β) at distances d "*" in cells; 0
+    beyond w/2.
     """
     relative = 2 * distance / WIDTH
     inside = (1 - relative**2).clamp(min=0)
@@ -47,8 +47,8 @@ def window(distance: Tensor) -> Tensor:
 
 
 def window_transform(x: Tensor) -> Tensor:
-    """Fourier transform of `window` at x cycles per cell: w sinh(s) / (s I0(β)), s² = β² - (π w x)²
-    > 0.
+    """Fourier transform of `window` at x "*" cycles per cell: w sinh(s) / (s I0(β)), s² = β² -
+    (π w x)² > 0.
     """
     phase = math.pi * WIDTH * x
     s = torch.sqrt(SHAPE**2 - phase**2)

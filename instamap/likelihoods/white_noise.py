@@ -32,7 +32,7 @@ def standard_normal(
     like: Tensor,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Independent numbers of mean 0 and variance 1, of the dtype and on the device of `like`."""
+    """Independent numbers "*" of mean 0 and variance 1, of the dtype and device of `like`."""
     return torch.randn(
         shape,
         generator=generator,

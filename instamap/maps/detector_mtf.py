@@ -19,8 +19,8 @@ class DetectorMtf:
     value: Tensor
 
     def interpolated(self, frequency: Tensor) -> Tensor:
-        """The function at frequencies (1/pixel), in float64: linear between the curve's points, and
-        as at its ends beyond them.
+        """The function at frequencies "*" (1/pixel), in float64: linear between the curve's points,
+        and as at its ends beyond them.
         """
         asked = frequency.detach().cpu().double().numpy()
         value = np.interp(asked, self.frequency.numpy(), self.value.numpy())

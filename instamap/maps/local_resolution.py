@@ -66,7 +66,7 @@ class Bands:
         return band * self.spacing
 
     def profile(self, frequency: Tensor, band: int) -> Tensor:
-        """The band at frequencies (1/Å)."""
+        """The band, from 0 to 1, at frequencies "*" (1/Å)."""
         offset = (frequency / self.spacing - band).abs().clamp(max=1)
         wave = torch.cos(math.pi / 2 * offset)
         return wave.square()

@@ -138,7 +138,7 @@ def low_pass_filter(radius: Tensor, cutoff: float) -> Tensor:
     """1 up to a shell before the whole one nearest to `cutoff`, 0 from a shell behind it on, half
     a cosine in between.
 
-    radius: of components, in shells.
+    radius "*": of components, in shells.
     """
     start = max(0.0, round(cutoff) - LOW_PASS_EDGE / 2)
     phase = ((radius - start) / LOW_PASS_EDGE).clamp(0, 1)

@@ -80,6 +80,7 @@ class Line:
         return Line(z, distance, fits[0].unit, STIFFNESS[stiffest])
 
     def smoothing(self, fit: FitLikelihood) -> Smoothing:
+        """How the energy at the conformations of a fit is smoothed."""
         return Smoothing(fit.place, mixing_weights.cells(fit.place), self.stiffness)
 
     def energy(self, below: Tensor) -> Tensor:

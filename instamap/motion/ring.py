@@ -62,7 +62,7 @@ def with_angle_on_circle(z: Tensor) -> Tensor:
 
 
 def first_of(z: Tensor) -> Tensor:
-    """The point (1, 0) of the circle, in the type of z."""
+    """The point (1, 0) of the circle, "2", in the type of z."""
     return torch.tensor([1.0, 0.0]).to(z)
 
 

@@ -12,6 +12,7 @@ NERF = "Mildenhall et al., ECCV (2020), doi 10.1007/978-3-030-58452-8_24"
 
 @hookimpl
 def instamap_components() -> list[Component]:
+    """The parts, objectives and workflows that come with instamap."""
     return [
         Component(
             "representation",

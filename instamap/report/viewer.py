@@ -31,7 +31,7 @@ class Crop:
     stop: tuple[int, int, int]
 
     def of(self, volume: Tensor) -> Tensor:
-        """That part of a map."""
+        """That part of a map "D D D", a view."""
         (z, y, x), (zz, yy, xx) = self.start, self.stop
         return volume[z:zz, y:yy, x:xx]
 

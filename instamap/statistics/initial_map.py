@@ -34,8 +34,9 @@ def solve(
 
 
 def find_mask(volume: Tensor, pixel_size: float, box: int | None = None) -> Tensor:
-    """The automatic mask around the particle in a first map, which may be the middle of a larger
-    `box`: see `maps.mask.from_map`. Raises DataError where the map is flat.
+    """The automatic mask "D D D" around the particle in a first map "D D D" of `pixel_size` Å,
+    which may be the middle of a larger `box`: see `maps.mask.from_map`. Raises DataError where the
+    map is flat.
     """
     return mask.from_map(volume, pixel_size, threshold=0.2, extend=2, edge=2, box=box)
 

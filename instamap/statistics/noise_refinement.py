@@ -62,7 +62,7 @@ def refine(
 
 
 def sample(rows: Tensor) -> Tensor:
-    """The rows whose residuals are looked at: at most MAX_IMAGES, at equal steps."""
+    """Those of `rows` "n" whose residuals are looked at: MAX_IMAGES at most, at equal steps."""
     return splits.at_equal_steps(rows, MAX_IMAGES)
 
 

@@ -8,9 +8,10 @@ from torch import Tensor
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], start: Tensor, residual: Tensor, steps: int
 ) -> Tensor:
-    """x after some steps towards the solution of A x = b, from x = `start`.
+    """x "*" after some steps towards the solution of A x = b, from x = `start` "*".
 
-    apply: x -> A x, symmetric and not negative. residual: b - A start. Few steps regularise.
+    apply: x -> A x, symmetric and not negative. residual "*": b - A start. Few steps regularise.
+    Source: Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49, 409 (1952).
     """
     x = start
     direction = residual.clone()

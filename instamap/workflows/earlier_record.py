@@ -75,7 +75,7 @@ def _tables_of_engine(engine: dict[str, Any], where: str) -> dict[str, dict[str,
 
 
 def kind_of_old_name(name: str) -> tuple[str, str]:
-    """The kind and the name that an engine of version 0.1 has now."""
+    """The kind and the name that an engine of version 0.1 has now. Raises OptionError."""
     if name in WORKFLOWS:
         return "workflow", WORKFLOWS[name]
     if name in OBJECTIVES or name == "auto":

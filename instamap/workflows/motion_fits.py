@@ -111,7 +111,7 @@ class MotionInputs:
         )
 
     def particle_of(self, rows: Tensor) -> Tensor:
-        """The number, from 0, that the particles in the images `rows` have among these."""
+        """The number "m", from 0, that the particles in the images `rows` "m" have among these."""
         _, number = self.particle[rows].unique(return_inverse=True)
         return number
 

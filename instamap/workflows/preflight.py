@@ -53,7 +53,7 @@ def of_copies(particles: Particles) -> list[Finding]:
 
 
 def outliers(particles: Particles, settings: Settings, progress: Progress) -> Tensor:
-    """Rows of wild images, which are left out where that is asked for; else none.
+    """Rows "m" of wild images, which are left out where that is asked for; else none.
 
     All images are read for it. From here on images are measured when they are read.
     """

@@ -67,6 +67,7 @@ class Parameter:
 
     @property
     def text(self) -> str:
+        """What was typed after the label, as one line."""
         return " ".join(self.values)
 
     @property
@@ -106,6 +107,7 @@ class ExternalJob:
 
     @property
     def folder(self) -> Path:
+        """Where the job's files are written."""
         return Path(self.prefix)
 
 

@@ -25,7 +25,7 @@ class Shard:
 
     @staticmethod
     def parse(text: str) -> "Shard":
-        """The shard that "3/16" names."""
+        """The shard that "3/16" names. Raises OptionError."""
         words = text.split("/")
         if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
             raise OptionError(

@@ -71,7 +71,7 @@ class ImageValues:
 
     @property
     def measured(self) -> Tensor:
-        """Rows of the images that were measured."""
+        """Rows "m" of the images that were measured."""
         return (~self.peak.isnan()).nonzero()[:, 0]
 
     def add(self, rows: Tensor, images: Tensor, *, background: bool) -> None:
@@ -112,7 +112,7 @@ class Inspector:
         self._reference: tuple[float, float] | None = None
 
     def inspect(self, rows: Tensor, images: Tensor) -> None:
-        """Measures images that were read, once each.
+        """Measures images "B D D" of `rows` "B" that were read, once each.
 
         After the first findings, raises DataError for wild ones that outweigh all others, with the
         rows of all of them.
@@ -163,7 +163,7 @@ class Inspector:
         return [self._wild_finding(torch.tensor(rows))]
 
     def wild(self) -> Tensor:
-        """Rows of the measured images that are far stronger than the median, all over or in a
+        """Rows "m" of the measured images that are far stronger than the median, all over or in a
         pixel.
         """
         if len(self.values.measured) < MIN_IMAGES:

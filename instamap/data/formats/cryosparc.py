@@ -141,7 +141,7 @@ class CryosparcColumns(Columns):
 
     def alignment(self) -> str:
         """The fields that hold the poses: alignments3D, or those of the only class of an ab-initio
-        job.
+        job. Raises DataError where there are several.
         """
         names = self.rows.dtype.names or ()
         if "alignments3D/pose" in names:
