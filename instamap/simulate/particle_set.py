@@ -15,7 +15,7 @@ from instamap.simulate.beads import Beads, molecule
 from instamap.simulate.density_map import DensityMap
 from instamap.simulate.exposure import Exposure
 from instamap.simulate.sliced_potential import SlicedPotential
-from instamap.simulate.write_set import Specimen, Written, write_set
+from instamap.simulate.write_set import Specimen, VariedSpecimen, Written, write_set
 
 DEFAULT_COUNT = 10_000  # particles
 DEFAULT_BOX = 64  # pixels
@@ -128,7 +128,7 @@ def of_map(
 
 def simulate(
     out: Path,
-    specimen: Specimen,
+    specimen: Specimen | VariedSpecimen,
     plan: Plan,
     exposure: Exposure,
     *,
