@@ -230,4 +230,8 @@ def _program(
         ),
     ] = False,
 ):
-    """Density maps from cryo-EM particle images with known poses."""
+    """Density maps from cryo-EM particle images with known poses.
+
+    Begin with `instamap demo`. With particles of your own: `instamap doctor particles.star`, then
+    `instamap reconstruct particles.star -o out`, and open out/report.html.
+    """

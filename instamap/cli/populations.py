@@ -130,10 +130,7 @@ def _summary(found: "Populations") -> list[str]:
     names = [fit.name for fit in found.fits]
     rows = [["region", "z1", "share", "95 % interval", *names]]
     for region, share in found.regions:
-        low, high = region.bounds[0]
         of_fits = [f"{one:.1%}" for one in share.of_fits]
         interval = f"{share.low:.1%} to {share.high:.1%}"
-        rows.append(
-            [region.name, f"{low:.3g} to {high:.3g}", f"{share.value:.1%}", interval, *of_fits]
-        )
+        rows.append([region.name, region.first_bounds, f"{share.value:.1%}", interval, *of_fits])
     return [*lines, columns(rows)]

@@ -104,7 +104,11 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """Whether to believe the motion, in words."""
+        """Whether to believe the motion, in words that name the file of an audit's folder."""
+        return self.verdict_where("believed.mrc is 1")
+
+    def verdict_where(self, place: str) -> str:
+        """Whether to believe the motion, in words; `place`: where the map `believed` is shown."""
         if max(self.motion_rms, self.disagreement_rms or 0.0) < MIN_MOTION:
             return f"nothing moves (less than {MIN_MOTION:g} Å rms)"
         if self.disagreement_rms is None:
@@ -114,7 +118,7 @@ class Audit:
                 f"not to be believed: the halves differ by {self.disagreement_rms:.3g} Å rms in a"
                 f" motion of {self.motion_rms:.3g} Å rms"
             )
-        believed = "to be believed where believed.mrc is 1"
+        believed = f"to be believed where {place}"
         folded = max(one.folded for one in self.conformations)
         if not folded:
             return believed

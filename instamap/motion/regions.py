@@ -28,6 +28,14 @@ class Region:
             inside &= (values >= low) & (values < high)
         return inside
 
+    @property
+    def first_bounds(self) -> str:
+        """The bounds of the first coordinate, in words."""
+        low, high = self.bounds[0]
+        if not math.isfinite(low):
+            return f"below {high:.3g}" if math.isfinite(high) else "all"
+        return f"{low:.3g} to {high:.3g}" if math.isfinite(high) else f"{low:.3g} and above"
+
     def record(self) -> list[list[float | None]]:
         """The bounds, None where there is none."""
         return [[_finite(low), _finite(high)] for low, high in self.bounds]

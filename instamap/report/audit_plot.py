@@ -58,8 +58,9 @@ def drawn(audit: Audit, every: int = 1) -> "Figure":
     place = middle(maps["displacement"])
     first = len(audit.maps["displacement"]) // 2 % every
     voxel = tuple(first + every * index for index in reversed(place))
+    verdict = audit.verdict_where("'believed' is white")
     motion = f"motion {audit.motion_rms:.2f} Å rms"
-    title = f"{audit.verdict}\n{motion}, slices through voxel x, y, z = {voxel}"
+    title = f"{verdict}\n{motion}, slices through voxel x, y, z = {voxel}"
     page = figure.framed(2.6 * len(columns), 7.4)
     page.suptitle(title, fontsize=10)
     grid = page.subplots(len(VIEWS), len(columns))

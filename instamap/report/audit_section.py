@@ -35,12 +35,16 @@ def section(motion: MotionModel) -> Section:
         audit = sparse_audit(motion)
     except DataError as error:
         return Section(TITLE, paragraphs([str(error)]))
-    words = [f"Verdict: {audit.verdict}.", *_numbers(audit)]
-    voxels = "every voxel" if every == 1 else f"one in {every} voxels along each axis"
-    words.append(
-        f"Looked at: {voxels} inside the masks. instamap audit looks at all and writes maps by"
-        " which ChimeraX colours; believed.mrc is 1 where the third picture is bright."
-    )
+    verdict = audit.verdict_where("the third picture is bright")
+    words = [f"Verdict: {verdict}.", *_numbers(audit)]
+    more = "instamap audit writes maps of this, by which ChimeraX colours."
+    if every == 1:
+        words.append(f"Looked at: every voxel inside the masks. {more}")
+    else:
+        words.append(
+            f"Looked at: one in {every} voxels along each axis inside the masks; instamap audit"
+            f" looks at all. {more}"
+        )
     rows = [_row(one) for one in audit.conformations]
     shown = table(HEAD, rows, "Displacement from the median, weighted by density")
     return Section(TITLE, paragraphs(words) + _pictures(audit, every) + shown)

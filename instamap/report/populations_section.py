@@ -86,8 +86,7 @@ def _regions(populations: Populations) -> str:
     """The shares of wells, or of regions that were named."""
     rows = []
     for region, share in populations.regions:
-        low, high = region.bounds[0]
-        rows.append([region.name, f"{low:.3g} to {high:.3g}", *_share(share)])
+        rows.append([region.name, region.first_bounds, *_share(share)])
     return table(["region", "z1", "share", "95 % interval", "by half"], rows, "Shares of regions")
 
 

@@ -171,6 +171,15 @@ def test_tables(tmp_path):
         population_tables.add_to_states(states, found)
 
 
+@pytest.mark.parametrize(
+    "bounds, words",
+    [(":0.243", "below 0.243"), ("-1:0", "-1 to 0"), ("0.5:", "0.5 and above"), (":", "all")],
+)
+def test_bounds_of_a_region_in_words(bounds, words):
+    [region] = regions.parse([f"closed={bounds}"], 1)
+    assert region.first_bounds == words
+
+
 def test_regions_that_are_named():
     [closed, corner] = regions.parse(["closed=-1:0", "corner=0.5:,:0"], 2)
     z = torch.tensor([[-0.5, 3], [0.0, -1], [0.5, -1], [-1, 0]])

@@ -15,7 +15,8 @@ def test_its_numbers_are_those_of_the_audit():
     made = motion([shift(3, 0, 0)], [shift(3, 0.3, 0)], latents=LATENTS)
     shown = audit_section.section(made)
     found = audits.audit(made, audits.reference(made), audits.conformations(made.latents)[::2])
-    assert f"Verdict: {found.verdict}." in shown.html
+    assert found.verdict == "to be believed where believed.mrc is 1"
+    assert "Verdict: to be believed where the third picture is bright." in shown.html
     assert f"{found.motion_rms:.2f} Å rms" in shown.html
     assert f"correlate by {found.signal:.3f}" in shown.html
     cells = re.findall(r"<td>(.*?)</td>", shown.html)

@@ -116,7 +116,7 @@ def test_figures_are_drawn_from_motions(tmp_path):
     assert result.plot_latents().axes
     figure = result.plot_audit()
     title = figure.get_suptitle()
-    assert "to be believed" in title and "x, y, z = (8, 8, 8)" in title
+    assert "to be believed where 'believed' is white" in title and "x, y, z = (8, 8, 8)" in title
 
 
 def test_the_audit_of_some_voxels_says_where_they_are(tmp_path, monkeypatch):
