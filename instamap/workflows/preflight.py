@@ -52,13 +52,18 @@ def of_copies(particles: Particles) -> list[Finding]:
     return repeated_images.check(particles.stacks, same, particles.path)
 
 
+def measure_images(particles: Particles) -> Inspector:
+    """What measures the images when they are read, from here on."""
+    particles.inspector = Inspector(particles)
+    return particles.inspector
+
+
 def outliers(particles: Particles, settings: Settings, progress: Progress) -> Tensor:
     """Rows "m" of wild images, which are left out where that is asked for; else none.
 
     All images are read for it. From here on images are measured when they are read.
     """
-    inspector = Inspector(particles)
-    particles.inspector = inspector
+    inspector = measure_images(particles)
     if not settings.exclude_outliers:
         return torch.zeros(0, dtype=torch.long)
     inspector.scan()

@@ -1,14 +1,16 @@
-"""Statistics of one set of particles gathered by several processes: each reads a shard of the
+"""Statistics of one set of particles gathered by several processes: each reads a share of the
 images, and the first adds up.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from instamap.data.checks.finding import settle
 from instamap.data.particles import Particles
-from instamap.errors import OptionError
+from instamap.errors import InstamapError, OptionError
 from instamap.geometry.cube import Cube
 from instamap.model import make_part
 from instamap.parts import GaussianLikelihood
@@ -20,7 +22,6 @@ from instamap.statistics.streaming import accumulate
 from instamap.workflows import preflight
 from instamap.workflows.processes import Processes
 from instamap.workflows.settings import Settings
-from instamap.workflows.shard import Shard
 
 SHARED_WORKFLOWS = ("map",)  # whose images several processes read
 
@@ -71,49 +72,81 @@ def gather(
     likelihood: GaussianLikelihood,
     progress: Progress,
 ) -> dict[str, Statistics]:
-    """The statistics of each set, in the leader: its own shard's, and those of all others added in
+    """The statistics of each set, in the leader: its own share's, and those of all others added in
     their order.
     """
     progress.message(f"processes       {processes.count}, each reads a share of the images")
     processes.tell_all(task)
-    found = _of_own_shard(processes, particles, task, likelihood, progress)
-    for name, statistics in found.items():
-        total = statistics
+    own = _of_share(processes.rank, processes, particles, task, likelihood, progress)
+    some = next(iter(own.values()))  # the first share has images
+    found = {}
+    for name in task.rows:
+        total = own.get(name)
         for rank in range(1, processes.count):
-            total = total + processes.receive(rank, statistics)
+            if name in share_of(task.rows, rank, processes.count):
+                more = processes.receive(rank, some)
+                total = more if total is None else total + more
+        assert total is not None  # every set has images
         found[name] = total
     return found
 
 
 def contribute(processes: Processes, settings: Settings) -> None:
-    """Gathers this process's shard for the leader, who says when and of what. Raises
+    """Gathers this process's share for the leader, who says when and of what. Raises
     InstamapError.
     """
-    task: Task = processes.hear()
-    particles = Particles.open(
-        settings.particles, datadir=settings.datadir, preprocess=settings.preprocess
-    )
+    particles: Particles | InstamapError
+    try:
+        particles = Particles.open(
+            settings.particles, datadir=settings.datadir, preprocess=settings.preprocess
+        )
+    except InstamapError as error:
+        particles = error
+    task: Task = processes.hear()  # does not return where the leader has met the same error
+    if isinstance(particles, InstamapError):
+        raise particles
     if task.contrast is not None:
         particles = particles.with_contrast(task.contrast)
+    preflight.measure_images(particles)
     likelihood = make_part("likelihood", settings.likelihood, task.scene)
-    found = _of_own_shard(processes, particles, task, likelihood, SILENT)
-    settle(preflight.of_later_images(particles), SILENT)
+    found = _of_share(processes.rank, processes, particles, task, likelihood, SILENT)
+    settle(preflight.of_images(particles), SILENT)
     for statistics in found.values():
         processes.send(statistics)
 
 
-def _of_own_shard(
+def share_of(rows: Mapping[str, Tensor], rank: int, count: int) -> dict[str, Tensor]:
+    """Row numbers of each set that the process `rank` of `count` reads.
+
+    All sets, one after the other, are cut into equal pieces: each process has images of few sets,
+    since what ends a set costs the same for few images as for many.
+    """
+    total = sum(len(chosen) for chosen in rows.values())
+    piece = torch.arange(total).tensor_split(count)[rank]
+    if not len(piece):
+        return {}
+    first, end = int(piece[0]), int(piece[-1]) + 1
+    share = {}
+    before = 0
+    for name, chosen in rows.items():
+        own = chosen[max(0, first - before) : max(0, end - before)]
+        if len(own):
+            share[name] = own
+        before += len(chosen)
+    return share
+
+
+def _of_share(
+    rank: int,
     processes: Processes,
     particles: Particles,
     task: Task,
     likelihood: GaussianLikelihood,
     progress: Progress,
 ) -> dict[str, Statistics]:
-    shard = Shard(processes.rank + 1, processes.count)
-    rows = {name: chosen[shard.holds(chosen)] for name, chosen in task.rows.items()}
     return accumulate(
         particles,
-        rows,
+        share_of(task.rows, rank, processes.count),
         likelihood,
         cube=task.cube,
         symmetry=task.symmetry,

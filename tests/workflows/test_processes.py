@@ -64,7 +64,7 @@ def test_two_processes_find_what_one_finds(particles, tmp_path):
 def test_what_is_wrong_with_the_share_of_another_ends_all(particles, tmp_path):
     """An image of the second process is no image: it says so, and no folder is left."""
     with mrcfile.mmap(particles.with_name("particles.mrcs"), mode="r+") as stack:
-        stack.data[101] = np.nan  # row 102, of the even ones
+        stack.data[101] = np.nan  # row 102
     done = by_two("reconstruct", particles, "-o", tmp_path / "out", *WORDS)
     assert done.returncode != 0
     assert "row 102" in done.stderr and "not finite" in done.stderr
@@ -111,6 +111,22 @@ def first_of_two(monkeypatch):
     values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_shares_are_equal_and_hold_each_row_once(count):
+    """And few sets each: at most one more in all than there are borders."""
+    rows = {
+        "half1": torch.arange(0, 30, 2),
+        "half2": torch.arange(1, 30, 2),
+        "held_out": torch.arange(30, 33),
+    }
+    shares = [shared_statistics.share_of(rows, rank, count) for rank in range(count)]
+    for name, whole in rows.items():
+        assert torch.equal(torch.cat([one[name] for one in shares if name in one]), whole)
+    sizes = [sum(len(some) for some in one.values()) for one in shares]
+    assert max(sizes) - min(sizes) <= 1 and sizes[0] == max(sizes)
+    assert sum(len(one) for one in shares) <= len(rows) + count - 1
 
 
 def test_commands_that_are_not_shared(first_of_two, tmp_path):
