@@ -85,7 +85,7 @@ def run_settings(settings: "Settings", place: Place, automatic: list[str] | None
 
     What steps have done is kept meanwhile, so that a run that is stopped can be resumed.
     """
-    from instamap.workflows import processes, shared_statistics
+    from instamap.workflows import processes, shared_statistics, team
     from instamap.workflows.choose import resolve
 
     with processes.joined() as together:
@@ -94,6 +94,7 @@ def run_settings(settings: "Settings", place: Place, automatic: list[str] | None
         elif together.leads:
             shared_statistics.check(resolve(settings), place.resume, together)
             _run_alone(settings, place, automatic or [])
+            team.dismiss(together)
         else:
             _work_for_another(settings, together)
 
@@ -102,11 +103,11 @@ def _work_for_another(settings: "Settings", together: "Processes") -> None:
     """Does this process's share of a run that another writes; tells nothing but what is wrong with
     that share.
     """
-    from instamap.workflows import shared_statistics
+    from instamap.workflows import team
     from instamap.workflows.processes import LostProcess
 
     try:
-        shared_statistics.contribute(together, settings)
+        team.contribute(together, settings)
     except LostProcess:  # who has said why
         sys.exit(1)
     except InstamapError as error:

@@ -11,7 +11,8 @@ from torch import Tensor
 from instamap.motion import posterior, ring
 from instamap.motion.find_motion import CoarseMotion
 from instamap.motion.ring import Shape
-from instamap.statistics.particle_statistics import ParticleStatistics, drop_small_shares
+from instamap.statistics.particle_images import ParticleImages
+from instamap.statistics.particle_statistics import drop_small_shares
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,6 @@ def single_state(motion: CoarseMotion, latent: int) -> Assignment:
     )
 
 
-def _whole(particles: ParticleStatistics) -> Tensor:
+def _whole(particles: ParticleImages) -> Tensor:
     """The shares "m 1" of particles in the only conformation."""
     return particles.unit_weights()[:, None]

@@ -4,20 +4,19 @@ resolution in the linear subspace, whether or not others move meanwhile.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from instamap.fitting.loop import FALSE_POSITIVE_RATE
-from instamap.fourier.central_slices import central_slices
 from instamap.motion import linear_subspace, presence
 from instamap.motion.coordinates import MotionSubspace
 from instamap.motion.domains import soft_masks
 from instamap.motion.find_motion import CoarseMotion
 from instamap.motion.kmeans import kmeans, nearest
 from instamap.motion.presence import PresenceModel, SubspaceEquations
-from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.particle_images import ParticleImages
 
 MAX_FACTORS = 5  # with and without which particles are held against each other
 MAX_OTHERS = 2  # of these, that are no regions: what moves has such factors too
@@ -34,7 +33,6 @@ MIN_SHARE = 0.05  # of the particles that have a region, or have it not
 REGION_EXTEND = 1  # voxels
 REGION_EDGE = 1
 MAP_STEPS = 6  # of conjugate gradients for the maps of regions
-IMAGES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -164,29 +162,21 @@ def measure(motion: CoarseMotion, searched: RegionSearch) -> Composition:
     return Composition(maps[0], maps[1:], there, held_out, share)
 
 
-def fill_up(particles: ParticleStatistics, regions: Tensor, present: Tensor) -> ParticleStatistics:
+def fill_up(particles: ParticleImages, regions: Tensor, present: Tensor) -> ParticleImages:
     """The particles as they would be if all had all regions "R N N N", of which they have `present`
     "m R": what is missing is added to their images.
     """
     missing = (1 - present).float()
-    data = particles.data.clone()
-    for images in torch.arange(len(data)).split(IMAGES_AT_ONCE):
-        frames = particles.frames[images]
-        power = particles.power[images]
-        for region, amounts in zip(regions, missing.T, strict=True):
-            amount = amounts[particles.particle[images], None]
-            slices = central_slices(region, frames, particles.plane)
-            data[images] += amount * power * slices
-    return replace(particles, data=data)
+    return particles.with_added(regions, missing)
 
 
-def _chance(searched: RegionSearch, motion: CoarseMotion, particles: ParticleStatistics) -> Tensor:
+def _chance(searched: RegionSearch, motion: CoarseMotion, particles: ParticleImages) -> Tensor:
     """How probably particles "m" have each pattern of factors."""
     equations = SubspaceEquations.of(particles, motion.subspace.maps)
     return presence.infer(searched.model, equations).chance
 
 
-def _present(searched: RegionSearch, motion: CoarseMotion, particles: ParticleStatistics) -> Tensor:
+def _present(searched: RegionSearch, motion: CoarseMotion, particles: ParticleImages) -> Tensor:
     """How probably particles have each region, "m R"."""
     patterns = presence.patterns(searched.model.count)[:, : searched.count]
     return _chance(searched, motion, particles) @ patterns

@@ -11,7 +11,7 @@ from instamap.maps import mask
 from instamap.motion import linear_subspace, state_mixture
 from instamap.motion.state_mixture import StateMixture
 from instamap.statistics import initial_map
-from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.particle_images import ParticleImages
 
 # Particles, at most, in which coordinates are found; all others are then placed by them.
 MAX_SAMPLE = 20000
@@ -40,8 +40,8 @@ class MotionSubspace:
 
 
 def find_subspace(
-    particles: ParticleStatistics,
-    validation: ParticleStatistics,
+    particles: ParticleImages,
+    validation: ParticleImages,
     window: Tensor | None,
     dimensions: int,
     generator: torch.Generator,
@@ -68,7 +68,7 @@ def find_subspace(
     return MotionSubspace(mean, moving, maps, linear.held_out, held=focus is not None)
 
 
-def _mean_map(particles: ParticleStatistics, window: Tensor | None) -> Tensor:
+def _mean_map(particles: ParticleImages, window: Tensor | None) -> Tensor:
     """The map of all particles, in the mask or the largest sphere."""
     if window is None:
         radius = (particles.box // 2 - 0.5) * particles.pixel_size
@@ -78,8 +78,8 @@ def _mean_map(particles: ParticleStatistics, window: Tensor | None) -> Tensor:
 
 
 def find_conformations(
-    particles: ParticleStatistics,
-    validation: ParticleStatistics,
+    particles: ParticleImages,
+    validation: ParticleImages,
     subspace: MotionSubspace,
     wanted: int,
     latent: int,
@@ -105,7 +105,7 @@ def find_conformations(
     )
 
 
-def bears_out(particles: ParticleStatistics, latent: int) -> bool:
+def bears_out(particles: ParticleImages, latent: int) -> bool:
     """Whether particles are enough for as many conformations as span `latent` coordinates."""
     return particles.count >= MIN_PARTICLES * _fewest(latent)
 

@@ -50,6 +50,10 @@ class DomainImages:
     present: Tensor | None = None
 
 
+Gather = Callable[[DomainImages, Tensor, int], Statistics]
+"""What images say of a domain m, given densities "M D D D"."""
+
+
 @dataclass(frozen=True)
 class DomainMaps:
     """Densities "M D D D" of the domains; their masks; the still one's model and result."""
@@ -61,9 +65,14 @@ class DomainMaps:
 
 
 def fit_maps(
-    fit: MotionFit, coarse: CoarseDomains, fitted: DomainImages, held_out: DomainImages
+    fit: MotionFit,
+    coarse: CoarseDomains,
+    fitted: DomainImages,
+    held_out: DomainImages,
+    gather: Gather,
 ) -> DomainMaps:
-    """The domains' densities at full resolution.
+    """The domains' densities at full resolution. gather: what gathers statistics, `gather` or its
+    like.
 
     First by a few steps of conjugate gradients, starting from what is known at low resolution, then
     by a fit of the representation; both in the order of domains, the still one first.

@@ -20,11 +20,8 @@ from instamap.motion.gains import Conformations
 from instamap.motion.ring import CIRCLE, Shape
 from instamap.motion.state_mixture import StateMixture
 from instamap.plugin.choice import Choice, Choices
-from instamap.statistics.particle_statistics import (
-    ParticleStatistics,
-    drop_small_shares,
-    effective_count,
-)
+from instamap.statistics.particle_images import ParticleImages, effective_count
+from instamap.statistics.particle_statistics import drop_small_shares
 from instamap.statistics.statistics import Statistics
 
 CONFORMATIONS = "conformations"
@@ -74,11 +71,11 @@ class CoarseMotion:
     image counting once.
     """
 
-    fitted: ParticleStatistics
-    held_out: ParticleStatistics
-    sample: ParticleStatistics
-    validation: ParticleStatistics
-    test: ParticleStatistics
+    fitted: ParticleImages
+    held_out: ParticleImages
+    sample: ParticleImages
+    validation: ParticleImages
+    test: ParticleImages
     subspace: MotionSubspace
     test_count: int
     validation_count: int
@@ -97,8 +94,8 @@ def with_shape(parts: Choices, shape: Shape) -> dict[str, Choice]:
 def find_subspace(
     fit: MotionFit,
     search: Search,
-    fitted: ParticleStatistics,
-    held_out: ParticleStatistics,
+    fitted: ParticleImages,
+    held_out: ParticleImages,
     duplicate_group: Tensor,
 ) -> CoarseMotion:
     """The subspace in which the particles `fitted` differ. The scene of `fit` is that of the coarse
@@ -109,8 +106,8 @@ def find_subspace(
     """
     if fit.scene.focus is not None:
         nuisance = _outside(fit, search, fitted, held_out, duplicate_group)
-        fitted = replace(fitted, nuisance=nuisance)
-        held_out = replace(held_out, nuisance=nuisance)
+        fitted = fitted.with_nuisance(nuisance)
+        held_out = held_out.with_nuisance(nuisance)
     _, group = duplicate_group.unique(return_inverse=True)
     chosen = torch.randperm(fitted.count, generator=fit.generator())
     if fitted.weight is not None:
@@ -137,8 +134,8 @@ def find_subspace(
 def _outside(
     fit: MotionFit,
     search: Search,
-    fitted: ParticleStatistics,
-    held_out: ParticleStatistics,
+    fitted: ParticleImages,
+    held_out: ParticleImages,
     duplicate_group: Tensor,
 ) -> Tensor:
     """Components "q N N N" of how particles differ outside the focus.
@@ -160,7 +157,7 @@ def _outside(
     return found.maps[1:]
 
 
-def _count(particles: ParticleStatistics, group: Tensor) -> int:
+def _count(particles: ParticleImages, group: Tensor) -> int:
     """How many particles there are, those of one group "m", which show copies of an image, counting
     once, and with weights as many as say as much.
     """
@@ -240,12 +237,12 @@ def with_gain(motion: CoarseMotion, conformations: Conformations, of_one_map: fl
     return Description(conformations.maps, conformations.z, gain, of_one_map)
 
 
-def _of_all(particles: ParticleStatistics) -> Statistics:
+def _of_all(particles: ParticleImages) -> Statistics:
     """The statistics of particles that all count alike."""
     return particles.statistics(particles.unit_weights())
 
 
-def _of_each(particles: ParticleStatistics, mixture: StateMixture) -> list[Statistics]:
+def _of_each(particles: ParticleImages, mixture: StateMixture) -> list[Statistics]:
     """The statistics of each conformation's particles."""
     shares = drop_small_shares(mixture.shares(particles))
     return [particles.statistics(weight) for weight in shares.T]

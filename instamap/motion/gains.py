@@ -9,7 +9,7 @@ from torch import Tensor
 from instamap.motion import posterior
 from instamap.motion.state_mixture import log_prob
 from instamap.statistics.contrast_factors import FactorPrior, ImageContrasts
-from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.particle_images import ParticleImages
 
 # of the contrast of particles, among which validation particles choose
 CONTRAST_DEVIATIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
@@ -33,14 +33,14 @@ class Conformations:
         """
         return torch.cat([self.maps, self.maps.mean(0, keepdim=True)])
 
-    def log_prob(self, test: ParticleStatistics) -> float:
+    def log_prob(self, test: ParticleImages) -> float:
         """log p of the particles, their conformation summed out: the mean."""
         found = posterior.infer(test, self.maps, self.z, self.occupancies)
         return test.mean(found.log_prob)
 
 
 def log_prob_of_one_map(
-    validation: ParticleStatistics, test: ParticleStatistics, rivals: Sequence[Tensor]
+    validation: ParticleImages, test: ParticleImages, rivals: Sequence[Tensor]
 ) -> float:
     """log p of the test particles under the likeliest of the maps `rivals`, some "K N N N" each:
     the mean, with one contrast or with one that differs from particle to particle, normally
@@ -58,7 +58,7 @@ def log_prob_of_one_map(
     return same_contrast + max(0.0, gain)
 
 
-def _best_map(test: ParticleStatistics, rivals: Sequence[Tensor]) -> tuple[Tensor, float]:
+def _best_map(test: ParticleImages, rivals: Sequence[Tensor]) -> tuple[Tensor, float]:
     """The map "N N N" under which the test particles are likeliest, and log p of theirs."""
     each = torch.cat([log_prob(test, maps) for maps in rivals], 1)
     means = [test.mean(one) for one in each.T]

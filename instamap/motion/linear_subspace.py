@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from instamap.fitting.loop import FALSE_POSITIVE_RATE
-from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.particle_images import ParticleImages
 from instamap.statistics.solve import conjugate_gradients
 
 MAX_SAMPLE = 3000  # particles, at most, that the subspace is fitted to
@@ -61,20 +61,20 @@ def gaussian_posterior(gram: Tensor, h: Tensor) -> GaussianPosterior:
     return GaussianPosterior(mean, covariance, mean_only + explained - volume)
 
 
-def infer(particles: ParticleStatistics, maps: Tensor) -> GaussianPosterior:
+def infer(particles: ParticleImages, maps: Tensor) -> GaussianPosterior:
     """The posterior of the particles in the subspace of maps "q+1 N N N"."""
     gram, h = particles.normal_equations(maps)
     return gaussian_posterior(gram, h)
 
 
-def coordinates(particles: ParticleStatistics, maps: Tensor) -> Tensor:
+def coordinates(particles: ParticleImages, maps: Tensor) -> Tensor:
     """The posterior means "m q" of the particles in the subspace of maps "q+1 N N N"."""
     return infer(particles, maps).mean
 
 
 def fit(
-    particles: ParticleStatistics,
-    validation: ParticleStatistics,
+    particles: ParticleImages,
+    validation: ParticleImages,
     mean: Tensor,
     window: Tensor,
     limit: int,
@@ -106,7 +106,7 @@ def fit(
 
 
 def grow(
-    particles: ParticleStatistics,
+    particles: ParticleImages,
     maps: Tensor,
     window: Tensor,
     generator: torch.Generator,
@@ -125,7 +125,7 @@ def grow(
 
 
 def _round(
-    particles: ParticleStatistics,
+    particles: ParticleImages,
     maps: Tensor,
     windows: Tensor,
 ) -> Tensor:
@@ -141,7 +141,7 @@ def _round(
 
 
 def update_maps(
-    particles: ParticleStatistics,
+    particles: ParticleImages,
     maps: Tensor,
     first: Tensor,
     second: Tensor,

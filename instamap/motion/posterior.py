@@ -10,7 +10,7 @@ from torch import Tensor
 
 from instamap.model import Model
 from instamap.motion.state_mixture import marginal
-from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.particle_images import ParticleImages
 
 MIN_SHARE = 0.01  # of a particle in a conformation: from those below, no step is taken
 RELATIVE_WIDTH = 0.5  # σ of the weights of conformations, in their mean distance to each other
@@ -37,7 +37,7 @@ def conformations(model: Model, z: Tensor) -> Tensor:
 
 
 def infer(
-    particles: ParticleStatistics,
+    particles: ParticleImages,
     maps: Tensor,
     z: Tensor,
     occupancies: int = 0,
@@ -60,7 +60,7 @@ def infer(
 
 
 def _infer(
-    particles: ParticleStatistics, maps: Tensor, z: Tensor, slopes: Sequence[Tensor]
+    particles: ParticleImages, maps: Tensor, z: Tensor, slopes: Sequence[Tensor]
 ) -> Posterior:
     """The posterior of some particles, given the derivatives of V at all conformations."""
     gram, h = particles.normal_equations(maps)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.particle_images import ParticleImages
 
 BINARY_SHARE = 0.9  # of the variance along a new factor, that it begins with
 START_ROUNDS = 12  # of EM from each start
@@ -25,7 +25,7 @@ RIDGE = 1e-9
 @dataclass(frozen=True)
 class SubspaceEquations:
     """What particles say of coordinates in a subspace: the normal equations G "m q+1 q+1" and h "m
-    q+1" of its maps, the mean map first (see `ParticleStatistics.normal_equations`).
+    q+1" of its maps, the mean map first (see `ParticleImages.normal_equations`).
 
     weight "m": of the particles in sums over them, None for 1.
     """
@@ -35,7 +35,7 @@ class SubspaceEquations:
     weight: Tensor | None = None
 
     @staticmethod
-    def of(particles: ParticleStatistics, maps: Tensor) -> "SubspaceEquations":
+    def of(particles: ParticleImages, maps: Tensor) -> "SubspaceEquations":
         """What particles say of the subspace of maps "q+1 N N N"."""
         regions = [some.normal_equations(maps) for some in particles.in_chunks()]
         gram = torch.cat([one for one, _ in regions])

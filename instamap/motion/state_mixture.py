@@ -12,11 +12,8 @@ from torch import Tensor
 from instamap.motion import linear_subspace
 from instamap.motion.kmeans import kmeans
 from instamap.statistics import initial_map
-from instamap.statistics.particle_statistics import (
-    BASIS_MAPS,
-    ParticleStatistics,
-    drop_small_shares,
-)
+from instamap.statistics.particle_images import BASIS_MAPS, ParticleImages
+from instamap.statistics.particle_statistics import drop_small_shares
 from instamap.statistics.statistics import Statistics
 
 ROUNDS = 12  # of EM
@@ -39,15 +36,15 @@ class StateMixture:
     z: Tensor
     held_out: float
 
-    def shares(self, particles: ParticleStatistics) -> Tensor:
+    def shares(self, particles: ParticleImages) -> Tensor:
         """How probably particles "m K" are in each conformation."""
         return torch.softmax(log_prob(particles, self.maps), 1)
 
 
-def log_prob(particles: ParticleStatistics, maps: Tensor, basis: int = BASIS_MAPS) -> Tensor:
+def log_prob(particles: ParticleImages, maps: Tensor, basis: int = BASIS_MAPS) -> Tensor:
     """log p "m K" of each particle given each of the maps, beyond an empty map.
 
-    basis: see `ParticleStatistics.normal_equations`.
+    basis: see `ParticleImages.normal_equations`.
     """
     parts = []
     for some in particles.in_chunks():
@@ -74,8 +71,8 @@ class _Round:
 
 
 def fit_mixture(
-    particles: ParticleStatistics,
-    validation: ParticleStatistics,
+    particles: ParticleImages,
+    validation: ParticleImages,
     subspace: Tensor,
     window: Tensor,
     count: int,
@@ -119,7 +116,7 @@ def _width(number: int, rounds: int) -> float:
     return FIRST_WIDTH * (LAST_WIDTH / FIRST_WIDTH) ** done
 
 
-def _own_statistics(particles: ParticleStatistics, share: Tensor) -> list[Statistics]:
+def _own_statistics(particles: ParticleImages, share: Tensor) -> list[Statistics]:
     """The statistics of each conformation's own particles, by their shares "m K"."""
     weights = drop_small_shares(share)
     return [particles.statistics(weight) for weight in weights.T]
@@ -219,7 +216,7 @@ def scaled(place: Tensor, share: Tensor, weight: Tensor | None = None) -> Tensor
 
 
 def _first_maps(
-    particles: ParticleStatistics,
+    particles: ParticleImages,
     subspace: Tensor,
     count: int,
     generator: torch.Generator,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from instamap.scene import ContrastFactors
-from instamap.statistics.particle_statistics import ParticleStatistics
+from instamap.statistics.particle_images import ParticleImages
 
 MAX_RELATIVE_SPREAD = 2.0  # of factors, in their mean: search for s ends there
 BISECTIONS = 50  # of an interval of variances: to its last digit
@@ -38,7 +38,7 @@ class ImageContrasts:
         return len(self.slope)
 
     @staticmethod
-    def of(particles: ParticleStatistics, volume: Tensor) -> "ImageContrasts":
+    def of(particles: ParticleImages, volume: Tensor) -> "ImageContrasts":
         """What particles say by a map "N N N"."""
         gram, h = particles.normal_equations(volume[None])
         return ImageContrasts(h[:, 0], gram[:, 0, 0])

@@ -16,29 +16,23 @@ from instamap.geometry.cube import Cube
 from instamap.scene import Batch
 from instamap.statistics import accumulator
 from instamap.statistics.fourier_plane import FourierPlane
+from instamap.statistics.particle_images import ParticleImages
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import read_ahead
 
 IMAGES_AT_ONCE = 2048
 NUMBERS_AT_ONCE = 1 << 24  # of the slices of maps that are held at once: 64 MB
 MIN_PIXELS = 24  # of an image with fewer pixels, if the images have as many
-PARTICLES_AT_ONCE = 2048  # that are held against all conformations
-BASIS_MAPS = 16  # that stand for more of them: images are held against a basis
-LEAST_WEIGHT = 1e-12  # of all particles together, by which a sum is divided
 MIN_RELATIVE_SHARE = 0.02  # of a particle's largest share: below, it is left out of a conformation
 
 
 @dataclass(frozen=True)
-class ParticleStatistics:
+class ParticleStatistics(ParticleImages):
     """What some images say of maps of `box` voxels, Fourier component by component (see
-    `statistics.statistics`).
+    `statistics.statistics`); particle, weight and nuisance as of all `ParticleImages`.
 
     data "n P" (complex): C F / (D² σ²), with the share of each component; power "n P": C² / (D²
-    σ²). frames "n 2 3": see `Views.frames`. plane "P 2". particle "n": the number, from 0, of the
-    particle that an image shows; images of one particle share its coordinates. weight "m"
-    (float64): factors of the particles' log p in all sums over particles; None for 1. nuisance "Q N
-    N N": maps that each particle has beside any other, in amounts that nobody asks for, normally
-    distributed with unit variance; None for none.
+    σ²). frames "n 2 3": see `Views.frames`. plane "P 2".
     """
 
     box: int
@@ -101,28 +95,7 @@ class ParticleStatistics:
             weight=own,
         )
 
-    @property
-    def count(self) -> int:
-        """The number of particles."""
-        return int(self.particle.max()) + 1
-
-    def unit_weights(self) -> Tensor:
-        """The weights "m" with which all particles count alike."""
-        return torch.ones(self.count, dtype=torch.float64)
-
-    @property
-    def effective_count(self) -> float:
-        """How many particles that count alike would say as much: see `effective_count`."""
-        return float(self.count) if self.weight is None else effective_count(self.weight)
-
-    def mean(self, values: Tensor) -> float:
-        """The mean of values "m" of the particles, each by its weight; 0 where none counts."""
-        if self.weight is None:
-            return float(values.mean())
-        return float(self.weight @ values.double() / self.weight.sum().clamp(min=LEAST_WEIGHT))
-
     def select(self, particles: Tensor) -> "ParticleStatistics":
-        """The statistics of some particles alone, by their numbers, in the order that they have."""
         chosen = torch.isin(self.particle, particles)
         if chosen.all():
             return self
@@ -137,24 +110,22 @@ class ParticleStatistics:
             weight=None if self.weight is None else self.weight[kept],
         )
 
-    def in_chunks(self, size: int = PARTICLES_AT_ONCE) -> "list[ParticleStatistics]":
-        """The same particles in their order, at most so many at a time."""
-        if self.count <= size:
-            return [self]
-        return [self.select(some) for some in torch.arange(self.count).split(size)]
+    def with_nuisance(self, nuisance: Tensor) -> "ParticleStatistics":
+        return replace(self, nuisance=nuisance)
+
+    def with_added(self, maps: Tensor, amount: Tensor) -> "ParticleStatistics":
+        data = self.data.clone()
+        for images in torch.arange(len(data)).split(IMAGES_AT_ONCE):
+            frames = self.frames[images]
+            power = self.power[images]
+            for volume, amounts in zip(maps, amount.T, strict=True):
+                of_images = amounts[self.particle[images], None]
+                slices = central_slices(volume, frames, self.plane)
+                data[images] += of_images * power * slices
+        return replace(self, data=data)
 
     @torch.no_grad()
-    def normal_equations(self, maps: Tensor, basis: int = BASIS_MAPS) -> tuple[Tensor, Tensor]:
-        """For maps V_c "C N N N" the G "m C C" and h "m C" (float64) of each particle: log p(Σ c_c
-        V_c) = h·c - ½ c·G c + const.
-
-        basis: the number of maps, at most, that the images are held against. The amounts of the
-        nuisance are integrated out.
-        """
-        if len(maps) > basis:
-            return self._by_basis(maps, basis)
-        if self.nuisance is not None:
-            return self._beside(maps, self.nuisance)
+    def equations_of(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         count = len(maps)
         gram = torch.zeros(self.count, count, count, dtype=torch.float64)
         h = torch.zeros(self.count, count, dtype=torch.float64)
@@ -176,33 +147,6 @@ class ParticleStatistics:
             h.index_add_(0, particle, slope.double())
         return gram, h
 
-    def _beside(self, maps: Tensor, nuisance: Tensor) -> tuple[Tensor, Tensor]:
-        """The normal equations of maps once the amounts a of a nuisance are integrated out.
-
-        With G and h of both in blocks, G' = G_cc - G_ca (1 + G_aa)⁻¹ G_ac and h' = h_c - G_ca (1 +
-        G_aa)⁻¹ h_a, up to a constant of each particle.
-        """
-        count = len(maps)
-        both = torch.cat([maps, nuisance])
-        gram, h = replace(self, nuisance=None).normal_equations(both, len(both))
-        unit = torch.eye(len(nuisance), dtype=gram.dtype)
-        precision = unit + gram[:, count:, count:]
-        cross = gram[:, count:, :count]
-        solved = torch.linalg.solve(precision, cross).mT
-        explained = solved @ h[:, count:, None]
-        return gram[:, :count, :count] - solved @ cross, h[:, :count] - explained[..., 0]
-
-    def _by_basis(self, maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The normal equations of many maps, from those of the few that span nearly all of them."""
-        flat = maps.flatten(1)
-        u, s, v = torch.linalg.svd(flat, full_matrices=False)
-        mix = u[:, :count] * s[:count]
-        mix = mix.double()
-        basis = v[:count]
-        basis = basis.view(count, *maps.shape[1:])
-        gram, h = self.normal_equations(basis, count)
-        return mix @ gram @ mix.T, h @ mix.T
-
     def _slices(self, maps: Tensor, images: Tensor) -> Tensor:
         """The maps' slices "B C P 2" at the poses of the images "B"."""
         slices = []
@@ -212,9 +156,6 @@ class ParticleStatistics:
         return torch.stack(slices, 1)
 
     def statistics(self, power: Tensor, data: Tensor | None = None) -> Statistics:
-        """The statistics of all images with weights "m" of their particles beside their own; those
-        of the data may differ, and both may be negative.
-        """
         if data is None:
             data = power
         if self.weight is not None:
@@ -279,14 +220,6 @@ def fewer_pixels(particles: Particles, pixel_size: float) -> Particles:
         return particles
     steps = replace(particles.preprocessor.steps, box=box)
     return Particles(particles.table, particles.stacks, steps, particles.contrast)
-
-
-def effective_count(weight: Tensor) -> float:
-    """The number of particles that count alike and whose mean is as uncertain as that of particles
-    with weights "m": (Σ w)² / Σ w² (Kish, Survey Sampling, 1965). A common factor changes nothing.
-    """
-    square = weight.double().square().sum().clamp(min=LEAST_WEIGHT)
-    return float(weight.double().sum() ** 2 / square)
 
 
 def drop_small_shares(share: Tensor) -> Tensor:

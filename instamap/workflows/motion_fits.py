@@ -18,6 +18,7 @@ from instamap.fitting.conformations import ConformationData, Conformations
 from instamap.fitting.loop import FALSE_POSITIVE_RATE, FitResult
 from instamap.fourier.rescale import rescale
 from instamap.geometry import grids
+from instamap.geometry.cube import Cube
 from instamap.geometry.sampling import sample_volume
 from instamap.maps import mask
 from instamap.model import Model, compose, make_part
@@ -56,14 +57,18 @@ from instamap.plugin.choice import choose, load_class
 from instamap.plugin.options import CoordinateOptions
 from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
+from instamap.statistics.particle_images import ParticleImages
 from instamap.statistics.particle_statistics import ParticleStatistics, fewer_pixels
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
-from instamap.workflows import motion_files
+from instamap.workflows import motion_files, team
 from instamap.workflows.map import SEEDS_PER_RUN
 from instamap.workflows.particle_values import FittedValues, joined
 from instamap.workflows.prepare import Dataset, open_dataset
 from instamap.workflows.settings import Settings
+from instamap.workflows.shared_particles import SharedParticles
+from instamap.workflows.shared_statistics import Gather, gather, gather_domain
+from instamap.workflows.team import ImageSource, Team
 
 CONFORMATION = "conformation"
 AUTO = "auto"
@@ -83,7 +88,7 @@ class MotionInputs:
     coarse: the images with fewer pixels, in noise of `variance`. particle "n": a number of the
     particle that each image shows. options: of the fits. counts: images of each set and of the
     held-out one. Of symmetric particles each copy has rows in `dataset` and `coarse`, and images
-    count once.
+    count once. team: the processes among which images are shared out, None for this one alone.
     """
 
     settings: Settings
@@ -93,22 +98,43 @@ class MotionInputs:
     variance: Tensor
     particle: Tensor
     counts: dict[str, int]
+    team: Team | None = None
 
     def seed(self, name: str) -> int:
         """The seed of one fit."""
         number = list(self.dataset.rows).index(name)
         return self.settings.seed * SEEDS_PER_RUN + number
 
-    def read(self, rows: Tensor) -> ParticleStatistics:
+    def read(self, rows: Tensor) -> ParticleImages:
         """The coarse statistics of the particles in some images."""
-        weights = self.dataset.weights
-        return ParticleStatistics.read(
-            self.coarse,
-            rows,
-            self.variance,
-            self.particle[rows],
-            None if weights is None else weights[rows],
-        )
+        coarse = self.coarse
+        particle = self.particle[rows]
+        weights = None
+        if self.dataset.weights is not None:
+            weights = self.dataset.weights[rows]
+        if self.team is None:
+            return ParticleStatistics.read(coarse, rows, self.variance, particle, weights)
+        source = ImageSource.of(coarse)
+        size = coarse.pixel_size
+        return SharedParticles.read(self.team, source, size, rows, self.variance, particle, weights)
+
+    def gather(self, rows: Tensor, weights: Tensor) -> Statistics:
+        """The statistics of images at full resolution. weights "n": of all."""
+        dataset = self.dataset
+        chosen = {CONFORMATION: rows}
+        if self.team is not None:
+            source = ImageSource.of(dataset.particles)
+            cube = Cube.whole(dataset.particles.box)
+            task = Gather(source, dataset.scene, chosen, cube, weights=weights)
+            return gather(self.team, task)[CONFORMATION]
+        likelihood = make_part("likelihood", self.settings.likelihood, dataset.scene)
+        return accumulate(dataset.particles, chosen, likelihood, weights=weights)[CONFORMATION]
+
+    def gather_domain(self, images: DomainImages, densities: Tensor, m: int) -> Statistics:
+        """The statistics of a domain: see `domain_maps.gather`."""
+        if self.team is None:
+            return domain_maps.gather(images, densities, m)
+        return gather_domain(self.team, images, densities, m)
 
     def particle_of(self, rows: Tensor) -> Tensor:
         """The number "m", from 0, that the particles in the images `rows` "m" have among these."""
@@ -189,6 +215,7 @@ def open_inputs(settings: Settings, pixel_size: float, progress: Progress = SILE
     # The first maps are of the density that all particles share.
     rigid = replace(settings, deformation=choose("deformation", "identity"))
     dataset = open_dataset(rigid, progress)
+    together = team.of_run(settings, dataset.particles, progress)
     counts = {name: len(rows) for name, rows in dataset.sets.items()}
     if settings.focus is not None:
         scene = dataset.scene
@@ -205,7 +232,7 @@ def open_inputs(settings: Settings, pixel_size: float, progress: Progress = SILE
     particle = particles.particle_numbers(settings.group_by)  # copies may move on their own
     options = settings.objective.options
     assert isinstance(options, Conformations.Options)  # or the workflow is unsuitable
-    return MotionInputs(settings, options, dataset, coarse, variance, particle, counts)
+    return MotionInputs(settings, options, dataset, coarse, variance, particle, counts, together)
 
 
 def _expanded(dataset: Dataset, expansion: Expansion) -> Dataset:
@@ -482,7 +509,7 @@ def _fit_domains(
     held_out_z = assigned.held_out_z[motion.held_out.particle].float()
     fitted = _placed(inputs, dataset.rows[name], coarse.domains, z)
     held_out = _placed(inputs, dataset.held_out, coarse.domains, held_out_z)
-    maps = domain_maps.fit_maps(fit, coarse, fitted, held_out)
+    maps = domain_maps.fit_maps(fit, coarse, fitted, held_out, inputs.gather_domain)
     domains = replace(
         coarse.domains,
         masks=maps.masks,
@@ -561,7 +588,6 @@ def _statistics(
     "n", which have shares "m K" of it.
     """
     dataset = inputs.dataset
-    likelihood = make_part("likelihood", inputs.settings.likelihood, dataset.scene)
     statistics = []
     for share_of_particle in share.T:
         weight = share_of_particle[particle]
@@ -569,9 +595,7 @@ def _statistics(
             weight = weight * dataset.weights[rows]
         weights = torch.zeros(dataset.particles.count, dtype=torch.float64)
         weights[rows] = weight
-        counting = {CONFORMATION: rows[weight > 0]}
-        gathered = accumulate(dataset.particles, counting, likelihood, weights=weights)
-        statistics.append(gathered[CONFORMATION])
+        statistics.append(inputs.gather(rows[weight > 0], weights))
     return statistics
 
 

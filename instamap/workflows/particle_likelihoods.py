@@ -19,7 +19,8 @@ from instamap.motion.motion_model import HalfModel, MotionModel
 from instamap.motion.populations import Populations
 from instamap.motion.regions import Region
 from instamap.progress import SILENT, Progress
-from instamap.statistics.particle_statistics import BASIS_MAPS, ParticleStatistics
+from instamap.statistics.particle_images import BASIS_MAPS, ParticleImages
+from instamap.statistics.particle_statistics import ParticleStatistics
 from instamap.workflows import embed_new, preflight, prepare
 from instamap.workflows.settings import Settings
 
@@ -108,7 +109,7 @@ def _log_prob(
 
 
 @torch.no_grad()
-def of_maps(images: ParticleStatistics, maps: Tensor) -> Tensor:
+def of_maps(images: ParticleImages, maps: Tensor) -> Tensor:
     """log p "m K" under each map by itself: without the basis that stands for many."""
     parts = []
     for some in maps.split(BASIS_MAPS):

@@ -31,15 +31,16 @@ from instamap.workflows import (
     image_contrast,
     middle,
     preflight,
-    processes,
     requirements,
-    shared_statistics,
+    team,
 )
 from instamap.workflows.image_contrast import MeasuredContrast
 from instamap.workflows.resume import KeptStatistics
 from instamap.workflows.settings import Settings
 from instamap.workflows.shard import ALL_ROWS, Shard
+from instamap.workflows.shared_statistics import Gather, gather
 from instamap.workflows.statistics_folder import SETS, StatisticsFolder
+from instamap.workflows.team import ImageSource
 
 MAX_FIRST_MAP_IMAGES = 2000  # of the first map of objectives that need no statistics
 HELD_OUT = "held_out"
@@ -323,17 +324,18 @@ def _statistics_of_sets(
     dataset: Dataset, likelihood: GaussianLikelihood, settings: Settings, progress: Progress
 ) -> dict[str, Statistics]:
     """The statistics of each set and the held-out one, by this process or by several."""
-    together = processes.current()
+    together = team.of_run(settings, dataset.particles, progress)
     if together is not None:
-        task = shared_statistics.Task(
+        task = Gather(
+            ImageSource.of(dataset.particles),
             dataset.scene,
             dataset.sets,
             dataset.cube,
             dataset.symmetry,
             dataset.weights,
-            dataset.particles.contrast,
+            settings.device,
         )
-        return shared_statistics.gather(together, dataset.particles, task, likelihood, progress)
+        return gather(together, task, progress)
     kept = KeptStatistics(list(dataset.sets), progress)
     return accumulate(
         dataset.particles,

@@ -5,12 +5,14 @@ others work for it.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instamap.errors import InstamapError, OptionError
-from instamap.statistics.statistics import Statistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ALWAYS_SET = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by torchrun, in each process
 LEADER = 0
@@ -45,36 +47,30 @@ class Processes:
         self._broadcast(heard)
         return heard[0]
 
-    def send(self, statistics: Statistics) -> None:
-        """Gives statistics to the leader."""
-        from torch import distributed, tensor
+    def send(self, tensors: "list[Tensor]") -> None:
+        """Gives tensors to the leader."""
+        from torch import distributed
 
-        sums = [float(statistics.count), statistics.weight, statistics.energy]
+        forms = [(tuple(one.shape), one.dtype) for one in tensors]
         with _noticed(self):
-            distributed.send(tensor(sums).double(), LEADER)
-            distributed.send(statistics.b.contiguous(), LEADER)
-            distributed.send(statistics.kernel.contiguous(), LEADER)
+            distributed.send_object_list([forms], LEADER)
+            for one in tensors:
+                distributed.send(one.contiguous(), LEADER)
 
-    def receive(self, rank: int, like: Statistics) -> Statistics:
-        """The statistics that the process `rank` sends, of the same cube as others."""
+    def receive(self, rank: int) -> "list[Tensor]":
+        """The tensors that the process `rank` sends."""
         import torch
         from torch import distributed
 
-        sums = torch.empty(3, dtype=torch.float64)
-        b = torch.empty_like(like.b)
-        kernel = torch.empty_like(like.kernel)
+        forms: list[Any] = [None]
+        tensors = []
         with _noticed(self, rank):
-            for values in (sums, b, kernel):
-                distributed.recv(values, rank)
-        count, weight, energy = sums.tolist()
-        return replace(
-            like,
-            b=b,
-            kernel=kernel,
-            count=int(count),
-            weight=weight,
-            energy=energy,
-        )
+            distributed.recv_object_list(forms, rank)
+            for shape, dtype in forms[0]:
+                one = torch.empty(shape, dtype=dtype)
+                distributed.recv(one, rank)
+                tensors.append(one)
+        return tensors
 
     def _broadcast(self, values: list[Any]) -> None:
         from torch import distributed

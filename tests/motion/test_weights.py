@@ -15,7 +15,8 @@ from torch import Tensor
 from instamap.motion import linear_subspace, state_mixture
 from instamap.motion.align_latents import align
 from instamap.motion.kmeans import kmeans
-from instamap.statistics.particle_statistics import ParticleStatistics, effective_count
+from instamap.statistics.particle_images import effective_count
+from instamap.statistics.particle_statistics import ParticleStatistics
 
 seeds = st.integers(0, 2**32 - 1)
 

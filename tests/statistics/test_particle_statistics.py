@@ -16,8 +16,8 @@ from instamap.fourier.ctf import ctf
 from instamap.geometry import grids
 from instamap.simulate import particle_set
 from instamap.statistics.accumulator import Accumulator
+from instamap.statistics.particle_images import BASIS_MAPS
 from instamap.statistics.particle_statistics import (
-    BASIS_MAPS,
     MIN_RELATIVE_SHARE,
     ParticleStatistics,
     drop_small_shares,
