@@ -43,6 +43,14 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on where a run that was stopped in the folder had come."),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where it is computed: cpu, cuda, cuda:1, mps, or auto, a CUDA card where torch sees "
+        "one.",
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Tell nothing while it runs, but what goes wrong.")
 ]

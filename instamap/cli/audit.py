@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.arguments import BendingRun, OutFolder
+from instamap.cli.arguments import BendingRun, Device, OutFolder
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 
@@ -30,6 +30,7 @@ def audit(
             metavar="Z[,Z...]", help="State from which motion is seen.  [default: the median]"
         ),
     ] = None,
+    device: Device = "cpu",
     force: Annotated[
         bool, typer.Option("--force", help="Replace an audit that the folder holds.")
     ] = False,
@@ -50,7 +51,7 @@ def audit(
     local_resolution.mrc (Å) and reference.mrc are of the state from which motion is seen.
     `instamap view` has ChimeraX colour the one by the other.
     """
-    from instamap.cli.motion_inputs import read_conformation
+    from instamap.cli.motion_inputs import device_for, read_conformation
     from instamap.cli.progress_bars import ProgressBars
     from instamap.motion import audit as audits
     from instamap.motion import verdict_map
@@ -62,7 +63,8 @@ def audit(
 
     kind = folder_kind()
     output.check(out, kind, force)
-    model = MotionModel.open(motion)
+    where = device_for(device)
+    model = MotionModel.open(motion).to(where)
     model.check_bends(motion)
     start = read_conformation(model, state)
     z = audits.conformations(model.latents.double())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instamap.cli import earlier
-from instamap.cli.arguments import MotionRun, OutFolder
-from instamap.cli.motion_inputs import hint_of_datadir
+from instamap.cli.arguments import Device, MotionRun, OutFolder
+from instamap.cli.motion_inputs import device_for, hint_of_datadir
 from instamap.cli.terminal import show
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def infer(
             "do.  [default: the run's]",
         ),
     ] = None,
+    device: Device = "cpu",
     force: Annotated[
         bool, typer.Option("--force", help="Replace coordinates that the folder holds.")
     ] = False,
@@ -62,6 +63,7 @@ def infer(
     column = earlier.group_by(group_by, earlier_group_by)
     kind = output.FolderKind("coordinates", RECORD, (LATENTS, "particles_latents.*", RECORD))
     output.check(out, kind, force)
+    where = device_for(device)
     opened_model = MotionModel.open(motion)
     settings = earlier.translated_record(opened_model.settings, str(motion / SETTINGS))
     model = replace(opened_model, settings=settings)
@@ -69,7 +71,7 @@ def infer(
     particle = embed_new.particle_numbers(model, opened, column)
     inputs = (opened.path, *opened.stacks.files)
     with output.reserve(out, kind, force, inputs) as place, place.filled() as folder:
-        latents = embed_new.embed(model, opened, particle)
+        latents = embed_new.embed(model, opened, particle, where)
         np.save(folder / LATENTS, latents.numpy())
         write_latents(opened.table, latents, folder / STAR)
         files = output.names_in(folder)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.arguments import BendingRun, StatesFile
+from instamap.cli.arguments import BendingRun, Device, StatesFile
 from instamap.cli.terminal import show
 from instamap.errors import OptionError
 
@@ -47,6 +47,7 @@ def morph(
             "--centred", help="The model's origin is the middle of the box (voxel box // 2)."
         ),
     ] = False,
+    device: Device = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Move an atomic model through the states of a motion: a file with a model for each.
@@ -58,7 +59,7 @@ def morph(
     """
     if states is not None and at is not None:
         raise OptionError("states are chosen in two ways; give --states or --at")
-    from instamap.cli.motion_inputs import read_conformation
+    from instamap.cli.motion_inputs import device_for, read_conformation
     from instamap.cli.progress_bars import ProgressBars
     from instamap.motion import atoms, conformation_maps
     from instamap.motion.motion_model import MotionModel
@@ -66,7 +67,8 @@ def morph(
 
     atoms.check(out)
     check_file(out, force, [path for path in (model, at) if path is not None])
-    moving = MotionModel.open(motion)
+    place = device_for(device)
+    moving = MotionModel.open(motion).to(place)
     moving.check_bends(motion)
     latents = moving.latents.double()
     if at is None:

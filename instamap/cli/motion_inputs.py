@@ -4,13 +4,27 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instamap.cli.terminal import show
 from instamap.errors import OptionError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from instamap.data.particle_table import ParticleTable
     from instamap.motion.motion_model import MotionModel
+
+
+def device_for(name: str) -> "torch.device":
+    """The device that a person has named; says which, where it is not the CPU. Raises OptionError
+    for one that is not there.
+    """
+    from instamap.workflows.devices import CPU, choose_device, described
+
+    device = choose_device(name)
+    if device.type != CPU:
+        show(f"device          {described(device)}")
+    return device
 
 
 def read_conformation(motion: "MotionModel", text: str | None) -> "Tensor":

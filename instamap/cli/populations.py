@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instamap.cli.arguments import MotionRun, OutFolder, ParticlesOfRun
+from instamap.cli.arguments import Device, MotionRun, OutFolder, ParticlesOfRun
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 
@@ -52,6 +52,7 @@ def populations(
         typer.Option(help="Folder that image paths are relative to.  [default: the run's]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    device: Device = "cpu",
     force: Annotated[
         bool, typer.Option("--force", help="Replace populations that the folder holds.")
     ] = False,
@@ -68,7 +69,7 @@ def populations(
     states`, it gets columns with the share of the particles that are nearest to each state, and
     its -log.
     """
-    from instamap.cli.motion_inputs import particles_of_run
+    from instamap.cli.motion_inputs import device_for, particles_of_run
     from instamap.cli.progress_bars import ProgressBars
     from instamap.motion import population_tables, regions
     from instamap.motion.motion_model import MotionModel
@@ -80,6 +81,7 @@ def populations(
     files = (population_tables.TABLE, population_tables.PROFILE, PICTURE, RECORD)
     kind = output.FolderKind("populations", RECORD, files)
     output.check(out, kind, force)
+    where = device_for(device)
     model = MotionModel.open(motion)
     wanted = regions.parse(region or [], model.latents.shape[1])
     wanted += _pieces(model.latents.shape[1], split)
@@ -90,7 +92,13 @@ def populations(
     with output.reserve(out, kind, force, inputs) as place, place.filled() as folder:
         with ProgressBars() as bars:
             found = particle_likelihoods.estimate_populations(
-                model, opened, wanted, replicates=bootstrap, seed=seed, progress=bars
+                model,
+                opened,
+                wanted,
+                replicates=bootstrap,
+                seed=seed,
+                progress=bars,
+                device=where,
             )
         population_tables.write(folder, found)
         populations_plot.plot(folder / PICTURE, found)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instamap.cli import run
-from instamap.cli.arguments import MotionRun, OutFolder, ParticlesOfRun, Resume, StatesFile
+from instamap.cli.arguments import (
+    Device,
+    MotionRun,
+    OutFolder,
+    ParticlesOfRun,
+    Resume,
+    StatesFile,
+)
 from instamap.cli.terminal import show
 from instamap.cli.text_table import columns
 from instamap.errors import OptionError
@@ -120,6 +127,7 @@ def states(
     ] = False,
     particles: ParticlesOfRun = None,
     seed: Annotated[int, typer.Option(help="Seed of the clusters.")] = 0,
+    device: Device = "cpu",
     force: Annotated[
         bool, typer.Option("--force", help="Replace states that the folder holds.")
     ] = False,
@@ -141,14 +149,15 @@ def states(
     of particles along the first principal axis.
     """
     _check_options(kmeans, path, at, frames)
-    from instamap.cli.motion_inputs import hint_of_datadir, particles_of_run
+    from instamap.cli.motion_inputs import device_for, hint_of_datadir, particles_of_run
     from instamap.cli.progress_bars import ProgressBars
     from instamap.motion.motion_model import MotionModel
     from instamap.workflows import output
 
     kind = folder_kind()
     output.check(out, kind, force)
-    model = MotionModel.open(motion)
+    place = device_for(device)
+    model = MotionModel.open(motion).to(place)
     selection = _select(model, kmeans, path, at, seed)
     table = particles_of_run(model, particles)
     shown = MovieChoice(FRAMES if frames is None else frames, level)

@@ -73,7 +73,7 @@ class Spectrum:
         With frames "V 3 3" and points "P 3" they may lie outside the plane.
         """
         if plane.numel():
-            reached = float(plane.norm(dim=1).max())
+            reached = _furthest(plane)
             if not reached < self.highest:
                 raise ValueError(
                     f"frequencies reach {reached:g} cycles in {self.box} voxels; they must stay"
@@ -81,6 +81,11 @@ class Spectrum:
                 )
         scaled = frames * (self.size / self.box)
         return _Gather.apply(self._cells, scaled, plane, self._half)
+
+
+def _furthest(plane: Tensor) -> float:
+    """The largest frequency of components "P 2" or "P 3"."""
+    return float(plane.norm(dim=1).max())
 
 
 def _oversampled_grid(volume: Tensor, size: int) -> Tensor:

@@ -226,7 +226,7 @@ def audited(motion: MotionModel) -> Tensor:
 @torch.no_grad()
 def _inside_all(halves: Sequence[HalfModel], points: Tensor) -> Tensor:
     """Which of the points "P 3" are inside the mask of every fit."""
-    windows = [half.model.window(points) for half in halves]
+    windows = [half.window(points) for half in halves]
     return torch.stack(windows).amin(0) > MIN_WINDOW
 
 

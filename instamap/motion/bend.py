@@ -34,7 +34,8 @@ MASK_EDGE = 2
 class MotionFit:
     """What the fits of one set have in common: parts, scene, options and seed.
 
-    progress, name: what is told of their evaluations, and of whom ("half1").
+    progress, name: what is told of their evaluations, and of whom ("half1"). device: where they
+    run; models and maps that come out of them are on the CPU.
     """
 
     parts: Choices
@@ -43,10 +44,11 @@ class MotionFit:
     seed: int
     progress: Progress
     name: str
+    device: str = "cpu"
 
     def model(self) -> Model:
-        """A new model."""
-        return compose(self.parts, self.scene, self.seed)
+        """A new model, on the device."""
+        return compose(self.parts, self.scene, self.seed).to(self.device)
 
     def generator(self) -> torch.Generator:
         """A new generator of random numbers."""
@@ -99,7 +101,7 @@ def bend(fit: MotionFit, data: ConformationData) -> Model:
         some = _subset(data, order[:reach])
         _run(fit, model, some, (Stage(representation=0.0),), generator)
     _run(fit, model, _subset(data, order), (Stage(),), generator)
-    return model
+    return model.cpu()
 
 
 def beginning(data: ConformationData, order: Sequence[int]) -> list[int]:
@@ -170,7 +172,7 @@ def fit_density(fit: MotionFit, data: StatisticsData, what: str) -> DensityFit:
         progress=fit.progress,
         name=f"{fit.name} {what}",
     )
-    return DensityFit(model, result)
+    return DensityFit(model.cpu(), on_cpu(result))
 
 
 def sharpen(
@@ -194,7 +196,12 @@ def sharpen(
             Stage(deformation=0.0, representation=0.3),
         )
     result = _run(fit, model, data, stages, fit.generator())
-    return model, result
+    return model.cpu(), on_cpu(result)
+
+
+def on_cpu(result: FitResult) -> FitResult:
+    """The result, its map on the CPU."""
+    return replace(result, map=result.map.cpu())
 
 
 def single_density_options(options: Conformations.Options) -> NormalEquations.Options:

@@ -39,7 +39,7 @@ class DomainImages:
     `placement` of all n.
 
     weights "n": of the images, None for 1. present "n M": how probably each shows the domains, None
-    where all do.
+    where all do. device: where they are transformed and spread.
     """
 
     particles: Particles
@@ -48,6 +48,7 @@ class DomainImages:
     placement: Placement
     weights: Tensor | None = None
     present: Tensor | None = None
+    device: str = "cpu"
 
 
 Gather = Callable[[DomainImages, Tensor, int], Statistics]
@@ -117,33 +118,36 @@ def gather(images: DomainImages, densities: Tensor, m: int) -> Statistics:
     """
     particles = images.particles
     box = particles.box
-    grid = Grid(Cube.whole(box))
+    device = torch.device(images.device)
+    grid = Grid(Cube.whole(box), device=device)
     others = [j for j in range(len(densities)) if j != m and densities[j].any()]
-    spectra = {j: Spectrum(densities[j].float()) for j in others}
+    spectra = {j: Spectrum(densities[j].float().to(device)) for j in others}
     weight = 0.0
     for chosen in torch.arange(len(images.rows)).split(_images_at_once(box)):
         rows = images.rows[chosen]
         components = ParticleStatistics.read(
-            particles, rows, images.variance, torch.arange(len(rows))
+            particles, rows, images.variance, torch.arange(len(rows)), device=device
         )
-        placement = images.placement[chosen]
+        placement = images.placement[chosen].to(device)
         left = components.data
         for j, spectrum in spectra.items():
             slices = _slices(components, spectrum.slices, placement, j)
             if images.present is not None:
-                slices = slices * images.present[chosen, j, None].float()
+                slices = slices * images.present[chosen, j, None].float().to(device)
             left = left - components.power * slices
         counts = torch.ones(len(rows)) if images.weights is None else images.weights[rows].float()
         if images.present is not None:
             counts = counts * images.present[chosen, m].float()
+        weight += float(counts.sum())
+        counts = counts.to(device)
         data = left * _wave(components, placement, m).conj() * counts[:, None]
         power = components.power * counts[:, None]
         frames = _frames(components, placement, m)
         accumulator.spread(grid, frames, components.plane, data, power)
-        weight += float(counts.sum())
     del spectra  # which are as large as what follows
     energy = math.nan  # not known of these images
-    return Statistics.from_grid(grid, particles.pixel_size, len(images.rows), weight, energy)
+    found = Statistics.from_grid(grid, particles.pixel_size, len(images.rows), weight, energy)
+    return found.to("cpu")
 
 
 def reached(domains: Domains) -> Tensor:

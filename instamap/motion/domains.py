@@ -34,6 +34,10 @@ class Placement:
         """The placement in some of the conformations."""
         return Placement(self.turn[chosen], self.shift[chosen])
 
+    def to(self, device: torch.device | str) -> "Placement":
+        """The same on a device."""
+        return Placement(self.turn.to(device), self.shift.to(device))
+
     def without_first(self) -> "Placement":
         """The placement of all domains but the first one."""
         return Placement(self.turn[:, 1:], self.shift[:, 1:])

@@ -2,8 +2,9 @@
 all particles; also on disk.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,6 +85,22 @@ class HalfModel:
         """Shared coordinates "* L" of this fit's own."""
         return (own - self.offset) @ torch.linalg.inv(self.turn).mT
 
+    def to(self, device: torch.device | str) -> "HalfModel":
+        """The same fit, whose density and bending are computed on a device: what goes in and comes
+        out is on the CPU, and so are maps of conformations, and domains.
+        """
+        return replace(self, model=copy.deepcopy(self.model).to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def window(self, x: Tensor) -> Tensor:
+        """The mask "P" at points x "P 3" (Å)."""
+        return self.model.window(x.to(self.device)).cpu()
+
     @torch.no_grad()
     def conformation(self, z: Tensor) -> Tensor:
         """The map "D D D" at shared coordinates z "L"; zero outside the mask."""
@@ -98,7 +115,7 @@ class HalfModel:
         inside = 1.0 if window is None else (window > 0).float()
         if self.domains is not None and self.densities is not None:
             return self.domains.map(self.densities, own[0]) * inside
-        return self.model.raster(own) * inside
+        return self.model.raster(own.to(self.device)).cpu() * inside
 
     @torch.no_grad()
     def pull_back(self, x: Tensor, z: Tensor) -> Tensor:
@@ -108,7 +125,8 @@ class HalfModel:
         own = self.to_own(z.float()[None])
         if self.domains is not None:
             return self.domains.pull_back(x.float(), own[0])
-        return self.model.bind(own)(x.float()[None])[0]
+        device = self.device
+        return self.model.bind(own.to(device))(x.float()[None].to(device))[0].cpu()
 
     def save(self, path: Path) -> None:
         """Writes it to a file."""
@@ -215,6 +233,10 @@ class MotionModel:
         regions come and go in their places.
         """
         return all(half.bends for half in self.halves)
+
+    def to(self, device: torch.device | str) -> "MotionModel":
+        """The same motion, whose fits compute on a device: see `HalfModel.to`."""
+        return replace(self, halves=[half.to(device) for half in self.halves])
 
     def conformation(self, z: Tensor) -> Tensor:
         """The map "D D D" at shared coordinates z "L": the mean of the fits'."""

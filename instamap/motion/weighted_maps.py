@@ -13,7 +13,7 @@ from instamap.fitting.loop import FitResult, optimise
 from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import StatisticsData
 from instamap.model import Model
-from instamap.motion.bend import MotionFit, fit_density, single_density_options
+from instamap.motion.bend import MotionFit, fit_density, on_cpu, single_density_options
 from instamap.motion.state_mixture import neighbours
 from instamap.statistics.particle_statistics import MIN_RELATIVE_SHARE
 from instamap.statistics.statistics import Statistics
@@ -70,12 +70,13 @@ def fit_maps(fit: MotionFit, data: ConformationData) -> WeightedMaps:
             progress=fit.progress,
             name=f"{fit.name} conformation {k + 1}",
         )
+        result = on_cpu(result)
         own = result.map * inside
         maps.append(own if rest is None else rest + own)
         results.append(result)
     of_scene = whole.model()
     of_scene.load_state_dict(model.state_dict())
-    return WeightedMaps(torch.stack(maps), of_scene, results[-1])
+    return WeightedMaps(torch.stack(maps), of_scene.cpu(), results[-1])
 
 
 def _held(fit: MotionFit, data: ConformationData, focus: Tensor) -> Tensor:

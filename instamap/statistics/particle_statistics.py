@@ -32,7 +32,8 @@ class ParticleStatistics(ParticleImages):
     `statistics.statistics`); particle, weight and nuisance as of all `ParticleImages`.
 
     data "n P" (complex): C F / (D² σ²), with the share of each component; power "n P": C² / (D²
-    σ²). frames "n 2 3": see `Views.frames`. plane "P 2".
+    σ²). frames "n 2 3": see `Views.frames`. plane "P 2". These may be on a card, and are then held
+    against maps and added up there; what is asked and what is answered is on the CPU.
     """
 
     box: int
@@ -52,22 +53,26 @@ class ParticleStatistics(ParticleImages):
         variance: Tensor,
         particle: Tensor,
         weights: Tensor | None = None,
+        device: torch.device | str = "cpu",
     ) -> "ParticleStatistics":
-        """The statistics of the images `rows` "n" in noise of `variance` "G D//2+1".
+        """The statistics of the images `rows` "n" in noise of `variance` "G D//2+1", on a device.
 
         particle "n": any numbers that images of one particle share. weights "n": of the images;
         the mean of a particle's is its weight among particles, and its images count beside each
         other by theirs.
         """
-        plane = FourierPlane(particles.box, magnification=particles.views.magnification)
+        place = torch.device(device)
+        plane = FourierPlane(particles.box, magnification=particles.views.magnification).to(place)
+        variance = variance.to(place)
         data: list[Tensor] = []
         power: list[Tensor] = []
-        for batch in read_ahead(particles, rows):
-            batch_data, batch_power = _weighted_components(plane, batch, variance, particles)
+        for batch in read_ahead(particles, rows, pinned=place.type == "cuda"):
+            there = batch.to(place)
+            batch_data, batch_power = _weighted_components(plane, there, variance, particles)
             data.append(batch_data)
             power.append(batch_power)
         views = particles.views[rows]
-        frames = views.frames.float()
+        frames = views.frames.float().to(place)
         _, number = particle.unique(return_inverse=True)
         found = ParticleStatistics(
             particles.box,
@@ -80,6 +85,11 @@ class ParticleStatistics(ParticleImages):
         )
         return found if weights is None else found.weighted(weights)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the Fourier components are."""
+        return self.data.device
+
     def weighted(self, weights: Tensor) -> "ParticleStatistics":
         """The same images with weights "n": see `read`."""
         sums = torch.bincount(self.particle, weights.double())
@@ -88,6 +98,7 @@ class ParticleStatistics(ParticleImages):
         beside = torch.where(usual > 0, weights.double() / usual, 1.0).float()
         if (beside == 1).all():
             return replace(self, weight=own)
+        beside = beside.to(self.device)
         return replace(
             self,
             data=self.data * beside[:, None],
@@ -115,11 +126,14 @@ class ParticleStatistics(ParticleImages):
 
     def with_added(self, maps: Tensor, amount: Tensor) -> "ParticleStatistics":
         data = self.data.clone()
+        maps = maps.to(self.device)
+        amount = amount.to(self.device)
+        particle = self.particle.to(self.device)
         for images in torch.arange(len(data)).split(IMAGES_AT_ONCE):
             frames = self.frames[images]
             power = self.power[images]
             for volume, amounts in zip(maps, amount.T, strict=True):
-                of_images = amounts[self.particle[images], None]
+                of_images = amounts[particle[images], None]
                 slices = central_slices(volume, frames, self.plane)
                 data[images] += of_images * power * slices
         return replace(self, data=data)
@@ -130,6 +144,7 @@ class ParticleStatistics(ParticleImages):
         gram = torch.zeros(self.count, count, count, dtype=torch.float64)
         h = torch.zeros(self.count, count, dtype=torch.float64)
         rows = torch.arange(len(self.data))
+        maps = maps.to(self.device)
         fitting = NUMBERS_AT_ONCE // (2 * count * len(self.plane))
         for images in rows.split(max(1, min(IMAGES_AT_ONCE, fitting))):
             slices = self._slices(maps, images)
@@ -143,8 +158,8 @@ class ParticleStatistics(ParticleImages):
             curvature = weighted @ slices.mT
             slope = slices @ data
             slope = slope[..., 0]
-            gram.index_add_(0, particle, curvature.double())
-            h.index_add_(0, particle, slope.double())
+            gram.index_add_(0, particle, curvature.cpu().double())
+            h.index_add_(0, particle, slope.cpu().double())
         return gram, h
 
     def _slices(self, maps: Tensor, images: Tensor) -> Tensor:
@@ -163,12 +178,12 @@ class ParticleStatistics(ParticleImages):
             data = data * self.weight
         image_power = power[self.particle]
         image_data = data[self.particle]
-        grid = Grid(Cube.whole(self.box))
+        grid = Grid(Cube.whole(self.box), device=self.device)
         counts = (image_power != 0) | (image_data != 0)
         (kept,) = counts.nonzero(as_tuple=True)
         for images in kept.split(8 * IMAGES_AT_ONCE):
-            data_weights = image_data[images].float()
-            power_weights = image_power[images].float()
+            data_weights = image_data[images].float().to(self.device)
+            power_weights = image_power[images].float().to(self.device)
             accumulator.spread(
                 grid,
                 self.frames[images],
@@ -178,7 +193,8 @@ class ParticleStatistics(ParticleImages):
             )
         weight = float(image_power.sum())
         energy = math.nan  # not known of these images
-        return Statistics.from_grid(grid, self.pixel_size, len(kept), weight, energy)
+        found = Statistics.from_grid(grid, self.pixel_size, len(kept), weight, energy)
+        return found.to("cpu")
 
 
 def _weighted_components(

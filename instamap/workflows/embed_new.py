@@ -81,19 +81,25 @@ def _settings(motion: MotionModel) -> Settings:
 
 
 @torch.no_grad()
-def embed(motion: MotionModel, particles: Particles, particle: Tensor | None = None) -> Tensor:
+def embed(
+    motion: MotionModel,
+    particles: Particles,
+    particle: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Shared coordinates "n L" (float64) of images, the mean over the fits.
 
     particle "n": the number, from 0, of the particle that each shows; images of one particle have
     the coordinates that all of them favour. None: each by itself. Where the run found that images
-    differ in contrast, these have factors too.
+    differ in contrast, these have factors too. device: where images are held against maps.
     """
     if particle is None:
         particle = torch.arange(particles.count)
     variance = noise.estimate(particles)
     latents = torch.zeros(particles.count, motion.latents.shape[1], dtype=torch.float64)
     for rows in chunks(particle):
-        images = ParticleStatistics.read(particles, rows, variance, particle[rows])
+        number = particle[rows]
+        images = ParticleStatistics.read(particles, rows, variance, number, device=device)
         each = []
         for half in motion.halves:
             nodes = half.nodes.double()
@@ -128,8 +134,8 @@ def with_contrast(images: ParticleStatistics, half: HalfModel) -> ParticleStatis
     found = prior.factors(contrasts)
     return replace(
         images,
-        data=images.data * found.mean[:, None].float(),
-        power=images.power * found.square[:, None].float(),
+        data=images.data * found.mean[:, None].float().to(images.device),
+        power=images.power * found.square[:, None].float().to(images.device),
     )
 
 

@@ -40,6 +40,7 @@ from instamap.workflows import (
     particle_likelihoods,
 )
 from instamap.workflows import map as map_workflow
+from instamap.workflows.devices import choose_device
 from instamap.workflows.motion_composition import FoundComposition
 from instamap.workflows.motion_files import MotionFiles
 from instamap.workflows.motion_fits import (
@@ -177,15 +178,18 @@ class MotionResult(Result):
         star: str | Path,
         datadir: str | Path | None = None,
         group_by: str | None = None,
+        device: str = "cpu",
     ) -> Tensor:
         """Coordinates "n L" (float64) of other particles, posed in the run's frame.
 
-        group_by: a column whose equal values are of one particle; None takes the run's. Raises
-        DataError.
+        group_by: a column whose equal values are of one particle; None takes the run's. device:
+        where images are held against maps, such as "cuda". Raises DataError, and OptionError for a
+        device that is not there.
         """
+        place = choose_device(device)
         particles = embed_new.open_particles(self.motion, star, datadir)
         particle = embed_new.particle_numbers(self.motion, particles, group_by)
-        return embed_new.embed(self.motion, particles, particle)
+        return embed_new.embed(self.motion, particles, particle, place)
 
 
 class MotionWorkflow(Workflow):
@@ -200,6 +204,7 @@ class MotionWorkflow(Workflow):
     may_write = (*MAP_FILES, *motion_files.PATTERNS)
     expands_symmetry = True
     takes_focus = True
+    takes_device = True
 
     @dataclass(frozen=True)
     class Options(WorkflowOptions):

@@ -62,6 +62,7 @@ from instamap.statistics.particle_statistics import ParticleStatistics, fewer_pi
 from instamap.statistics.statistics import Statistics
 from instamap.statistics.streaming import accumulate
 from instamap.workflows import motion_files, team
+from instamap.workflows.devices import CPU, described
 from instamap.workflows.map import SEEDS_PER_RUN
 from instamap.workflows.particle_values import FittedValues, joined
 from instamap.workflows.prepare import Dataset, open_dataset
@@ -112,11 +113,12 @@ class MotionInputs:
         weights = None
         if self.dataset.weights is not None:
             weights = self.dataset.weights[rows]
+        device = self.settings.device
         if self.team is None:
-            return ParticleStatistics.read(coarse, rows, self.variance, particle, weights)
-        source = ImageSource.of(coarse)
-        size = coarse.pixel_size
-        return SharedParticles.read(self.team, source, size, rows, self.variance, particle, weights)
+            return ParticleStatistics.read(coarse, rows, self.variance, particle, weights, device)
+        return SharedParticles.read(
+            self.team, coarse, rows, self.variance, particle, weights, device
+        )
 
     def gather(self, rows: Tensor, weights: Tensor) -> Statistics:
         """The statistics of images at full resolution. weights "n": of all."""
@@ -125,10 +127,17 @@ class MotionInputs:
         if self.team is not None:
             source = ImageSource.of(dataset.particles)
             cube = Cube.whole(dataset.particles.box)
-            task = Gather(source, dataset.scene, chosen, cube, weights=weights)
+            device = self.settings.device
+            task = Gather(source, dataset.scene, chosen, cube, weights=weights, device=device)
             return gather(self.team, task)[CONFORMATION]
-        likelihood = make_part("likelihood", self.settings.likelihood, dataset.scene)
-        return accumulate(dataset.particles, chosen, likelihood, weights=weights)[CONFORMATION]
+        gathered = accumulate(
+            dataset.particles,
+            chosen,
+            make_part("likelihood", self.settings.likelihood, dataset.scene),
+            weights=weights,
+            device=self.settings.device,
+        )
+        return gathered[CONFORMATION]
 
     def gather_domain(self, images: DomainImages, densities: Tensor, m: int) -> Statistics:
         """The statistics of a domain: see `domain_maps.gather`."""
@@ -212,6 +221,8 @@ class SharedCoordinates:
 def open_inputs(settings: Settings, pixel_size: float, progress: Progress = SILENT) -> MotionInputs:
     """Reads what all fits share. pixel_size: of the coarse images, in Å."""
     assert settings.objective is not None  # settings are resolved
+    if settings.device != CPU:
+        progress.message(f"device          {described(torch.device(settings.device))}")
     # The first maps are of the density that all particles share.
     rigid = replace(settings, deformation=choose("deformation", "identity"))
     dataset = open_dataset(rigid, progress)
@@ -265,6 +276,7 @@ def coarse_fit(inputs: MotionInputs, name: str, progress: Progress) -> MotionFit
         inputs.seed(name),
         progress,
         name,
+        inputs.settings.device,
     )
 
 
@@ -454,6 +466,7 @@ def fit_half(
         inputs.seed(name),
         progress,
         name,
+        inputs.settings.device,
     )
     if decision.in_domains:
         return _fit_domains(inputs, name, candidate, assigned, fit, decision)
@@ -548,7 +561,15 @@ def _placed(inputs: MotionInputs, rows: Tensor, domains: Domains, z: Tensor) -> 
     assert variance is not None  # it was measured
     placement = domains.placement_at(z)
     present = None if domains.occupancy is None else domains.present_at(z)
-    return DomainImages(dataset.particles, rows, variance, placement, dataset.weights, present)
+    return DomainImages(
+        dataset.particles,
+        rows,
+        variance,
+        placement,
+        dataset.weights,
+        present,
+        inputs.settings.device,
+    )
 
 
 def _assigned(candidate: Candidate, decision: Decision) -> Assignment:

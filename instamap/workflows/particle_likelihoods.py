@@ -38,8 +38,10 @@ def estimate_populations(
     replicates: int = populations.REPLICATES,
     seed: int = 0,
     progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
 ) -> Populations:
-    """The populations of the conformations of a motion.
+    """The populations of the conformations of a motion. device: where images are held against
+    maps.
 
     particles: the run's, in the box in which conformations place particles
     (`embed_new.open_particles`). Each fit's conformations are held against the particles that the
@@ -51,20 +53,23 @@ def estimate_populations(
             "the run found no motion: all particles are in one conformation, whose population is"
             " 100 %"
         )
-    fits = likelihoods(motion, particles, progress)
+    fits = likelihoods(motion, particles, progress, device)
     return populations.estimate(fits, regions, replicates=replicates, seed=seed, progress=progress)
 
 
 @torch.no_grad()
 def likelihoods(
-    motion: MotionModel, particles: Particles, progress: Progress = SILENT
+    motion: MotionModel,
+    particles: Particles,
+    progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
 ) -> list[FitLikelihood]:
     """What particles say of the conformations of each fit that did not see them."""
     settings = Settings.from_record(motion.settings)
     excluded = preflight.outliers(particles, settings, progress)
     rows, held_out = prepare.draw_sets(particles, settings, excluded)
     number = embed_new.particle_numbers(motion, particles)
-    log_probs = _log_prob(motion, particles, number, progress)
+    log_probs = _log_prob(motion, particles, number, progress, device)
     used = torch.cat([*rows.values(), held_out])
     fits = []
     for half, log_prob, (name, own) in zip(motion.halves, log_probs, rows.items(), strict=True):
@@ -87,7 +92,11 @@ def of_fit(half: HalfModel, name: str, particle: Tensor, log_prob: Tensor) -> Fi
 
 
 def _log_prob(
-    motion: MotionModel, particles: Particles, number: Tensor, progress: Progress
+    motion: MotionModel,
+    particles: Particles,
+    number: Tensor,
+    progress: Progress,
+    device: torch.device | str,
 ) -> list[Tensor]:
     """log p "m K" of each particle given each conformation of each fit, beyond an empty map."""
     variance = noise.estimate(particles)
@@ -97,7 +106,8 @@ def _log_prob(
         found.append(torch.zeros(count, len(half.nodes), dtype=torch.float64))
     done = 0
     for rows in embed_new.chunks(number):
-        images = ParticleStatistics.read(particles, rows, variance, number[rows])
+        own = number[rows]
+        images = ParticleStatistics.read(particles, rows, variance, own, device=device)
         chosen = number[rows].unique()
         for half, log_prob in zip(motion.halves, found, strict=True):
             seen = embed_new.with_contrast(images, half)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from instamap.data.particles import Particles
 from instamap.geometry.cube import Cube
 from instamap.progress import Progress
 from instamap.statistics.particle_images import PARTICLES_AT_ONCE, ParticleImages
@@ -29,6 +30,7 @@ class Read(Task):
     particle: Tensor
     weights: Tensor | None
     owner: Tensor
+    device: str = "cpu"
 
     def carry_out(self, member: Member, progress: Progress) -> list[Tensor]:
         own = self.owner[self.particle] == member.rank
@@ -40,6 +42,7 @@ class Read(Task):
                 self.variance,
                 self.particle[own],
                 None if self.weights is None else self.weights[own],
+                member.device(self.device),
             )
         member.parts[self.number] = Part(self.owner, found)
         return []
@@ -135,12 +138,12 @@ class SharedParticles(ParticleImages):
     @staticmethod
     def read(
         team: Team,
-        source: ImageSource,
-        pixel_size: float,
+        particles: Particles,
         rows: Tensor,
         variance: Tensor,
         particle: Tensor,
         weights: Tensor | None = None,
+        device: str = "cpu",
     ) -> "SharedParticles":
         """The images `rows` "n" of particles "n" (see `ParticleStatistics.read`), of which each
         process reads an equal share.
@@ -149,11 +152,13 @@ class SharedParticles(ParticleImages):
         pieces = torch.arange(int(number.max()) + 1).tensor_split(team.count)
         owner = torch.cat([torch.full((len(one),), rank) for rank, one in enumerate(pieces)])
         parts = PartsNumber(team)
-        team.ask(Read(parts.value, source, rows, variance, number, weights, owner))
+        source = ImageSource.of(particles)
+        team.ask(Read(parts.value, source, rows, variance, number, weights, owner, device))
         weight = None
         if weights is not None:
             weight = torch.bincount(number, weights.double()) / torch.bincount(number)
-        return SharedParticles(team, parts, owner, source.box, pixel_size, number, weight)
+        box = particles.box
+        return SharedParticles(team, parts, owner, box, particles.pixel_size, number, weight)
 
     def select(self, particles: Tensor) -> "SharedParticles":
         chosen = torch.isin(self.particle, particles)

@@ -75,6 +75,7 @@ class GatherDomain(Task):
     present: Tensor | None
     densities: Tensor
     m: int
+    device: str = CPU
 
     def carry_out(self, member: Member, progress: Progress) -> list[Tensor]:
         particles = member.open(self.source)
@@ -88,6 +89,7 @@ class GatherDomain(Task):
             self.placement[own],
             self.weights,
             None if self.present is None else self.present[own],
+            str(member.device(self.device)),
         )
         return sent(domain_maps.gather(images, self.densities, self.m))
 
@@ -142,6 +144,7 @@ def gather_domain(team: Team, images: DomainImages, densities: Tensor, m: int) -
         images.present,
         densities,
         m,
+        images.device,
     )
     empty = Statistics.empty(Cube.whole(particles.box), particles.pixel_size)
     return total(team.ask(task), empty)

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.command import instamap
 
 from instamap.errors import CompositionError, OptionError
 from instamap.workflows.choose import resolve
 from instamap.workflows.devices import choose_device
+from instamap.workflows.map import MapWorkflow
 from instamap.workflows.settings import Settings
 
 
@@ -62,15 +64,37 @@ def test_other_names_are_refused(name):
         choose_device(name)
 
 
-def test_the_map_and_poses_take_a_card(two_cards):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("infer", "run", "x.star"),
+        ("states", "run"),
+        ("audit", "run"),
+        ("morph", "run", "--model", "x.pdb"),
+        ("populations", "run"),
+        ("reconstruct", "x.star"),
+        ("accumulate", "x.star"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_that_compute_take_a_device(words, no_card, tmp_path, monkeypatch):
+    """And refuse one that is not there before they read anything."""
+    monkeypatch.chdir(tmp_path)
+    outcome = instamap(*words, "--device", "cuda", "-o", str(tmp_path / "out.pdb"))
+    assert "device 'cuda' is not there: torch sees no card" in outcome.refusal
+
+
+def test_the_map_motion_and_poses_take_a_card(two_cards):
     assert resolve(Settings(particles=Path("x.star"), device="auto")).device == "cuda:0"
     rigid = Settings(particles=Path("x.star"), deformation="rigid", device="cuda:1")
     assert resolve(rigid).device == "cuda:1"
+    bending = Settings(particles=Path("x.star"), deformation="bending-field", device="cuda")
+    assert resolve(bending).device == "cuda"
 
 
-def test_motion_is_on_the_cpu(two_cards):
-    """By itself under auto, and in words where a card was asked for."""
-    bending = {"particles": Path("x.star"), "deformation": "bending-field"}
-    assert resolve(Settings(**bending, device="auto")).device == "cpu"
-    with pytest.raises(CompositionError, match="'motion' computes on the CPU alone"):
-        resolve(Settings(**bending, device="cuda"))
+def test_a_workflow_may_know_the_cpu_alone(two_cards, monkeypatch):
+    """It is there by itself under auto, and in words where a card was asked for."""
+    monkeypatch.setattr(MapWorkflow, "takes_device", False)
+    assert resolve(Settings(particles=Path("x.star"), device="auto")).device == "cpu"
+    with pytest.raises(CompositionError, match="'map' computes on the CPU alone"):
+        resolve(Settings(particles=Path("x.star"), device="cuda"))

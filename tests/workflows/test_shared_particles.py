@@ -62,9 +62,7 @@ def both(request, team, star, variance):
     if request.param:
         weights = torch.rand(COUNT, generator=generator(), dtype=torch.float64)
     one = ParticleStatistics.read(particles, ROWS, variance, PARTICLE, weights)
-    source = ImageSource.of(particles)
-    size = particles.pixel_size
-    shared = SharedParticles.read(team, source, size, ROWS, variance, PARTICLE, weights)
+    shared = SharedParticles.read(team, particles, ROWS, variance, PARTICLE, weights)
     return one, shared
 
 
@@ -131,8 +129,7 @@ def test_particles_beside_a_nuisance_and_with_more_in_them(both):
 
 
 def test_parts_are_forgotten_when_nobody_needs_them(team, star, variance):
-    source = ImageSource.of(Particles.open(star))
-    shared = SharedParticles.read(team, source, 8.0, ROWS, variance, PARTICLE)
+    shared = SharedParticles.read(team, Particles.open(star), ROWS, variance, PARTICLE)
     some = shared.select(torch.tensor([1, 2]))
     assert len(team._own.parts) == 2
     del shared
@@ -149,10 +146,8 @@ def test_images_are_read_alike_everywhere(star, variance):
     particles = expanded.with_contrast(ContrastFactors(mean, 2 * mean**2)).with_box(12)
     rows = torch.arange(2 * COUNT)
     one = ParticleStatistics.read(particles, rows, variance[:, :7], rows)
-    source = ImageSource.of(particles)
-    size = particles.pixel_size
     with team_of(2, settings) as team:
-        shared = SharedParticles.read(team, source, size, rows, variance[:, :7], rows)
+        shared = SharedParticles.read(team, particles, rows, variance[:, :7], rows)
         maps = torch.randn(2, 12, 12, 12, generator=generator())
         agree(one.normal_equations(maps)[1], shared.normal_equations(maps)[1])
 
