@@ -184,8 +184,9 @@ class Scene:
     x] in 0..1, None means the sphere. noise_variance "G D//2+1": the noise's variance per optics
     group and Fourier shell, of an unfiltered image's pixels. bodies "M D D D": masks in 0..1 of
     parts of the particle that move on their own. focus "D D D": how much particles may differ, 0..1
-    (None: as much everywhere); where it is 0, they are as in all conformations. image_box: pixels of
-    the images that were read, where the scene is of a cube in their middle; None: as many as box.
+    (None: as much everywhere); where it is 0, they are as in all conformations. image_box: pixels
+    of the images that were read, where the scene is of a cube in their middle; None: as many as
+    box.
     """
 
     box: int

@@ -1,5 +1,5 @@
-"""The middle of a box: the scene and the statistics of the cube that holds the molecule, as if it was
-the box, and its maps and curves back in the box of the images.
+"""The middle of a box: the scene and the statistics of the cube that holds the molecule, as if it
+was the box, and its maps and curves back in the box of the images.
 
 The cube has its voxel n // 2 where the box has D // 2, so that positions in Å are the same in both.
 """
@@ -58,9 +58,7 @@ def whole_maps(maps: Mapping[str, Tensor], scene: Scene) -> dict[str, Tensor]:
 def whole_curves(curves: Mapping[str, Tensor], scene: Scene) -> dict[str, Tensor]:
     """Curves over the shells of the scene's box, at those of the images' box."""
     cube = cube_of(scene)
-    return {
-        name: resample_shells(curve, cube.edge, cube.box) for name, curve in curves.items()
-    }
+    return {name: resample_shells(curve, cube.edge, cube.box) for name, curve in curves.items()}
 
 
 def _cut(volume: Tensor, cube: Cube) -> Tensor:

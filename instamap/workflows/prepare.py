@@ -304,9 +304,7 @@ def _gather_statistics(dataset: Dataset, settings: Settings, progress: Progress)
     held_out = statistics.pop(HELD_OUT)
     distinct = distinct_images(dataset.particles, dataset.held_out)
     scene, fits, mask_was_found = _fit_data(dataset.scene, statistics, held_out, distinct)
-    return Prepared(
-        dataset.particles, scene, dataset.scene, fits, mask_was_found, dataset.contrast
-    )
+    return Prepared(dataset.particles, scene, dataset.scene, fits, mask_was_found, dataset.contrast)
 
 
 def _tell_needs(dataset: Dataset, settings: Settings, progress: Progress) -> None:
@@ -370,9 +368,7 @@ def _gather_sample(dataset: Dataset, settings: Settings, progress: Progress) -> 
     for name, rows in dataset.rows.items():
         fits[name] = ImageData(dataset.particles, rows, dataset.held_out)
     scene, mask_was_found = with_mask_and_scale(dataset.scene, [statistics["first"]])
-    return Prepared(
-        dataset.particles, scene, dataset.scene, fits, mask_was_found, dataset.contrast
-    )
+    return Prepared(dataset.particles, scene, dataset.scene, fits, mask_was_found, dataset.contrast)
 
 
 def _prepare_statistics(settings: Settings) -> Prepared:
