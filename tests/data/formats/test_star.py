@@ -303,7 +303,7 @@ def test_without_contrast_transfer(tmp_path, write_star, optics, particle):
         {"optics": [{"rlnOpticsGroup": 1, "rlnImagePixelSize": 2.0}], "particles": [bare]},
     )
     assert star.read(path, ctf=False).optics is None
-    fails(path, "no column rlnVoltage", "estimate the CTF")
+    fails(path, "no column rlnVoltage", "has the CTF of all images")
 
 
 @pytest.mark.parametrize(
