@@ -16,7 +16,7 @@ PLUGINS = Path(instamap.__file__).parents[1] / "plugins"
 # A room may import those of all lines above its own, and none of its own line but itself.
 ORDER = """
 version errors
-scene progress files
+scene progress files memory
 toml_text mrc_format checksums
 tensor_files
 plugin geometry

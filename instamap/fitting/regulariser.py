@@ -21,7 +21,8 @@ class Regulariser(nn.Module):
     with J = 1 + ∇u: magnitude |u|² (Å²); total_variation ‖∇u‖ (Frobenius); strain ‖½ (JᵀJ - 1)‖²,
     the Green-Lagrange strain, which no rigid motion has.
 
-    The weights are options of the two parts. Gradients of u are differences over half a voxel.
+    The weights are options of the two parts. centres "n 3": of these voxels, in Å; none where no
+    term has a weight. Gradients of u are differences over half a voxel.
     """
 
     centres: Tensor
@@ -36,12 +37,10 @@ class Regulariser(nn.Module):
         self.displacement_weights = _displacement_weights(model.deformation)
         self.cell = model.scene.pixel_size
         device = next(model.parameters()).device
-        centres = grids.voxel_centres(model.scene.box, self.cell)
-        centres = centres.to(device)
-        centres = centres.reshape(-1, 3)
-        with torch.no_grad():
-            inside = model.window(centres) > 0
-        self.register_buffer("centres", centres[inside], persistent=False)
+        centres = torch.zeros(0, 3, device=device)
+        if self.displaces or any(self.density_weights.values()):
+            centres = _centres_inside(model, device)
+        self.register_buffer("centres", centres, persistent=False)
 
     @property
     def displaces(self) -> bool:
@@ -104,6 +103,14 @@ class Regulariser(nn.Module):
         for name, weight in self.displacement_weights.items():
             cost = cost + weight * terms[name].mean()
         return cost
+
+
+@torch.no_grad()
+def _centres_inside(model: Model, device: torch.device) -> Tensor:
+    """Centres "n 3" (Å) of the voxels inside the model's window."""
+    centres = grids.voxel_centres(model.scene.box, model.scene.pixel_size)
+    centres = centres.to(device).reshape(-1, 3)
+    return centres[model.window(centres) > 0]
 
 
 def _displacement_weights(deformation: Deformation) -> dict[str, float]:

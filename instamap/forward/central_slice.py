@@ -37,25 +37,31 @@ class Slice(SharedDensityOperator):
         )
 
     inside: Tensor
-    centres: Tensor
 
     def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
         self.padding = options.padding
-        centres = grids.voxel_centres(
-            scene.box,
-            scene.pixel_size,
-            dtype=torch.float64,
-        )
         if scene.mask is None:
             reach = scene.radius + 0.5 * scene.pixel_size
+            centres = grids.voxel_centres(
+                scene.box,
+                scene.pixel_size,
+                dtype=torch.float64,
+            )
             inside = centres.norm(dim=-1) <= reach
         else:
             # A voxel wider than the mask: jitter may step back in.
             inside = dilate(scene.mask)
         self.register_buffer("inside", inside, persistent=False)
-        self.register_buffer("centres", centres[inside], persistent=False)
         self.projector = Projector(scene.box, scene.pixel_size)
+
+    @property
+    def centres(self) -> Tensor:
+        """Positions "P 3" (x, y, z in Å, float64) of the voxels inside, which are not kept."""
+        scene = self.scene
+        axis = grids.axis(scene.box, scene.pixel_size, dtype=torch.float64).to(self.inside.device)
+        z, y, x = self.inside.nonzero().T
+        return torch.stack([axis[x], axis[y], axis[z]], 1)
 
     def forward(
         self,

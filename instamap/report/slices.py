@@ -46,9 +46,10 @@ def plot(path: str | Path, volume: Tensor, pixel_size: float) -> None:
 
 def drawn(volume: Tensor, pixel_size: float) -> "Figure":
     """The figure that `plot` writes."""
-    volume = volume.detach().cpu().double()
-    slices = [volume.select(view.axis, volume.shape[view.axis] // 2) for view in VIEWS]
-    projections = [volume.sum(view.axis) * pixel_size for view in VIEWS]
+    volume = volume.detach().cpu()
+    middle = [volume.select(view.axis, volume.shape[view.axis] // 2) for view in VIEWS]
+    slices = [one.double() for one in middle]
+    projections = [volume.sum(view.axis, dtype=torch.float64) * pixel_size for view in VIEWS]
     page = figure.framed(7.2, 5.1)
     upper, lower = page.subplots(2, 3)
     _draw_row(upper, slices, "central slice")

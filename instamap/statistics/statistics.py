@@ -295,9 +295,14 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, volume: Tensor, statistics: Statistics) -> Tensor:
         curved = statistics.apply(volume)
-        ctx.save_for_backward(curved - statistics.b)
-        terms = volume * (0.5 * curved - statistics.b)
-        return terms.sum(dtype=torch.float64)  # float32 would not resolve a nat in a million
+        losses = []
+        for planes in _at_once(len(volume), volume[0].numel()):
+            b = statistics.b[planes]
+            terms = volume[planes] * (0.5 * curved[planes] - b)
+            losses.append(terms.sum(dtype=torch.float64))  # float32 would lose a nat in a million
+            curved[planes] -= b
+        ctx.save_for_backward(curved)
+        return torch.stack(losses).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

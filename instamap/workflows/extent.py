@@ -14,11 +14,12 @@ from instamap.statistics import initial_map
 from instamap.workflows import quick_statistics
 
 MIN_BOX = 96  # below, the whole box costs less than looking
-COARSE_BOX = 64  # voxels along an edge of the first map
+COARSE_BOX = 64  # voxels along an edge of the first map, at least
+COARSE_VOXEL = 4  # of the box's in one of the first map's, at most
 MAX_IMAGES = 3000  # of the first map
 LEVEL = 0.2  # of the way from solvent to the densest place: as of a mask that is found
 EXTEND = 1.0  # voxels of the first map
-MARGIN = 0.03  # of the box, on each side of what is seen
+MARGIN = 2.0  # voxels of the first map, on each side of what is seen
 
 
 def find(
@@ -39,7 +40,6 @@ def find(
     whole = Cube.whole(box)
     if box < MIN_BOX:
         return whole
-    margin = round(MARGIN * box)
     if window is not None:
         inside = dilate(window)
         return _widened(Cube.around(inside), 1)
@@ -53,7 +53,7 @@ def find(
     low = round(box // 2 + scale * (small.low - middle))
     high = round(box // 2 + scale * (small.high - middle))
     found = Cube(box, max(0, low), min(box, high))
-    return _widened(found, margin)
+    return _widened(found, round(MARGIN * scale))
 
 
 def _widened(cube: Cube, margin: int) -> Cube:
@@ -72,8 +72,9 @@ def _coarse_mask(
 ) -> Tensor:
     """The molecule in a first map of few voxels, as a mask. Raises DataError for a flat one."""
     chosen = splits.at_equal_steps(rows, MAX_IMAGES)
+    coarse = max(COARSE_BOX, particles.box // COARSE_VOXEL)
     scene, found = quick_statistics.gather(
-        particles, COARSE_BOX, chosen, {"first": chosen}, symmetry=symmetry, weights=weights
+        particles, coarse, chosen, {"first": chosen}, symmetry=symmetry, weights=weights
     )
     sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
     volume = initial_map.solve(found["first"], sphere)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from instamap import memory
 from instamap.data.splits import HALVES
 from instamap.fitting.loop import FitResult, optimise
 from instamap.fitting.objective import FitData, StatisticsData
@@ -144,7 +145,9 @@ def fit_all(
         result, models[name] = fit_one(settings, prepared, name, serialised, suffix)
         return result
 
+    memory.give_back()  # of the images
     fits = run_in_threads(prepared.fits, task, progress)
+    memory.give_back()
     return fits, {name: models[name] for name in prepared.fits}
 
 
@@ -157,6 +160,7 @@ def fit_one(
     model = compose(settings.parts, prepared.scene, seed).to(settings.device)
     objective_class = load_class("objective", settings.objective.name)
     objective = objective_class(settings.objective.options, model, prepared.fits[name])
+    memory.give_back()  # of what model and objective were made with
     result = optimise(
         model,
         objective,

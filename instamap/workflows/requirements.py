@@ -31,11 +31,13 @@ MASK_RADIUS = 0.36  # of the cube's edge: a fifth of its volume, which most part
 TYPICAL_EDGE = 0.75  # of the box, of the cube that holds most particles
 TIMED_IMAGES = 64
 TIMED_BOX = 48
-# Bytes, as measured: of the libraries; of a point of the field in a step of a fit; of a voxel of
-# the box, for the maps and the transforms that compare them.
-BASE_BYTES = 500e6
-BYTES_PER_POINT = 300
-BYTES_PER_VOXEL = 190
+# Bytes, as measured: of the libraries; of a point of the field in a step of a fit, tables and their
+# moments among them; of a voxel of the cube, for what compares half maps; of a voxel of the box, for
+# the maps that are written.
+BASE_BYTES = 600e6
+BYTES_PER_POINT = 350
+BYTES_PER_VOXEL_COMPARED = 100
+BYTES_PER_VOXEL_WRITTEN = 20
 
 
 @dataclass(frozen=True)
@@ -123,20 +125,23 @@ def _seconds_a_step(settings: Settings, edge: int) -> float:
 
 
 def _memory(cube: Cube) -> float:
-    """Bytes at the most demanding of three times: while images are gathered, fitted, compared."""
+    """Bytes at the most demanding of four times: while images are gathered, fitted, compared, and
+    maps written.
+    """
     n = cube.edge
+    middle = cube.centred().edge
     real = torch.float32.itemsize
     kernel = real * (2 * n) ** 2 * (n + 1)
-    sets = SETS * (kernel + real * n**3)
+    one_set = kernel + real * n**3
     size = kaiser_bessel.grid_size(2 * n, gridding.OVERSAMPLING)
     cells = real * gridding.CHANNELS * size**3 / 2
-    spectrum = 2 * kernel
-    lattice = real * (2 * n) ** 3
-    gathering = cells + lattice + spectrum + kernel
+    transform = 2 * real * (2 * n) ** 2 * (size // 2 + 1)
+    gathering = (SETS - 1) * one_set + cells + transform
     points = 4 / 3 * math.pi * (MASK_RADIUS * n) ** 3
-    fitting = FITS * (spectrum / 2 + 5 * real * n**3 + BYTES_PER_POINT * points)
-    comparing = BYTES_PER_VOXEL * cube.box**3
-    return BASE_BYTES + sets + max(gathering, fitting, comparing)
+    fitting = SETS * one_set + FITS * (kernel + 6 * real * middle**3 + BYTES_PER_POINT * points)
+    comparing = SETS * one_set + BYTES_PER_VOXEL_COMPARED * middle**3
+    writing = SETS * one_set + BYTES_PER_VOXEL_WRITTEN * cube.box**3
+    return BASE_BYTES + max(gathering, fitting, comparing, writing)
 
 
 def _available() -> float | None:

@@ -42,6 +42,23 @@ def test_the_cube_around_voxels_holds_them_and_is_little_larger(box, places):
     assert cube.edge <= max(high - low + 3, round(1.3 * (high - low)))
 
 
+@given(box=st.integers(2, 40), limits=st.lists(st.integers(0, 40), min_size=2, max_size=2))
+def test_the_centred_cube_has_the_middle_where_the_box_has_it(box, limits):
+    low = min(*limits, box - 1)
+    cube = Cube(box, low, min(box, max(*limits, low + 1)))
+    centred = cube.centred()
+    assert centred.holds(cube)
+    assert centred.low + centred.edge // 2 == box // 2
+    smaller = Cube(box, centred.low + 1, centred.high - 1) if centred.edge > 2 else None
+    assert centred.is_whole or smaller is None or not smaller.holds(cube)
+
+
+def test_a_cube_is_told_in_the_voxels_of_another():
+    assert Cube(10, 4, 7).within(Cube(10, 2, 8)) == Cube(6, 2, 5)
+    with pytest.raises(ValueError, match="are not all among"):
+        Cube(10, 1, 7).within(Cube(10, 2, 8))
+
+
 def test_voxels_beyond_what_is_known_do_not_count():
     chosen = torch.ones(12, 12, 12, dtype=torch.bool)
     within = Cube(12, 3, 9)

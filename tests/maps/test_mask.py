@@ -284,3 +284,29 @@ def test_the_command_refuses(tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     mrc.write("map.mrc", ball(16, (0, 0, 0), 4), 2.0)
     assert said in instamap("mask", *words).refusal
+
+
+@pytest.mark.parametrize("size", [40, 41])
+def test_a_mask_in_the_middle_of_an_empty_box_is_that_of_the_whole_map(size):
+    """Also where the map's corners are beyond the sphere of the small box, and most of it is
+    dense: the solvent is told by the box.
+    """
+    inner = 24
+    middle = ball(inner, (0.0, 0.0, 0.0), 9.5) + ball(inner, (7.0, 7.0, 7.0), 2.0)
+    middle = middle * mask.sphere(inner, 1.0, 13.0, 3.0) - 0.05
+    low = size // 2 - inner // 2
+    whole = torch.zeros(size, size, size)
+    along = slice(low, low + inner)
+    whole[along, along, along] = middle
+    options = {"low_pass": 2.0, "extend": 1, "edge": 1}
+    expected = mask.from_map(whole, 1.0, **options)
+    found = mask.from_map(middle, 1.0, box=size, **options)
+    assert torch.equal(found, expected[along, along, along])
+    assert not torch.equal(mask.from_map(middle, 1.0, **options), found)
+
+
+@given(values=st.lists(st.integers(-3, 3), min_size=1, max_size=20), zeros=st.integers(0, 25))
+def test_the_median_counts_zeros_that_are_not_there(values, zeros):
+    volume = torch.tensor(values, dtype=torch.float32)
+    expected = torch.cat([volume, torch.zeros(zeros)]).median()
+    assert mask._median(volume, zeros) == expected

@@ -53,8 +53,30 @@ def test_maps_are_those_of_the_whole_box(star, tmp_path):
     silent, expected = runs["--extent", "box"]
     assert "hold the molecule" not in silent
     assert found.shape == (64, 64, 64)
-    correlation = torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]
-    assert correlation > 0.99
+    assert similarity(found, expected) > 0.99
+    rows = [(tmp_path / f"run{n}" / "fsc.csv").read_text().splitlines() for n in (0, 2)]
+    assert len(rows[0]) == len(rows[1]) == 34
+    headers = [(tmp_path / f"run{n}" / "half1.mrc").read_bytes()[:76] for n in (0, 2)]
+    assert headers[0] == headers[1]
+    truth, _ = mrc.read(star.with_name("truth.mrc"))
+    here = similarity(found, truth)
+    for axis in range(3):
+        for shift in (-0.5, 0.5):
+            assert similarity(found, shifted(truth, axis, shift)) < here
+
+
+def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The correlation coefficient of two maps."""
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def shifted(volume: torch.Tensor, axis: int, by: float) -> torch.Tensor:
+    """A map moved by so many voxels along an axis."""
+    frequency = torch.fft.fftfreq(len(volume))
+    shape = [1, 1, 1]
+    shape[axis] = len(volume)
+    turn = torch.exp(-2j * torch.pi * by * frequency).view(shape)
+    return torch.fft.ifftn(torch.fft.fftn(volume) * turn).real
 
 
 def test_the_cube_is_recorded_and_a_mask_beyond_it_refused(star, tmp_path):

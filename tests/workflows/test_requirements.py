@@ -62,6 +62,9 @@ def test_memory_grows_with_the_cube_and_with_the_box():
     small = requirements._memory(Cube(256, 80, 176))
     wide = requirements._memory(Cube(256, 20, 236))
     assert small < wide < requirements._memory(Cube(512, 20, 236))
+    # A fit in 200 voxels needs little more in a larger box: the maps that are written.
+    cube = requirements._memory(Cube(256, 28, 228))
+    assert cube < requirements._memory(Cube(512, 156, 356)) < cube + 4e9
 
 
 def test_nothing_is_refused_where_free_memory_is_not_known():
