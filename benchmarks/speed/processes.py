@@ -3,7 +3,7 @@
     python -m benchmarks.speed.processes [--count 16000] [--box 64] [--repeats 3] [--particles STAR]
 
 Writes a table, then all numbers and the environment as one line of JSON (`| tail -1`). In each of
---repeats turns torchrun starts one process and then two of this file, which open the particles, and
+--repeats turns torchrun starts one process and then two of this file, which open the particles and
 gather the statistics of all sets as `reconstruct` does: the first time to be warm, the second to be
 measured, from when all are ready until the first process has the sums.
 
@@ -33,14 +33,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.lib.common import environment
-from instamap.model import make_part
-from instamap.progress import SILENT
+from instamap.progress import Progress
 from instamap.simulate import particle_set
-from instamap.statistics.streaming import accumulate
-from instamap.workflows import processes, shared_statistics
+from instamap.workflows import processes, team
 from instamap.workflows.choose import resolve
 from instamap.workflows.prepare import open_dataset
+from instamap.workflows.processes import Processes
 from instamap.workflows.settings import Settings
+from instamap.workflows.shared_statistics import Gather, gather
+from instamap.workflows.team import ImageSource, Member, Task, Team
 
 BAR = 1.7
 WARM_AND_MEASURED = 2
@@ -56,10 +57,19 @@ class Turn:
     processor: list[float]
 
 
-def processor_seconds() -> float:
-    """What this process has used, all threads together."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+class Alone(Processes):
+    """One process, to which nobody listens."""
+
+    def tell_all(self, what: object) -> None:
+        pass
+
+
+class ProcessorSeconds(Task):
+    """What each process has used so far, all its threads together."""
+
+    def carry_out(self, member: Member, progress: Progress) -> list[torch.Tensor]:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return [torch.tensor(used.ru_utime + used.ru_stime, dtype=torch.float64)]
 
 
 def share(star: Path) -> None:
@@ -67,38 +77,31 @@ def share(star: Path) -> None:
     torch.set_num_threads(1)
     settings = resolve(Settings(particles=star))
     with processes.joined() as together:
-        leads = together is None or together.leads
-        gather = _leader(settings, together) if leads else _worker(settings, together)
-        for _ in range(WARM_AND_MEASURED):
-            if together is not None:
-                torch.distributed.barrier()
-            start = time.perf_counter()
-            used = processor_seconds()
-            gather()
-            turn = Turn(time.perf_counter() - start, _of_all(processor_seconds() - used, together))
-        if leads:
-            sys.stdout.write(json.dumps({"wall": turn.wall, "processor": turn.processor}) + "\n")
+        if together is not None and not together.leads:
+            team.contribute(together, settings)
+            return
+        turns = _turns(settings, together or Alone(0, 1))
+        if together is not None:
+            team.dismiss(together)
+    sys.stdout.write(json.dumps(vars(turns[-1])) + "\n")
 
 
-def _leader(settings, together):
+def _turns(settings: Settings, together: Processes) -> list[Turn]:
+    """What each of the passes took, as the first process sees it."""
     dataset = open_dataset(settings)
-    likelihood = make_part("likelihood", settings.likelihood, dataset.scene)
-    if together is None:
-        return lambda: accumulate(dataset.particles, dataset.sets, likelihood, cube=dataset.cube)
-    task = shared_statistics.Task(dataset.scene, dataset.sets, dataset.cube, None, None, None)
-    return lambda: shared_statistics.gather(together, dataset.particles, task, likelihood, SILENT)
-
-
-def _worker(settings, together):
-    return lambda: shared_statistics.contribute(together, settings)
-
-
-def _of_all(seconds: float, together) -> list[float]:
-    if together is None:
-        return [seconds]
-    each = [None] * together.count
-    torch.distributed.all_gather_object(each, seconds)
-    return each
+    source = ImageSource.of(dataset.particles)
+    task = Gather(source, dataset.scene, dataset.sets, dataset.cube)
+    everybody = Team(together, settings, dataset.particles)
+    turns = []
+    for _ in range(WARM_AND_MEASURED):
+        before = everybody.ask(ProcessorSeconds())
+        start = time.perf_counter()
+        gather(everybody, task)
+        wall = time.perf_counter() - start
+        after = everybody.ask(ProcessorSeconds())
+        used = [float(b[0] - a[0]) for a, b in zip(before, after, strict=True)]
+        turns.append(Turn(wall, used))
+    return turns
 
 
 def started(star: Path, count: int) -> Turn:

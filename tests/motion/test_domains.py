@@ -136,7 +136,7 @@ def seen(monkeypatch):
     """Makes `DomainImages` of images that are there already, at placements."""
 
     def make(images: ParticleStatistics, placement: Placement) -> DomainImages:
-        def read(particles, rows, variance, particle):
+        def read(particles, rows, variance, particle, *, device):
             chosen = {"data": images.data[rows], "power": images.power[rows]}
             return replace(images, **chosen, frames=images.frames[rows], particle=particle)
 

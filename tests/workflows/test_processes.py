@@ -83,6 +83,17 @@ def test_two_processes_find_the_motion_that_one_finds(tmp_path):
         assert (after[name] - before[name]).norm() < 5e-3 * before[name].norm()
 
 
+@pytest.mark.slow
+def test_the_benchmark_sees_what_each_process_uses(particles):
+    benchmark = pytest.importorskip(
+        "benchmarks.speed.processes",
+        reason="benchmarks are imported from the project's root: python -m pytest",
+    )
+    for count in benchmark.COUNTS:
+        turn = benchmark.started(particles, count)
+        assert turn.wall > 0 and len(turn.processor) == count and min(turn.processor) > 0
+
+
 def test_what_is_wrong_with_the_share_of_another_ends_all(particles, tmp_path):
     """An image of the second process is no image: it says so, and no folder is left."""
     with mrcfile.mmap(particles.with_name("particles.mrcs"), mode="r+") as stack:
