@@ -16,6 +16,7 @@ from torch import Tensor
 from instamap.data.particles import Particles
 from instamap.data.symmetry_expansion import Expansion
 from instamap.errors import InstamapError
+from instamap.fitting.parallel import Stopped
 from instamap.progress import SILENT, Progress
 from instamap.scene import ContrastFactors
 from instamap.statistics.particle_statistics import ParticleStatistics
@@ -118,6 +119,7 @@ class Team:
         self._lock = threading.Lock()
         self._threads = torch.get_num_threads()
         self._released: list[int] = []
+        self._failed = False
         self._numbers = itertools.count()
 
     @property
@@ -134,19 +136,31 @@ class Team:
         self._released.append(number)
 
     def ask(self, task: Task, progress: Progress = SILENT) -> list[list[Tensor]]:
-        """What each process answers, in their order. Raises LostProcess where one is gone."""
+        """What each process answers, in their order. Raises LostProcess where one is gone.
+
+        Once a task has failed, answers to it may still be on their way: whoever asks again is
+        stopped.
+        """
         with self._lock:
-            released = list(self._released)
-            del self._released[: len(released)]
-            self.processes.tell_all((task, released))
-            # A fit of several has a part of the threads; nobody else asks meanwhile.
-            before = torch.get_num_threads()
-            torch.set_num_threads(self._threads)
-            try:
-                own = self._own.carry_out(task, released, progress)
-            finally:
-                torch.set_num_threads(before)
-            others = [self.processes.receive(rank) for rank in range(1, self.count)]
+            if self._failed:
+                raise Stopped
+            self._failed = True  # until all have answered
+            answers = self._answers(task, progress)
+            self._failed = False
+        return answers
+
+    def _answers(self, task: Task, progress: Progress) -> list[list[Tensor]]:
+        released = list(self._released)
+        del self._released[: len(released)]
+        self.processes.tell_all((task, released))
+        # A fit of several has a part of the threads; nobody else asks meanwhile.
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            own = self._own.carry_out(task, released, progress)
+        finally:
+            torch.set_num_threads(before)
+        others = [self.processes.receive(rank) for rank in range(1, self.count)]
         return [own, *others]
 
 

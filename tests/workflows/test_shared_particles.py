@@ -10,6 +10,7 @@ from support.threads import team_of
 from instamap.data.particles import Particles
 from instamap.data.symmetry_expansion import Expansion
 from instamap.errors import DataError
+from instamap.fitting.parallel import Stopped
 from instamap.geometry.cube import Cube
 from instamap.model import make_part
 from instamap.motion import domain_maps
@@ -25,7 +26,7 @@ from instamap.workflows.processes import Processes
 from instamap.workflows.settings import Settings
 from instamap.workflows.shared_particles import SharedParticles
 from instamap.workflows.shared_statistics import Gather
-from instamap.workflows.team import ImageSource, Member
+from instamap.workflows.team import ImageSource, Member, Task
 
 COUNT = 40
 BOX = 16
@@ -190,6 +191,31 @@ def test_each_process_of_a_machine_has_a_card(star, monkeypatch):
         monkeypatch.setenv("LOCAL_RANK", number)
         assert member.device("cuda:0") == torch.device("cuda", card)
         assert member.device("cpu") == torch.device("cpu")
+
+
+class Wrong(Task):
+    """Cannot be carried out."""
+
+    def carry_out(self, member, progress):
+        raise DataError("it is wrong")
+
+
+class Right(Task):
+    """Answers nothing."""
+
+    def carry_out(self, member, progress):
+        return []
+
+
+def test_nobody_asks_once_a_task_has_failed(star):
+    """Another fit would take what others still answer to that task for its own."""
+    settings = Settings(particles=star)
+    with team_of(1, settings) as team:
+        assert team.ask(Right()) == [[]]
+        with pytest.raises(DataError):
+            team.ask(Wrong())
+        with pytest.raises(Stopped):
+            team.ask(Right())
 
 
 def test_no_image_of_a_set(star, variance):
