@@ -32,8 +32,8 @@ TYPICAL_EDGE = 0.75  # of the box, of the cube that holds most particles
 TIMED_IMAGES = 64
 TIMED_BOX = 48
 # Bytes, as measured: of the libraries; of a point of the field in a step of a fit, tables and their
-# moments among them; of a voxel of the cube, for what compares half maps; of a voxel of the box, for
-# the maps that are written.
+# moments among them; of a voxel of the cube, for what compares half maps; of a voxel of the box,
+# for the maps that are written.
 BASE_BYTES = 600e6
 BYTES_PER_POINT = 350
 BYTES_PER_VOXEL_COMPARED = 100
