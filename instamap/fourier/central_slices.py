@@ -32,6 +32,7 @@ from instamap.geometry import compiled, device_kernels, grids
 
 OVERSAMPLING = 2.0
 PLANE_AXES = 2
+MIN_MAPS_TOGETHER = 3  # maps: fewer are looked up faster one by one
 POINTS_AT_ONCE = 4096  # in torch: of each, 125 cells are looked up
 
 
@@ -72,15 +73,48 @@ class Spectrum:
 
         With frames "V 3 3" and points "P 3" they may lie outside the plane.
         """
-        if plane.numel():
-            reached = _furthest(plane)
-            if not reached < self.highest:
-                raise ValueError(
-                    f"frequencies reach {reached:g} cycles in {self.box} voxels; they must stay"
-                    f" below {self.highest:g}"
-                )
+        self._check(plane)
         scaled = frames * (self.size / self.box)
         return _Gather.apply(self._cells, scaled, plane, self._half)
+
+    def _check(self, plane: Tensor) -> None:
+        """Refuses frequencies beyond the highest."""
+        if not plane.numel():
+            return
+        reached = _furthest(plane)
+        if not reached < self.highest:
+            raise ValueError(
+                f"frequencies reach {reached:g} cycles in {self.box} voxels; they must stay"
+                f" below {self.highest:g}"
+            )
+
+
+class Spectra:
+    """The transforms of C maps "C N N N", kept: to be looked up together, without a gradient.
+
+    Values are the same, to the last bit, as those of each `Spectrum`. Compiled for CPUs, they take
+    half as long where maps are many.
+    """
+
+    def __init__(self, volumes: Tensor) -> None:
+        with torch.no_grad():
+            self._each = [Spectrum(volume) for volume in volumes]
+        self._cells: Tensor | None = None
+
+    @torch.no_grad()
+    def slices(self, frames: Tensor, plane: Tensor) -> Tensor:
+        """F "V C P" (complex) at the frequencies plane @ frames: see `central_slices`."""
+        first = self._each[0]
+        first._check(plane)
+        on_cpu = first._cells.device.type == "cpu"
+        kernels = _kernels_for(first._cells, frames) if on_cpu else None
+        if kernels is None or len(self._each) < MIN_MAPS_TOGETHER:
+            return torch.stack([one.slices(frames, plane) for one in self._each], 1)
+        if self._cells is None:
+            self._cells = torch.stack([one._cells for one in self._each], 3)
+        scaled = frames * (first.size / first.box)
+        values: Tensor = kernels.gather_many(self._cells, scaled, plane, first._half)
+        return values
 
 
 def _furthest(plane: Tensor) -> float:

@@ -26,17 +26,18 @@ from instamap.geometry.cube import Cube
 OVERSAMPLING = 1.25  # of a lattice of 2N points
 SHEETS_AT_ONCE = 16  # of the grid, transformed together
 POINTS_AT_ONCE = 2048  # spread together in torch
-CHANNELS = 3  # numbers in a cell
+CHANNELS = 3  # numbers in a cell with one sum of data and one of power
 
 
 class Grid:
-    """Half of the Fourier grid (q_x ≥ 0, the other half being its mirror image) with three numbers
-    in each cell.
+    """Half of the Fourier grid (q_x ≥ 0, the other half being its mirror image) with sums of data
+    and of power in each cell.
 
     cube: where the sums are wanted, N voxels an edge of the box whose components frequencies are
-    given in; the middle of the box is in it. cells "M+2m M+2m M/2+2m 3" (with margin m = MARGIN,
-    one more row at the end): real and imaginary part of the data, and the power. Raises ValueError
-    for a cube without the middle.
+    given in; the middle of the box is in it. data_sums, power_sums: how many sums of each there
+    are, which differ in the weights of slices. cells "M+2m M+2m M/2+2m C" (with margin m = MARGIN,
+    one more row at the end): real and imaginary part of each sum of data, then each of power.
+    Raises ValueError for a cube without the middle.
     """
 
     def __init__(
@@ -44,8 +45,13 @@ class Grid:
         cube: Cube,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        *,
+        data_sums: int = 1,
+        power_sums: int = 1,
     ) -> None:
         self.cube = cube
+        self.data_sums = data_sums
+        self.power_sums = power_sums
         self.origin = cube.box // 2 - cube.low
         if not 0 <= self.origin <= cube.edge:
             raise ValueError(f"{cube} lie beside its middle, which waves are told about")
@@ -64,7 +70,7 @@ class Grid:
                 edge,
                 edge,
                 width,
-                CHANNELS,
+                2 * self.data_sums + self.power_sums,
                 dtype=self.dtype,
                 device=self.device,
             )
@@ -98,8 +104,8 @@ class Grid:
         *,
         block: int = POINTS_AT_ONCE,
     ) -> None:
-        """Add complex `data` "V P" and real `power` "V P" at the frequencies plane @ frames; in
-        torch, on any device.
+        """Add complex `data` "V P" and real `power` "V P" at the frequencies plane @ frames, to a
+        grid with one sum of each; in torch, on any device.
         """
         table = taps().to(self.cells)
         at, sign = self.first_cells(frames, plane)
@@ -128,21 +134,34 @@ class Grid:
                 terms = weights * value[:, channel, None]
                 flat[channel:].scatter_add_(0, place, terms.view(-1))
 
-    def data_lattice(self) -> Tensor:
+    def data_lattice(self, number: int = 0) -> Tensor:
         """The sum of the data's waves on the voxels "N N N" [z, y, x] of the cube, with the origin
         in the middle of the box.
+
+        number: which of the sums, from 0.
         """
+
+        def read(cells: Tensor) -> Tensor:
+            pairs = cells[..., 2 * number : 2 * number + 2].contiguous()
+            return torch.view_as_complex(pairs)
+
         position = torch.arange(self.cube.edge) - self.origin
-        lattice = self._lattice(_data, position)
+        lattice = self._lattice(read, position)
         return lattice.contiguous()
 
-    def power_lattice(self) -> Tensor:
+    def power_lattice(self, number: int = 0) -> Tensor:
         """The sum of the power's waves on the periodic lattice "2N 2N 2N" with the origin first;
         zero at -N, which has no opposite.
+
+        number: which of the sums, from 0.
         """
+
+        def read(cells: Tensor) -> Tensor:
+            return cells[..., 2 * self.data_sums + number]
+
         edge = self.cube.edge
         position = torch.fft.ifftshift(torch.arange(-edge, edge))
-        full = self._lattice(_power, position)
+        full = self._lattice(read, position)
         full[edge] = 0
         full[:, edge] = 0
         full[:, :, edge] = 0
@@ -190,17 +209,6 @@ class Grid:
             waves = torch.fft.irfft(sheets, n=self.size, dim=2, norm="forward")
             lattice[start : start + SHEETS_AT_ONCE] = waves.index_select(2, rows)
         return lattice.mul_(undo)
-
-
-def _data(cells: Tensor) -> Tensor:
-    """The data, complex, in cells "* 3"."""
-    pairs = cells[..., :2].contiguous()
-    return torch.view_as_complex(pairs)
-
-
-def _power(cells: Tensor) -> Tensor:
-    """The power in cells "* 3"."""
-    return cells[..., 2]
 
 
 def fold(

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from instamap.fourier.gridding import CHANNELS, Grid
+from instamap.fourier.gridding import Grid
 from instamap.fourier.kaiser_bessel import FIRST_CELL, STEPS, WIDTH, taps
 from instamap.geometry.device_kernels import check_place, launching_on
 
@@ -29,7 +29,7 @@ def spread(grid: Grid, frames: Tensor, plane: Tensor, data: Tensor, power: Tenso
     """Spreads like `Grid.spread`, for a float32 grid on a card."""
     values = torch.stack([data.real, data.imag, power], -1)
     scaled = frames * grid.cells_per_component
-    _add(grid.cells, scaled, plane, values, grid.size // 2, CHANNELS)
+    _add(grid.cells, scaled, plane, values, grid.size // 2, values.shape[-1])
 
 
 def scatter(grid: Tensor, frames: Tensor, plane: Tensor, values: Tensor, half: int) -> None:

@@ -16,6 +16,7 @@ REACH = np.float32(FIRST_CELL)
 LANES = 16  # numbers that one vector operation adds
 BYTES = 4  # of a float32
 FAST = ["fast"]  # sums may be done in any order
+FUSED = ["contract"]  # a product and a sum may be one operation
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 _STEPS = np.float32(STEPS)
 
@@ -109,6 +110,66 @@ def add_row(
         source,
         start,
         factor,
+    )
+    return signature, generate
+
+
+@intrinsic
+def sum_rows(
+    typing: Any,
+    target: Any,
+    to: Any,
+    source: Any,
+    start: Any,
+    sheet: Any,
+    line: Any,
+    factors: Any,
+) -> tuple[Any, Any]:
+    """target[to : to + LANES] = Σ_kj factors[k · WIDTH + j] · source[at : at + LANES] of flat
+    arrays, at = start + k · sheet + j · line, unchecked.
+
+    The sum stays in a register; its terms are added in order, as `add_row` does.
+    """
+
+    def generate(
+        context: Any,
+        builder: Any,
+        signature: Any,
+        arguments: Any,
+    ) -> Any:
+        def data(i: int) -> Any:
+            array = context.make_array(signature.args[i])
+            return array(context, builder, arguments[i]).data
+
+        def vector_at(i: int, place: Any) -> Any:
+            element = builder.gep(data(i), [place])
+            return builder.bitcast(element, vector.as_pointer())
+
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        total = ir.Constant(vector, [0.0] * LANES)
+        first = arguments[3]
+        for k in range(WIDTH):
+            place = first
+            for j in range(WIDTH):
+                number = ir.Constant(first.type, k * WIDTH + j)
+                factor = builder.load(builder.gep(data(6), [number]))
+                values = builder.load(vector_at(2, place), align=BYTES)
+                repeated = _repeat(builder, factor, vector)
+                term = builder.fmul(values, repeated, flags=FUSED)
+                total = builder.fadd(total, term, flags=FUSED)
+                place = builder.add(place, arguments[5])
+            first = builder.add(first, arguments[4])
+        builder.store(total, vector_at(0, arguments[1]), align=BYTES)
+        return context.get_dummy_value()
+
+    signature = types.void(
+        target,
+        to,
+        source,
+        start,
+        sheet,
+        line,
+        factors,
     )
     return signature, generate
 

@@ -154,30 +154,12 @@ def update_maps(
     first "m C": E[a_j] of each particle, with a_0 = 1; second "m C C": E[a_j a_k]. Σ_k K_jk V_k =
     b_j is solved with K_jk of weights E[a_j a_k] and b_j of E[a_j], by conjugate gradients.
     """
-    unused = torch.zeros_like(first[:, 0])
-    count = len(maps)
-    b = []
-    kernels: dict[tuple[int, int], Tensor] = {}
-    for j in range(count):
-        for k in range(j, count):
-            data_weights = first[:, k] if j == 0 else unused
-            power_weights = second[:, j, k]
-            statistics = particles.statistics(power_weights, data_weights)
-            kernels[j, k] = statistics.kernel
-            kernels[k, j] = statistics.kernel
-            if j == 0:
-                b.append(statistics.b)
-    rows = []
-    for j in range(count):
-        row = [kernels[j, k] for k in range(count)]
-        rows.append(torch.stack(row))
-    return _solve(
-        maps,
-        torch.stack(b),
-        torch.stack(rows),
-        windows,
-        steps,
-    )
+    rows, columns = torch.triu_indices(len(maps), len(maps))
+    b, each = particles.weighted_sums(first, second[:, rows, columns])
+    number = torch.zeros(len(maps), len(maps), dtype=torch.long)
+    number[rows, columns] = torch.arange(len(rows))
+    number[columns, rows] = torch.arange(len(rows))
+    return _solve(maps, b, each[number], windows, steps)
 
 
 def _solve(

@@ -318,6 +318,35 @@ def spread(
         grid.spread(frames, points, data, power)
 
 
+def spread_weighted(
+    grid: Grid,
+    frames: Tensor,
+    points: Tensor,
+    data: Tensor,
+    power: Tensor,
+    data_weights: Tensor,
+    power_weights: Tensor,
+) -> None:
+    """Add slices as `spread` does to each sum of a grid, with weights of its own: those of the
+    data's "V A", and of the power's "V B". At once by numba, or one after the other.
+    """
+    backend = choose_backend("auto", grid.dtype, grid.device)
+    if backend == "numba":
+        from instamap.fourier import gridding_numba  # here, so that numba is needed by nobody else
+
+        add = gridding_numba.spread_weighted
+        add(grid, frames, points, data, power, data_weights, power_weights)
+        return
+    for number, weights in enumerate(data_weights.T):
+        one = Grid(grid.cube, grid.dtype, grid.device)
+        spread(one, frames, points, data * weights[:, None], power, backend)
+        grid.cells[..., 2 * number : 2 * number + 2] += one.cells[..., :2]
+    for number, weights in enumerate(power_weights.T):
+        one = Grid(grid.cube, grid.dtype, grid.device)
+        spread(one, frames, points, data, power * weights[:, None], backend)
+        grid.cells[..., 2 * grid.data_sums + number] += one.cells[..., 2]
+
+
 def choose_backend(name: str, dtype: torch.dtype, device: torch.device) -> str:
     """The backend "numba", "triton" or "torch" for numbers of this type on this device.
 

@@ -116,9 +116,18 @@ class ParticleImages(ABC):
         return mix @ gram @ mix.T, h @ mix.T
 
     @abstractmethod
-    def statistics(self, power: Tensor, data: Tensor | None = None) -> Statistics:
-        """The statistics of all images with weights "m" of their particles beside their own; those
-        of the data may differ, and both may be negative.
+    def statistics(self, share: Tensor) -> Statistics:
+        """The statistics of all images with weights "m" of their particles beside their own, which
+        may be negative.
+        """
+
+    @abstractmethod
+    def weighted_sums(self, data: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors b "A N N N" of all images with weights "m A" of their particles, and kernels "B
+        2N 2N N+1" with others "m B": what `statistics` gives, for many weights at once.
+
+        A kernel costs a third of what it does by itself: an image's place on the grid is found once
+        for all.
         """
 
 

@@ -3,13 +3,14 @@ once.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from instamap.data.particles import Particles
-from instamap.fourier.central_slices import central_slices
+from instamap.fourier.central_slices import Spectra, central_slices
 from instamap.fourier.ctf import ctf
 from instamap.fourier.gridding import Grid
 from instamap.geometry.cube import Cube
@@ -17,12 +18,13 @@ from instamap.scene import Batch
 from instamap.statistics import accumulator
 from instamap.statistics.fourier_plane import FourierPlane
 from instamap.statistics.particle_images import ParticleImages
-from instamap.statistics.statistics import Statistics
+from instamap.statistics.statistics import Statistics, kernel_of
 from instamap.statistics.streaming import read_ahead
 
 IMAGES_AT_ONCE = 2048
 NUMBERS_AT_ONCE = 1 << 24  # of the slices of maps that are held at once: 64 MB
 MIN_PIXELS = 24  # of an image with fewer pixels, if the images have as many
+SUMS_AT_ONCE = 1 << 24  # numbers in the cells of a grid of many sums: 64 MB
 MIN_RELATIVE_SHARE = 0.02  # of a particle's largest share: below, it is left out of a conformation
 
 
@@ -144,10 +146,10 @@ class ParticleStatistics(ParticleImages):
         gram = torch.zeros(self.count, count, count, dtype=torch.float64)
         h = torch.zeros(self.count, count, dtype=torch.float64)
         rows = torch.arange(len(self.data))
-        maps = maps.to(self.device)
+        spectra = Spectra(maps.to(self.device))
         fitting = NUMBERS_AT_ONCE // (2 * count * len(self.plane))
         for images in rows.split(max(1, min(IMAGES_AT_ONCE, fitting))):
-            slices = self._slices(maps, images)
+            slices = torch.view_as_real(spectra.slices(self.frames[images], self.plane))
             power = 2 * self.power[images]
             data = 2 * torch.view_as_real(self.data[images])
             data = data.flatten(1)[..., None]
@@ -162,39 +164,69 @@ class ParticleStatistics(ParticleImages):
             h.index_add_(0, particle, slope.cpu().double())
         return gram, h
 
-    def _slices(self, maps: Tensor, images: Tensor) -> Tensor:
-        """The maps' slices "B C P 2" at the poses of the images "B"."""
-        slices = []
-        for volume in maps:
-            values = central_slices(volume, self.frames[images], self.plane)
-            slices.append(torch.view_as_real(values))
-        return torch.stack(slices, 1)
-
-    def statistics(self, power: Tensor, data: Tensor | None = None) -> Statistics:
-        if data is None:
-            data = power
-        if self.weight is not None:
-            power = power * self.weight
-            data = data * self.weight
-        image_power = power[self.particle]
-        image_data = data[self.particle]
+    def statistics(self, share: Tensor) -> Statistics:
+        image_share = self._of_images(share)
         grid = Grid(Cube.whole(self.box), device=self.device)
-        counts = (image_power != 0) | (image_data != 0)
-        (kept,) = counts.nonzero(as_tuple=True)
+        (kept,) = (image_share != 0).nonzero(as_tuple=True)
         for images in kept.split(8 * IMAGES_AT_ONCE):
-            data_weights = image_data[images].float().to(self.device)
-            power_weights = image_power[images].float().to(self.device)
+            weights = image_share[images].float().to(self.device)
             accumulator.spread(
                 grid,
                 self.frames[images],
                 self.plane,
-                self.data[images] * data_weights[:, None],
-                self.power[images] * power_weights[:, None],
+                self.data[images] * weights[:, None],
+                self.power[images] * weights[:, None],
             )
-        weight = float(image_power.sum())
+        weight = float(image_share.sum())
         energy = math.nan  # not known of these images
         found = Statistics.from_grid(grid, self.pixel_size, len(kept), weight, energy)
         return found.to("cpu")
+
+    def weighted_sums(self, data: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+        image_data = self._of_images(data)
+        image_power = self._of_images(power)
+        cells = Grid(Cube.whole(self.box), device="meta").cells[..., 0].numel()
+        at_once = max(1, SUMS_AT_ONCE // cells)
+        b: list[Tensor] = []
+        kernels: list[Tensor] = []
+        for some_data, some_power in _in_turn(image_data, image_power, at_once):
+            of_data = some_data.shape[1]
+            of_power = some_power.shape[1]
+            grid = Grid(
+                Cube.whole(self.box),
+                device=self.device,
+                data_sums=of_data,
+                power_sums=of_power,
+            )
+            for images in torch.arange(len(self.data)).split(8 * IMAGES_AT_ONCE):
+                accumulator.spread_weighted(
+                    grid,
+                    self.frames[images],
+                    self.plane,
+                    self.data[images],
+                    self.power[images],
+                    some_data[images].float().to(self.device),
+                    some_power[images].float().to(self.device),
+                )
+            b += [grid.data_lattice(number).cpu() for number in range(of_data)]
+            kernels += [kernel_of(grid, number).cpu() for number in range(of_power)]
+        return torch.stack(b), torch.stack(kernels)
+
+    def _of_images(self, values: Tensor) -> Tensor:
+        """Weights "n ..." of images whose particles have these, "m ...", beside their own."""
+        if self.weight is not None:
+            own = self.weight.view(-1, *[1] * (values.ndim - 1))
+            values = values * own
+        return values[self.particle]
+
+
+def _in_turn(data: Tensor, power: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Columns of both, at most `count` numbers of a cell at once: two for data, one for power."""
+    columns = max(1, count // 2)
+    for some in data.split(columns, 1):
+        yield some, power[:, :0]
+    for some in power.split(count, 1):
+        yield data[:, :0], some
 
 
 def _weighted_components(

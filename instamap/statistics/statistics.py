@@ -229,6 +229,13 @@ def _check_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> Cube:
         raise DataError(f"'{path}' has statistics of no cube: {error}; write it again") from None
 
 
+def kernel_of(grid: Grid, number: int = 0) -> Tensor:
+    """The transform "2n 2n n+1" of the kernel K of one of the sums of power on a grid, by its
+    number from 0.
+    """
+    return _real_transform(grid.power_lattice(number))
+
+
 def _real_transform(lattice: Tensor) -> Tensor:
     """The Fourier transform (rfftn) of a lattice that is real and even about its first number."""
     m = len(lattice)

@@ -103,15 +103,30 @@ class Sum(Task):
     """Adds up parts with weights "m" of all particles: see `ParticleImages.statistics`."""
 
     number: int
-    power: Tensor
-    data: Tensor
+    share: Tensor
 
     def carry_out(self, member: Member, progress: Progress) -> list[Tensor]:
         part = member.parts[self.number]
         if part.statistics is None:
             return []
         own = part.owner == member.rank
-        return sent(part.statistics.statistics(self.power[own], self.data[own]))
+        return sent(part.statistics.statistics(self.share[own]))
+
+
+@dataclass(frozen=True)
+class WeightedSums(Task):
+    """Adds up parts with many weights of all particles: see `ParticleImages.weighted_sums`."""
+
+    number: int
+    data: Tensor
+    power: Tensor
+
+    def carry_out(self, member: Member, progress: Progress) -> list[Tensor]:
+        part = member.parts[self.number]
+        if part.statistics is None:
+            return []
+        own = part.owner == member.rank
+        return list(part.statistics.weighted_sums(self.data[own], self.power[own]))
 
 
 class PartsNumber:
@@ -197,6 +212,16 @@ class SharedParticles(ParticleImages):
                 gram[own], h[own] = tensors
         return gram, h
 
-    def statistics(self, power: Tensor, data: Tensor | None = None) -> Statistics:
-        answers = self.team.ask(Sum(self.number.value, power, power if data is None else data))
+    def statistics(self, share: Tensor) -> Statistics:
+        answers = self.team.ask(Sum(self.number.value, share))
         return total(answers, Statistics.empty(Cube.whole(self.box), self.pixel_size))
+
+    def weighted_sums(self, data: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+        answers = [
+            one for one in self.team.ask(WeightedSums(self.number.value, data, power)) if one
+        ]
+        b, kernels = answers[0]
+        for more_b, more_kernels in answers[1:]:
+            b = b + more_b
+            kernels = kernels + more_kernels
+        return b, kernels

@@ -1,6 +1,7 @@
 """Statistics of single particles: what images say of maps, against explicit sums."""
 
 import math
+from dataclasses import replace
 
 import mrcfile
 import pytest
@@ -15,6 +16,7 @@ from instamap.data.particles import Particles
 from instamap.fourier.ctf import ctf
 from instamap.geometry import grids
 from instamap.simulate import particle_set
+from instamap.statistics import particle_statistics
 from instamap.statistics.accumulator import Accumulator
 from instamap.statistics.particle_images import BASIS_MAPS
 from instamap.statistics.particle_statistics import (
@@ -155,7 +157,8 @@ def test_statistics_are_the_sum_over_images_with_their_particles_weights(coarse,
     )  # by the units' order; the last does not count
     data = torch.tensor([0.2, 1.0, 0.0, 0.0], dtype=torch.float64)
     volume = inside_sphere()
-    found = coarse.statistics(power, data)
+    sums, kernels = coarse.weighted_sums(data[:, None], power[:, None])
+    found = replace(coarse.statistics(power), b=sums[0], kernel=kernels[0])
     b = 0
     kv = 0
     kept = (PARTICLE.max() != PARTICLE).nonzero()[:, 0].tolist()
@@ -171,6 +174,28 @@ def test_statistics_are_the_sum_over_images_with_their_particles_weights(coarse,
     assert found.weight == pytest.approx(
         float(power[:3] @ torch.tensor([3, 1, 3], dtype=torch.float64))
     )  # over images, as in Statistics
+
+
+def test_sums_with_many_weights_are_those_with_each(coarse):
+    """To the last bit, which the compiled form promises and so no fit may change by."""
+    generator = seeded(8)
+    data = torch.randn(coarse.count, 2, generator=generator, dtype=torch.float64)
+    power = torch.randn(coarse.count, 5, generator=generator, dtype=torch.float64)
+    b, kernels = coarse.weighted_sums(data, power)
+    assert b.shape == (2, SMALL, SMALL, SMALL)
+    assert kernels.shape == (5, 2 * SMALL, 2 * SMALL, SMALL + 1)
+    for found, weights in zip(b, data.T, strict=True):
+        assert torch.equal(found, coarse.statistics(weights).b)
+    for found, weights in zip(kernels, power.T, strict=True):
+        assert torch.equal(found, coarse.statistics(weights).kernel)
+
+
+def test_sums_do_not_depend_on_how_many_are_gathered_at_once(coarse, monkeypatch):
+    weights = torch.randn(coarse.count, 5, generator=seeded(9), dtype=torch.float64)
+    together = coarse.weighted_sums(weights, weights)
+    monkeypatch.setattr(particle_statistics, "SUMS_AT_ONCE", 1)
+    for found, wanted in zip(coarse.weighted_sums(weights, weights), together, strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_statistics_and_normal_equations_tell_the_same_likelihood(coarse):
