@@ -32,7 +32,7 @@ from instamap.geometry import compiled, device_kernels, grids
 
 OVERSAMPLING = 2.0
 PLANE_AXES = 2
-MIN_MAPS_TOGETHER = 3  # maps: fewer are looked up faster one by one
+FEWEST_AT_ONCE = 3  # maps: fewer are looked up faster one by one
 POINTS_AT_ONCE = 4096  # in torch: of each, 125 cells are looked up
 
 
@@ -108,7 +108,7 @@ class Spectra:
         first._check(plane)
         on_cpu = first._cells.device.type == "cpu"
         kernels = _kernels_for(first._cells, frames) if on_cpu else None
-        if kernels is None or len(self._each) < MIN_MAPS_TOGETHER:
+        if kernels is None or len(self._each) < FEWEST_AT_ONCE:
             return torch.stack([one.slices(frames, plane) for one in self._each], 1)
         if self._cells is None:
             self._cells = torch.stack([one._cells for one in self._each], 3)
