@@ -91,7 +91,10 @@ def _conformations(domains: CoarseDomains, nodes: Tensor) -> Conformations:
 
 
 def describe(
-    motion: CoarseMotion, domains: CoarseDomains, shape: Shape, of_one_map: float
+    motion: CoarseMotion,
+    domains: CoarseDomains,
+    shape: Shape,
+    of_one_map: float,
 ) -> Description:
     """The conformations of domains of which some come and go, with and without each, and what test
     particles gain over log p of theirs under one map: `of_one_map`, or that of the best of these

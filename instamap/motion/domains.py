@@ -150,7 +150,12 @@ def domain_facts(domains: Domains) -> list[dict[str, Any]]:
 
 
 def soft_masks(
-    densities: Tensor, pixel_size: float, extend: float, edge: float, *, one_level: bool = False
+    densities: Tensor,
+    pixel_size: float,
+    extend: float,
+    edge: float,
+    *,
+    one_level: bool = False,
 ) -> Tensor:
     """Masks "M D D D" around densities, extended by so many voxels, with edges of so many.
 

@@ -227,7 +227,11 @@ def _split(
 
 
 def _follow(
-    search: _Search, densities: Tensor, placement: Placement, z: Tensor, order: Sequence[int]
+    search: _Search,
+    densities: Tensor,
+    placement: Placement,
+    z: Tensor,
+    order: Sequence[int],
 ) -> tuple[Tensor, Placement]:
     """Densities and placement once all conformations were reached, each from its nearest neighbour
     among those before it, or from where the bending had it.
@@ -260,7 +264,10 @@ def _with_one(placement: Placement, k: int, one: Placement) -> Placement:
 
 
 def _fit_all(
-    search: _Search, densities: Tensor, placement: Placement, order: Sequence[int]
+    search: _Search,
+    densities: Tensor,
+    placement: Placement,
+    order: Sequence[int],
 ) -> Placement:
     """The placement, fitted again in each conformation, from where it is."""
     fine = search.finer(densities * search.windows)
@@ -272,7 +279,11 @@ def _fit_all(
 
 
 def _fit_one(
-    search: _Search, fine: Tensor, centres: Tensor, start: Placement, k: int
+    search: _Search,
+    fine: Tensor,
+    centres: Tensor,
+    start: Placement,
+    k: int,
 ) -> tuple[Placement, float]:
     """The single placement that makes conformation k likeliest, and -log p there, from `start` on.
 
@@ -332,7 +343,11 @@ def _centres(search: _Search, fine: Tensor) -> Tensor:
 
 
 def _slopes(
-    search: _Search, fine: Tensor, placement: Placement, centres: Tensor, parts: Tensor
+    search: _Search,
+    fine: Tensor,
+    placement: Placement,
+    centres: Tensor,
+    parts: Tensor,
 ) -> Tensor:
     """Derivatives "6 (M-1) N N N" of the map by turns (radians) and shifts (Å) of the domains that
     move, by differences.
@@ -373,7 +388,10 @@ def _shortened(vector: Tensor, longest: float) -> Tensor:
 
 
 def _fit_densities(
-    search: _Search, start: Tensor, placement: Placement, chosen: Sequence[int]
+    search: _Search,
+    start: Tensor,
+    placement: Placement,
+    chosen: Sequence[int],
 ) -> Tensor:
     """The densities "M N N N" that together make the chosen conformations likeliest, after some
     steps of conjugate gradients.

@@ -169,7 +169,12 @@ def _count(particles: ParticleImages, group: Tensor) -> int:
 
 
 def find_conformations(
-    fit: MotionFit, search: Search, motion: CoarseMotion, latent: int, count: float, rounds: int
+    fit: MotionFit,
+    search: Search,
+    motion: CoarseMotion,
+    latent: int,
+    count: float,
+    rounds: int,
 ) -> StateMixture:
     """Conformations in `latent` coordinates: `count` times as many as nodes for one coordinate,
     after so many rounds of EM.

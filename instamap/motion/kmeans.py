@@ -37,7 +37,10 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def means(
-    points: Tensor, cluster: Tensor, otherwise: Tensor, weight: Tensor | None = None
+    points: Tensor,
+    cluster: Tensor,
+    otherwise: Tensor,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Means "K L" of the points "n L" by their cluster "n" and weights "n" (None for 1).
 

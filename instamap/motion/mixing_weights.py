@@ -150,7 +150,10 @@ def smooth(
 
 
 def held_out_gain(
-    likelihood: Tensor, place: Tensor, folds: Tensor, stiffness: Sequence[float] = STIFFNESS
+    likelihood: Tensor,
+    place: Tensor,
+    folds: Tensor,
+    stiffness: Sequence[float] = STIFFNESS,
 ) -> Tensor:
     """log p of held-out particles, in nats for all, by the stiffness "S" of the energy that the
     others have.

@@ -60,7 +60,10 @@ def infer(
 
 
 def _infer(
-    particles: ParticleImages, maps: Tensor, z: Tensor, slopes: Sequence[Tensor]
+    particles: ParticleImages,
+    maps: Tensor,
+    z: Tensor,
+    slopes: Sequence[Tensor],
 ) -> Posterior:
     """The posterior of some particles, given the derivatives of V at all conformations."""
     gram, h = particles.normal_equations(maps)

@@ -301,7 +301,12 @@ class Accumulator:
 
 
 def spread(
-    grid: Grid, frames: Tensor, points: Tensor, data: Tensor, power: Tensor, backend: str = "auto"
+    grid: Grid,
+    frames: Tensor,
+    points: Tensor,
+    data: Tensor,
+    power: Tensor,
+    backend: str = "auto",
 ) -> None:
     """Add complex `data` "V P" and real `power` "V P" at the frequencies points @ frames, by the
     backend ("auto", "numba", "triton" or "torch") that is asked for: see `Grid.spread`.

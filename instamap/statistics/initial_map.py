@@ -12,7 +12,10 @@ LEAST_DENSITY = 1e-12
 
 
 def solve(
-    statistics: Statistics, window: Tensor, steps: int = 3, start: Tensor | None = None
+    statistics: Statistics,
+    window: Tensor,
+    steps: int = 3,
+    start: Tensor | None = None,
 ) -> Tensor:
     """A map "D D D" inside `window` "D D D" after a few steps of conjugate gradients on K∗V = b
     from zero, or from the map `start`; empty outside the cube of the statistics.

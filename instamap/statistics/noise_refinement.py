@@ -95,7 +95,10 @@ def _smoothed(spectrum: Tensor, box: int) -> Tensor:
 
 
 def _spectra(
-    particles: Particles, halves: dict[str, Tensor], volumes: list[Tensor], scene: Scene
+    particles: Particles,
+    halves: dict[str, Tensor],
+    volumes: list[Tensor],
+    scene: Scene,
 ) -> Tensor:
     """The power "2 G D//2+1" of all images' residuals of each map, and what white noise of variance
     one would have.

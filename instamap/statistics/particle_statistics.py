@@ -230,7 +230,10 @@ def _in_turn(data: Tensor, power: Tensor, count: int) -> Iterator[tuple[Tensor, 
 
 
 def _weighted_components(
-    plane: FourierPlane, batch: Batch, variance: Tensor, particles: Particles
+    plane: FourierPlane,
+    batch: Batch,
+    variance: Tensor,
+    particles: Particles,
 ) -> tuple[Tensor, Tensor]:
     """The data and power "B P" of a batch of images.
 

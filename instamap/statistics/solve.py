@@ -6,7 +6,10 @@ from torch import Tensor
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], start: Tensor, residual: Tensor, steps: int
+    apply: Callable[[Tensor], Tensor],
+    start: Tensor,
+    residual: Tensor,
+    steps: int,
 ) -> Tensor:
     """x "*" after some steps towards the solution of A x = b, from x = `start` "*".
 

@@ -73,7 +73,11 @@ class Statistics:
 
     @staticmethod
     def from_grid(
-        grid: Grid, pixel_size: float, count: int, weight: float, energy: float
+        grid: Grid,
+        pixel_size: float,
+        count: int,
+        weight: float,
+        energy: float,
     ) -> "Statistics":
         """The statistics of images whose weighted slices were spread on a Fourier grid, which is
         emptied: it takes more memory than anything else.
