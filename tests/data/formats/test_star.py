@@ -313,12 +313,12 @@ def test_without_contrast_transfer(tmp_path, write_star, optics, particle):
         ("rlnAngleRot", "3-D refinement"),
         ("rlnAngleTilt", "3-D refinement"),
         ("rlnAnglePsi", "3-D refinement"),
-        ("rlnDefocusU", "estimate the CTF"),
-        ("rlnDefocusV", "estimate the CTF"),
-        ("rlnDefocusAngle", "estimate the CTF"),
-        ("rlnVoltage", "estimate the CTF"),
-        ("rlnSphericalAberration", "estimate the CTF"),
-        ("rlnAmplitudeContrast", "estimate the CTF"),
+        ("rlnDefocusU", "has the CTF of all images"),
+        ("rlnDefocusV", "has the CTF of all images"),
+        ("rlnDefocusAngle", "has the CTF of all images"),
+        ("rlnVoltage", "has the CTF of all images"),
+        ("rlnSphericalAberration", "has the CTF of all images"),
+        ("rlnAmplitudeContrast", "has the CTF of all images"),
     ],
 )
 def test_missing_column(tmp_path, write_star, optics, particle, column, remedy):
@@ -403,7 +403,7 @@ def test_what_is_no_text(tmp_path, write_stack):
     path = tmp_path / "a.star"
     path.write_bytes(b"\x7fELF\xff\xfe")
     fails(path, "not a STAR file", "not the images")
-    fails(tmp_path, "can't be read")
+    fails(tmp_path, "is a folder", "a.star")
     fails(tmp_path / "none.star", "does not exist")
 
 
