@@ -6,7 +6,7 @@ from support.blobs import seeded
 from torch import Tensor
 
 from instamap.fourier import central_slices
-from instamap.fourier.central_slices import MIN_MAPS_TOGETHER, Spectra, Spectrum
+from instamap.fourier.central_slices import FEWEST_AT_ONCE, Spectra, Spectrum
 from instamap.statistics.fourier_plane import FourierPlane
 
 BOX = 10
@@ -19,7 +19,7 @@ def frames(count: int) -> Tensor:
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["as it comes", "torch"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("count", [1, MIN_MAPS_TOGETHER, 11])
+@pytest.mark.parametrize("count", [1, FEWEST_AT_ONCE, 11])
 def test_slices_of_maps_together_are_those_of_each(count, dtype, compiled, monkeypatch):
     if not compiled:
         monkeypatch.setattr(central_slices, "_numba", lambda: None)
@@ -33,6 +33,6 @@ def test_slices_of_maps_together_are_those_of_each(count, dtype, compiled, monke
 
 
 def test_frequencies_beyond_the_highest_are_refused_of_maps_together():
-    volumes = torch.zeros(MIN_MAPS_TOGETHER, BOX, BOX, BOX)
+    volumes = torch.zeros(FEWEST_AT_ONCE, BOX, BOX, BOX)
     with pytest.raises(ValueError, match="must stay below 5"):
         Spectra(volumes).slices(frames(1), torch.tensor([[BOX / 2, 0.0]]))
