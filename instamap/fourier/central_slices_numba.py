@@ -249,9 +249,7 @@ def gather_many(
             out[start:stop],
         )
 
-    count = torch.get_num_threads()
-    bounds = [len(frames) * i // count for i in range(count + 1)]
-    in_threads(work, bounds)
+    in_threads(work, shares(len(frames)))
     return torch.view_as_complex(values)
 
 

@@ -43,8 +43,7 @@ def beside(motion: CoarseMotion, composition: Composition, moving: CoarseDomains
     for number, region in enumerate(composition.regions):
         ways = [_taken_off(composed, region, number)]
         owner = _owner(places, region)
-        assert composed.domains.occupancy is not None  # it begins with one
-        if owner != FIRST_DOMAIN and composed.domains.occupancy[owner] == ALWAYS:
+        if owner != FIRST_DOMAIN and _occupancy(composed)[owner] == ALWAYS:
             ways.append(_owned(composed, owner, number))
         composed = max(ways, key=lambda one: _log_prob(motion, one))
     size = moving.domains.pixel_size
@@ -62,8 +61,7 @@ def _taken_off(domains: CoarseDomains, region: Tensor, number: int) -> CoarseDom
         torch.cat([before.placement.turn, added.turn.to(before.placement.turn)], 1),
         torch.cat([before.placement.shift, added.shift.to(before.placement.shift)], 1),
     )
-    assert before.occupancy is not None  # some come and go
-    occupancy = torch.cat([before.occupancy, torch.tensor([number])])
+    occupancy = torch.cat([_occupancy(domains), torch.tensor([number])])
     masks = torch.cat([before.masks, (region > 0).to(before.masks)[None]])
     after = replace(before, masks=masks, placement=placement, occupancy=occupancy)
     return CoarseDomains(after, torch.cat([rest, region[None]]))
@@ -71,10 +69,16 @@ def _taken_off(domains: CoarseDomains, region: Tensor, number: int) -> CoarseDom
 
 def _owned(domains: CoarseDomains, owner: int, number: int) -> CoarseDomains:
     """With the domain `owner` as the region: the whole of it comes and goes."""
-    assert domains.domains.occupancy is not None  # some come and go
-    occupancy = domains.domains.occupancy.clone()
+    occupancy = _occupancy(domains).clone()
     occupancy[owner] = number
     return replace(domains, domains=replace(domains.domains, occupancy=occupancy))
+
+
+def _occupancy(domains: CoarseDomains) -> Tensor:
+    """Which region each domain "M" is, `ALWAYS` for none."""
+    occupancy = domains.domains.occupancy
+    assert occupancy is not None  # some come and go
+    return occupancy
 
 
 def _log_prob(motion: CoarseMotion, domains: CoarseDomains) -> float:
@@ -84,8 +88,7 @@ def _log_prob(motion: CoarseMotion, domains: CoarseDomains) -> float:
 
 def _conformations(domains: CoarseDomains, nodes: Tensor) -> Conformations:
     """The conformations at `nodes` "K L" of the motion, with and without each region."""
-    assert domains.domains.occupancy is not None  # some come and go
-    count = int(domains.domains.occupancy.max()) + 1
+    count = int(_occupancy(domains).max()) + 1
     z = with_patterns(nodes, count)
     return Conformations(domains.maps(z.float()), z, count)
 
