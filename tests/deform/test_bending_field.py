@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -192,15 +191,12 @@ def test_displacements_of_material_turn_with_the_frame(seed, turn):
     start = torch.tensor([-0.7])
     end = torch.tensor([0.8])
     own = torch.eye(1), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, 8, 8, 8)
-    one, other = (
-        transport(
-            HalfModel(SimpleNamespace(scene=SCENE, deformation=d, bind=d.bind), *own),
-            at,
-            start,
-            end,
-        )
-        for d, at in ((part, y), (turned(part, turn), y @ turn.T))
-    )
+    scene = replace(SCENE, noise_variance=torch.ones(1, BOX // 2 + 1))
+    model = compose(default_parts("bending-field"), scene, seed=0)
+    model.deformation = part
+    one = transport(HalfModel(model, *own), y, start, end)
+    model.deformation = turned(part, turn)
+    other = transport(HalfModel(model, *own), y @ turn.T, start, end)
     followed = (one[1] < 0.01) & (other[1] < 0.01)
     assert followed.double().mean() > 0.9
     assert (one[0] - y).norm(dim=1).max() > 0.05, "nothing moves: the test is blind"

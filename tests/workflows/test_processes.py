@@ -104,6 +104,30 @@ def test_what_is_wrong_with_the_share_of_another_ends_all(particles, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+LEAVING = """
+import os, torch
+from instamap.workflows import processes
+
+with processes.joined() as both:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.Adam([weight])  # it imports much of torch
+    weight.sum().backward()
+    optimiser.step()
+    both.tell_all("end") if both.leads else both.hear()
+names = [open(f"/proc/self/task/{one}/comm").read() for one in os.listdir("/proc/self/task")]
+assert not any("gloo" in name for name in names), names
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="threads are found in /proc")
+def test_threads_that_connect_processes_end_with_the_connection(tmp_path):
+    """One that is left when Python ends may need Python again, and aborts the program then."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    command = [sys.executable, *TWO, str(tmp_path / "leaving.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are found in /proc")
 def test_a_process_that_is_killed_ends_all(particles, tmp_path):
     """Whenever it dies, the others end, and no folder is left."""

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +16,16 @@ from instamap.simulate import particle_set
 from instamap.workflows import requirements
 from instamap.workflows.requirements import Requirements
 
-PROGRAM = (
-    "import resource, sys; from instamap.cli import main\n"
-    "try:\n    main()\n"
-    "finally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
-)
+# Linux's VmHWM, for what getrusage tells of a program begins at what its parent held.
+PROGRAM = """
+import sys
+from instamap.cli import main
+try:
+    main()
+finally:
+    status = open("/proc/self/status").read()
+    print(status.partition("VmHWM:")[2].split()[0], file=sys.stderr)
+"""
 FACTOR = 1.5
 
 
@@ -38,6 +44,7 @@ def star(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read in /proc")
 def test_memory_is_told_within_a_factor(star, tmp_path):
     words = ["reconstruct", str(star), "-o", str(tmp_path / "out"), "-O", "steps=4"]
     done = subprocess.run(
