@@ -44,7 +44,7 @@ from benchmarks.lib import runs, sets
 from benchmarks.lib.common import environment
 from benchmarks.lib.options import SCORE, parser
 from benchmarks.lib.report import markdown, megabytes, number, save, show, table
-from benchmarks.peers import cryodrgn, recovar
+from benchmarks.peers import cryodrgn
 from instamap.data.formats import star
 from instamap.errors import InstamapError
 from instamap.maps import mrc
@@ -275,30 +275,6 @@ def by_cryodrgn(
     }
 
 
-def by_recovar(options: argparse.Namespace, folder: Path, work: Path) -> dict:
-    """recovar to its end, its coordinates and its maps of states."""
-    truth = labels(folder)
-    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    chosen = spread_out(recipe["states"], options.count)
-    consensus = (options.consensus or work / "consensus") / "map.mrc"
-    try:
-        fit = recovar.fit(options.recovar, folder, work / "recovar", options.components)
-        where = places(fit.latents, truth, chosen, recipe["states"])
-        volumes, run, checks = recovar.maps(options.recovar, fit, where, consensus)
-    except recovar.Failed as failure:
-        return {"failed": str(failure)}
-    angle = truth.double() * math.radians(recipe["amplitude"]) / recipe["states"]
-    note = f"{options.components} components, {fit.run.seconds:.0f} s without maps"
-    return {
-        **(fit.run + run).numbers(),
-        **judge(options, folder, volumes, chosen),
-        **checks,
-        "components": options.components,
-        "angle": angle_error(fit.latents, angle),
-        "note": f"{note}; consensus correlation {checks['correlation']:+.2f}",
-    }
-
-
 def turn(options: argparse.Namespace, folder: Path, work: Path, seed: int) -> list[dict]:
     """All programs on one set, one by one."""
     results = {"instamap": by_motion(options, folder, work, seed)}
@@ -307,8 +283,6 @@ def turn(options: argparse.Namespace, folder: Path, work: Path, seed: int) -> li
     budget = options.budget or results["instamap"].get("seconds")
     if options.cryodrgn and budget:
         results["cryoDRGN"] = by_cryodrgn(options, folder, work, seed, budget)
-    if options.recovar:
-        results["recovar"] = by_recovar(options, folder, work)
     first = seed == options.seeds[0]  # relion_reconstruct draws nothing at random
     if first and options.relion and shutil.which(runs.RELION):
         results["(true labels)"] = by_labels(options, folder, work)
@@ -407,12 +381,6 @@ def chosen_options() -> argparse.Namespace:
         made.add_argument(
             f"--{name}", type=int, default=value, help=f"cryoDRGN: {what}  [default: %(default)s]"
         )
-    made.add_argument(
-        "--recovar", type=Path, metavar="ENV", help="virtual environment with recovar"
-    )
-    made.add_argument(
-        "--components", type=int, default=4, help="recovar: principal ones  [default: %(default)s]"
-    )
     made.add_argument("--learning-rate", type=float, default=1e-3, help="of cryoDRGN")
     made.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     return made.parse_args()
@@ -424,8 +392,6 @@ def main() -> None:
     before = [run for run in (options.fitted, options.consensus) if run is not None]
     if options.cryodrgn and options.fitted and not (options.consensus and options.budget):
         sys.exit("beside --fitted cryoDRGN needs --consensus, and --budget for its time")
-    if options.recovar and options.fitted and not options.consensus:
-        sys.exit("beside --fitted recovar needs --consensus")
     if before and len(options.data) * len(options.seeds) > 1:
         sys.exit("--fitted and --consensus are one run; give one set in --data and one seed")
     folders = [found(folder, options) for folder in options.data]
