@@ -115,7 +115,8 @@ def joined() -> Iterator[Processes | None]:
             f"torchrun has started {processes.count} processes, and this PyTorch was built without"
             " torch.distributed; run instamap without torchrun, or install another build"
         )
-    import torch.distributed.nn  # noqa: F401  # it keeps a group that is there when it is imported
+    # Before there is a group: it keeps the one that is there when it is imported, as Adam does.
+    import torch.distributed.nn  # noqa: F401
 
     with _noticed(processes):
         distributed.init_process_group("gloo", timeout=FIRST_WAIT)

@@ -40,7 +40,12 @@ def particles(tmp_path):
 
 def by_two(*words) -> subprocess.CompletedProcess:
     """What two processes of `instamap` with these words do."""
-    command = [sys.executable, *TWO, "-m", "instamap", *map(str, words)]
+    return two_of("-m", "instamap", *words)
+
+
+def two_of(*program) -> subprocess.CompletedProcess:
+    """What two processes of a program do, with the words that torchrun is given for it."""
+    command = [sys.executable, *TWO, *map(str, program)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, capture_output=True, text=True, timeout=LONGEST, env=environment, check=False
@@ -123,8 +128,7 @@ assert not any("gloo" in name for name in names), names
 def test_threads_that_connect_processes_end_with_the_connection(tmp_path):
     """One that is left when Python ends may need Python again, and aborts the program then."""
     (tmp_path / "leaving.py").write_text(LEAVING)
-    command = [sys.executable, *TWO, str(tmp_path / "leaving.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
+    done = two_of(tmp_path / "leaving.py")
     assert done.returncode == 0, done.stderr
 
 
