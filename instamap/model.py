@@ -288,10 +288,11 @@ class Model(nn.Module):
         values = self.density(x[inside][None], z)[0]
         return torch.zeros_like(x[..., 0]).masked_scatter(inside, values)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self, sampled: bool = False) -> list[dict[str, Any]]:
         """The parameters of each part that learns, with its kind ("part") and learning rate.
 
-        Raises CompositionError for a part that learns and has no learning rate.
+        sampled: whether each step sees a part of the images, in whose noise a representation may
+        need smaller steps. Raises CompositionError for a part that learns and has no learning rate.
         """
         parts = (self.representation, self.deformation, self.forward_operator, self.likelihood)
         groups = []
@@ -300,7 +301,10 @@ class Model(nn.Module):
             if kind == "representation":
                 own += list(self.bound.parameters())
             if own:
-                groups.append({"params": own, "lr": _learning_rate(part), "part": kind})
+                rate = _learning_rate(part)
+                if sampled and isinstance(part, Representation):
+                    rate *= part.options.sampled
+                groups.append({"params": own, "lr": rate, "part": kind})
         return groups
 
 

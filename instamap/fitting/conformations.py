@@ -52,6 +52,7 @@ class Conformations(ModelAverage):
     """
 
     needs: ClassVar[Literal["conformations"]] = "conformations"
+    samples: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):

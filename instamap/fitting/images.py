@@ -27,6 +27,7 @@ class MiniBatches(ModelAverage):
     """
 
     needs: ClassVar[Literal["images"]] = "images"
+    samples: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):

@@ -17,6 +17,9 @@ from instamap.model import Model
 from instamap.progress import SILENT, Evaluation, Progress
 
 FALSE_POSITIVE_RATE = 0.01  # probability, at most, that noise alone is taken for a signal
+# In the average of the first n steps, step t counts in proportion to about t to this power: the
+# first ones are far from where the fit is by then. Source: Shamir & Zhang, ICML 2013.
+RECENCY = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class _Fit:
         self.objective = objective
         self.stages = stages
         self.generator = generator
-        self.optimiser = torch.optim.Adam(model.parameter_groups(), fused=True)
+        self.optimiser = torch.optim.Adam(model.parameter_groups(objective.samples), fused=True)
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.evaluations: list[Evaluation] = []
         self.position = Position()
@@ -165,7 +168,7 @@ class _Fit:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        start_up = 1 - 1 / self.position.step
+        start_up = (self.position.step - 1) / (self.position.step + RECENCY)
         decay = min(self.objective.options.average, start_up)
         self.objective.follow(self.model, decay)
         return float(loss.detach())

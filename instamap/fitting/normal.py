@@ -28,6 +28,12 @@ class NormalEquations(Objective):
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
+        patience: int = option(
+            2, "evaluations without improvement after which the fit stops", low=1
+        )
+        average: float = option(
+            0.97, "decay per step of the running average that is kept", low=0.0, high=0.9999
+        )
         tolerance: float = option(
             0.0003,
             "share of the gain that counts as improvement within the patience",

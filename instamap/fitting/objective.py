@@ -124,13 +124,14 @@ class Objective(ABC):
     average of the fit.
 
     needs: the data that it is made with: "images" (ImageData), "statistics" (StatisticsData) or
-    "conformations" (ConformationData). jitter: factor of all random displacements, which the stage
-    of a fit sets. An objective lives on the device of the model that it was made with, until `to`
-    moves it.
+    "conformations" (ConformationData). samples: whether a step sees a part of the data only, and
+    its gradient is noisy. jitter: factor of all random displacements, which the stage of a fit
+    sets. An objective lives on the device of the model that it was made with, until `to` moves it.
     """
 
     Options: Any = ObjectiveOptions
     needs: ClassVar[Literal["images", "statistics", "conformations"]]
+    samples: ClassVar[bool] = False
 
     @classmethod
     def reason_against(cls, parts: dict[str, type]) -> str | None:

@@ -61,6 +61,9 @@ class RepresentationOptions(Options):
         " at all",
     )
     learning_rate: float = option(1e-2, "step size of Adam for this part", low=0.0)
+    sampled: float = option(
+        1.0, "factor of the step size where each step sees a part of the images", low=0.0
+    )
     total_variation: float = option(
         0.0, "weight of the density's mean change over a voxel, in units of its scale", low=0.0
     )

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from instamap.geometry import compiled
+
 # Points at once: larger temporaries cost page faults on CPUs, two to five times the arithmetic.
 POINTS_AT_ONCE = 16384
 CHUNKS_KEPT = 16  # whose hidden layers are kept for the gradient
@@ -24,12 +26,18 @@ def decoder(inputs: int, width: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*layers, last)
 
 
-def in_chunks(network: nn.Module, features: Tensor) -> Tensor:
-    """The network's outputs "n 1" for features "n F", a chunk at a time.
+def in_chunks(network: nn.Sequential, features: Tensor) -> Tensor:
+    """The network's outputs "n 1" for features "n F": compiled where there is a kernel for it, else
+    a chunk at a time.
 
     Of many chunks the hidden layers are computed again for the gradient, at a fifth more time: kept
     they would take half a kilobyte a point.
     """
+    if compiled.usable():
+        from instamap.representations import decoder_numba  # here, since numba may be missing
+
+        if decoder_numba.fits(network, features):
+            return decoder_numba.decode(network, features)
     chunks = features.split(POINTS_AT_ONCE)
     if len(chunks) <= CHUNKS_KEPT or not torch.is_grad_enabled():
         outputs = [network(chunk) for chunk in chunks]

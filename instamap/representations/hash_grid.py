@@ -46,9 +46,12 @@ class HashGrid(Representation):
         interpolation: Literal["linear", "smoothstep"] = option(
             "linear", "within a cell; smoothstep has no kinks"
         )
-        width: int = option(32, "units of a hidden layer of the decoder", low=1)
-        depth: int = option(2, "hidden layers of the decoder, 0 makes it linear", low=0, high=8)
-        learning_rate: float = option(3e-2, "step size of Adam for this part", low=0.0)
+        width: int = option(16, "units of a hidden layer of the decoder", low=1)
+        depth: int = option(1, "hidden layers of the decoder, 0 makes it linear", low=0, high=8)
+        learning_rate: float = option(0.2, "step size of Adam for this part", low=0.0)
+        sampled: float = option(
+            0.15, "factor of the step size where each step sees a part of the images", low=0.0
+        )
 
     # Features at birth are uniform between its opposite and this.
     INITIAL_FEATURE = 1e-4
