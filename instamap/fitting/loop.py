@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from instamap.fitting import denormals
 from instamap.fitting.checkpoint import Checkpoint, Checkpoints, Fitted, KeptFit, Position
 from instamap.fitting.objective import Objective, ObjectiveOptions
 from instamap.fitting.stage import Stage
@@ -85,15 +86,16 @@ def optimise(
         for evaluation in earlier.evaluations:
             progress.evaluated(name, evaluation, fit.steps_at_most)
     model.train()
-    while not fit.finished:
-        if not fit.advance():
-            continue
-        progress.evaluated(name, fit.evaluations[-1], fit.steps_at_most)
-        fit.react()
-        if checkpoints is not None:
-            checkpoints.save(name, fit.checkpoint())
-        if kept.due or fit.finished:
-            kept.save(fit.checkpoint())
+    with denormals.flushed():
+        while not fit.finished:
+            if not fit.advance():
+                continue
+            progress.evaluated(name, fit.evaluations[-1], fit.steps_at_most)
+            fit.react()
+            if checkpoints is not None:
+                checkpoints.save(name, fit.checkpoint())
+            if kept.due or fit.finished:
+                kept.save(fit.checkpoint())
     model.eval()
     return fit.result()
 

@@ -26,7 +26,9 @@ GROUP = 4  # features or units that a loop over points takes together
 # 2^f for f in -½..½, by Taylor: the next term is below float32's rounding.
 _POWERS = tuple(math.log(2) ** k / math.factorial(k) for k in range(8))
 _ROUNDING = 1.5 * 2.0**23  # added to a float32, it leaves the nearest whole number in the last bits
-_LARGEST = 126.0  # power of two that float32 holds with its opposite
+# Powers of two beyond which the sigmoid is 0 or 1 to 1e-12. Smaller ones would make numbers below
+# float32's smallest normal one, on which processors take a hundred times as long.
+_LARGEST = 40.0
 _FLAGS = {"nsz", "arcp", "contract", "reassoc"}  # numbers that are not finite stay so
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 
