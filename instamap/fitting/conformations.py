@@ -14,6 +14,7 @@ from instamap.geometry import draws
 from instamap.model import Model
 from instamap.parts import ContinuousDeformation, DiscreteDeformation, GaussianLikelihood
 from instamap.plugin.options import option
+from instamap.statistics.quadratic import Quadratic
 from instamap.statistics.statistics import Statistics
 
 LEAST_WEIGHT = 1e-9  # of particles, by which a sum is divided
@@ -84,11 +85,11 @@ class Conformations(ModelAverage):
         self.lattice = Lattice(model, data.fitted[0].cube)
         self.cell = model.scene.pixel_size * options.jitter
         self.z = data.z.to(self.device)
-        self.fitted_statistics = [self._cropped(statistics) for statistics in data.fitted]
-        self.held_out_statistics = [self._cropped(statistics) for statistics in data.held_out]
+        self.fitted = self._losses(data.fitted)
+        self.held_out_images = self._losses(data.held_out)
 
-    def _cropped(self, statistics: Statistics) -> Statistics:
-        return statistics.crop(self.lattice.cube).to(self.device)
+    def _losses(self, statistics: list[Statistics]) -> list[Quadratic]:
+        return [each.within(self.lattice.block).to(self.device) for each in statistics]
 
     def __call__(self, model: Model, generator: torch.Generator) -> Tensor:
         order = draws.permutation(len(self.z), generator)
@@ -99,24 +100,22 @@ class Conformations(ModelAverage):
             volume = self.lattice.raster(
                 model, self.z[k : k + 1], cell=self.cell * self.jitter, generator=generator
             )
-            loss = loss + self.fitted_statistics[k].loss(volume)
-            weight += self.fitted_statistics[k].weight
+            loss = loss + self.fitted[k](volume)
+            weight += self.data.fitted[k].weight
         return loss / max(weight, LEAST_WEIGHT) + self.regulariser(model, self.z[chosen], generator)
 
     @torch.no_grad()
     def held_out(self) -> float:
         gain = 0.0
-        weight = 0.0
-        for statistics, z in zip(self.held_out_statistics, self.z, strict=True):
+        for loss, z in zip(self.held_out_images, self.z, strict=True):
             volume = self.lattice.raster(self.average, z[None])
-            gain -= float(statistics.loss(volume))
-            weight += statistics.weight
-        return gain / max(weight, LEAST_WEIGHT)
+            gain -= float(loss(volume))
+        return gain / max(self.data.held_out_weight, LEAST_WEIGHT)
 
     def to(self, device: torch.device | str) -> Self:
         super().to(device)
         self.lattice.to(device)
         self.z = self.z.to(device)
-        self.fitted_statistics = [each.to(device) for each in self.fitted_statistics]
-        self.held_out_statistics = [each.to(device) for each in self.held_out_statistics]
+        self.fitted = [each.to(device) for each in self.fitted]
+        self.held_out_images = [each.to(device) for each in self.held_out_images]
         return self

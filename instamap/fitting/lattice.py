@@ -1,11 +1,12 @@
 """Where a field is rasterised: the voxels that the mask and the jitter can reach, in the smallest
-cube that holds them.
+block that holds them.
 """
 
 import torch
 from torch import Tensor, nn
 
 from instamap.geometry import draws, grids
+from instamap.geometry.block import Block
 from instamap.geometry.cube import Cube
 from instamap.geometry.sampling import dilate
 from instamap.model import Model
@@ -15,8 +16,8 @@ class Lattice(nn.Module):
     """The voxels inside the mask of a model's scene, and those next to them, for jitter may step
     back in.
 
-    within: the cube outside which nothing is known; None for the whole box. cube: that which holds
-    them. reached "n n n": which of its voxels they are. centres "P 3": their positions in Å.
+    within: the cube outside which nothing is known; None for the whole box. block: that which holds
+    them. reached "nz ny nx": which of its voxels they are. centres "P 3": their positions in Å.
     """
 
     reached: Tensor
@@ -29,9 +30,10 @@ class Lattice(nn.Module):
         axis = grids.axis(scene.box, scene.pixel_size).to(device)
         with torch.no_grad():
             reached = dilate(_window(model, axis))
-        self.cube = Cube.around(reached, within)
-        reached = self.cube.of(reached)
-        z, y, x = reached.nonzero().T + self.cube.low
+        self.block = Block.around(reached, within)
+        reached = self.block.of(reached)
+        low = torch.tensor(self.block.low, device=device)
+        z, y, x = (reached.nonzero() + low).T
         centres = torch.stack([axis[x], axis[y], axis[z]], 1)
         self.register_buffer("reached", reached, persistent=False)
         self.register_buffer("centres", centres, persistent=False)
@@ -45,7 +47,7 @@ class Lattice(nn.Module):
         points: int = 1,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The density on the cube, of the common map or a particle with coordinates z "1 L", at
+        """The density on the block, of the common map or a particle with coordinates z "1 L", at
         centres moved by up to ±½ `cell` (Å).
 
         points: along each axis of the cell, which is then a lattice of so many smaller ones with a

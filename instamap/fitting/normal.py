@@ -77,10 +77,8 @@ class NormalEquations(Objective):
         self.lattice = Lattice(model, data.fitted.cube)
         self.cell = model.scene.pixel_size * options.jitter
         self.widened = False
-        fitted = data.fitted.crop(self.lattice.cube)
-        held_out = data.held_out.crop(self.lattice.cube)
-        self.fitted_statistics = fitted.to(self.device)
-        self.held_out_statistics = held_out.to(self.device)
+        self.fitted = data.fitted.within(self.lattice.block).to(self.device)
+        self.held_out_images = data.held_out.within(self.lattice.block).to(self.device)
         self.average = torch.zeros(self.lattice.reached.shape, device=self.device)
         self._now = self.average
 
@@ -92,7 +90,7 @@ class NormalEquations(Objective):
             generator=generator,
         )
         self._now = volume.detach()
-        loss = self.fitted_statistics.loss(volume) / self.fitted_statistics.weight
+        loss = self.fitted(volume) / self.data.fitted.weight
         cost = self.regulariser(model, None, generator)
         return loss + cost
 
@@ -100,8 +98,8 @@ class NormalEquations(Objective):
         self.average.lerp_(self._now, 1 - decay)
 
     def held_out(self) -> float:
-        loss = self.held_out_statistics.loss(self.average)
-        return -float(loss) / self.held_out_statistics.weight
+        loss = self.held_out_images(self.average)
+        return -float(loss) / self.data.held_out.weight
 
     def retry(self) -> bool:
         if self.widened or self.options.widen == 1:
@@ -111,7 +109,7 @@ class NormalEquations(Objective):
         return True
 
     def map(self) -> Tensor:
-        return self.lattice.cube.whole_map(self.average)
+        return self.lattice.block.whole_map(self.average)
 
     def average_state(self) -> Tensor:
         return self.average.clone()
@@ -130,8 +128,8 @@ class NormalEquations(Objective):
     def to(self, device: torch.device | str) -> Self:
         super().to(device)
         self.lattice.to(device)
-        self.fitted_statistics = self.fitted_statistics.to(device)
-        self.held_out_statistics = self.held_out_statistics.to(device)
+        self.fitted = self.fitted.to(device)
+        self.held_out_images = self.held_out_images.to(device)
         self.average = self.average.to(device)
         self._now = self._now.to(device)
         return self

@@ -17,7 +17,6 @@ which leaves out that circle itself and so the row and the column -D/2 of an eve
 infinite variance does not count.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,13 @@ from torch import Tensor
 
 from instamap.errors import DataError
 from instamap.fourier.gridding import Grid
+from instamap.geometry.block import Block
 from instamap.geometry.cube import Cube
+from instamap.statistics.quadratic import Quadratic, curvature, real_transform
 from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
 VERSION = 3  # of the files
 TENSORS = ("b", "kernel")
-NUMBERS_AT_ONCE = 1 << 18  # that are transformed together
 SAME_PIXEL_SIZE = 1e-4  # relative difference that is mere rounding
 
 
@@ -85,7 +85,7 @@ class Statistics:
         b = grid.data_lattice()
         lattice = grid.power_lattice()
         grid.clear()
-        kernel = _real_transform(lattice)
+        kernel = real_transform(lattice)
         return Statistics(grid.cube, pixel_size, b, kernel, count, weight, energy)
 
     @property
@@ -129,17 +129,19 @@ class Statistics:
         """
         if cube == self.cube:
             return self
-        inside = self.cube.slices_of(cube)
-        n = cube.edge
-        size = 2 * self.edge
-        lattice = torch.fft.irfftn(self.kernel, s=(size, size, size))
-        place = torch.arange(-n, n, device=lattice.device)
-        near = torch.fft.ifftshift(place) % size
-        for axis in range(3):
-            lattice = lattice.index_select(axis, near)
-        kernel = _real_transform(lattice)
-        b = self.b[inside]
-        return replace(self, cube=cube, b=b.contiguous(), kernel=kernel)
+        part = self.within(Block.of_cube(cube))
+        return replace(self, cube=cube, b=part.b, kernel=part.kernel)
+
+    def within(self, block: Block) -> Quadratic:
+        """The loss of maps that are zero outside a block, whose sides may differ. Raises ValueError
+        for a block that is not inside the cube.
+        """
+        return self.quadratic.crop(block.slices_in(self.cube))
+
+    @property
+    def quadratic(self) -> Quadratic:
+        """The loss of maps of the cube."""
+        return Quadratic(self.b, self.kernel)
 
     def to(self, *args: Any) -> "Statistics":
         """A copy of another dtype or on another device: see Tensor.to."""
@@ -149,17 +151,13 @@ class Statistics:
 
     def apply(self, volume: Tensor) -> Tensor:
         """K∗V "n n n" of a map V "n n n": the Hessian of the loss times V, differentiable."""
-        curved: Tensor = _Curvature.apply(volume, self.kernel)
-        return curved
+        return curvature(volume, self.kernel)
 
     def loss(self, volume: Tensor) -> Tensor:
         """½⟨V, K∗V⟩ - ⟨b, V⟩, a float64 scalar: -log p (nats, whole set) of a map "n n n" less that
         of the empty map.
-
-        Its gradient K∗V - b comes from the same pair of FFTs.
         """
-        loss: Tensor = _Loss.apply(volume, self)
-        return loss
+        return self.quadratic(volume)
 
     def save(self, path: str | Path) -> None:
         """Write to a .npz file with a checksum, whole or not at all. Raises OutputError where the
@@ -237,87 +235,4 @@ def kernel_of(grid: Grid, number: int = 0) -> Tensor:
     """The transform "2n 2n n+1" of the kernel K of one of the sums of power on a grid, by its
     number from 0.
     """
-    return _real_transform(grid.power_lattice(number))
-
-
-def _real_transform(lattice: Tensor) -> Tensor:
-    """The Fourier transform (rfftn) of a lattice that is real and even about its first number."""
-    m = len(lattice)
-    spectrum = _planes(lattice, m)
-    kernel = torch.empty(spectrum.shape, dtype=lattice.dtype, device=lattice.device)
-    for rows in _at_once(m, spectrum[:, 0].numel()):
-        waves = torch.fft.fft(spectrum[:, rows], dim=0)
-        kernel[:, rows] = waves.real
-    return kernel
-
-
-def _planes(volume: Tensor, m: int) -> Tensor:
-    """The transforms "n m m//2+1" of a volume's planes, padded to m numbers an edge."""
-    n = len(volume)
-    dtype = torch.promote_types(volume.dtype, torch.complex64)
-    spectrum = torch.empty(n, m, m // 2 + 1, dtype=dtype, device=volume.device)
-    for planes in _at_once(n, m * m):
-        spectrum[planes] = torch.fft.rfft2(volume[planes].contiguous(), s=(m, m))
-    return spectrum
-
-
-def _convolved(volume: Tensor, kernel: Tensor) -> Tensor:
-    """K∗V "n n n". z apart, as the planes of padding need no other axis; a part of the axes at
-    once, so that little more than one spectrum is in memory.
-    """
-    n = len(volume)
-    m = 2 * n
-    spectrum = _planes(volume, m)
-    for rows in _at_once(m, m * (n + 1)):
-        waves = torch.fft.fft(spectrum[:, rows], n=m, dim=0)
-        waves *= kernel[:, rows]
-        spectrum[:, rows] = torch.fft.ifft(waves, dim=0)[:n]
-    curved = torch.empty_like(volume)
-    for planes in _at_once(n, m * m):
-        curved[planes] = torch.fft.irfft2(spectrum[planes], s=(m, m))[:, :n, :n]
-    return curved
-
-
-def _at_once(count: int, numbers: int) -> Iterator[slice]:
-    """Slices of `count` pieces of so many numbers that are transformed together."""
-    size = max(1, NUMBERS_AT_ONCE // numbers)
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
-
-
-class _Curvature(torch.autograd.Function):
-    """K∗V; its gradient is of the same kind, as K is symmetric."""
-
-    @staticmethod
-    def forward(ctx: Any, volume: Tensor, kernel: Tensor) -> Tensor:
-        ctx.save_for_backward(kernel)
-        return _convolved(volume, kernel)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        (kernel,) = ctx.saved_tensors
-        gradient: Tensor = _Curvature.apply(upstream.contiguous(), kernel)
-        return gradient, None
-
-
-class _Loss(torch.autograd.Function):
-    """The loss of a map and, from the same pair of FFTs, its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, volume: Tensor, statistics: Statistics) -> Tensor:
-        curved = statistics.apply(volume)
-        losses = []
-        for planes in _at_once(len(volume), volume[0].numel()):
-            b = statistics.b[planes]
-            terms = volume[planes] * (0.5 * curved[planes] - b)
-            losses.append(terms.sum(dtype=torch.float64))  # float32 would lose a nat in a million
-            curved[planes] -= b
-        ctx.save_for_backward(curved)
-        return torch.stack(losses).sum()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        factor = upstream.to(gradient.dtype)
-        return factor * gradient, None
+    return real_transform(grid.power_lattice(number))

@@ -70,9 +70,9 @@ class SharesItsAverage(NormalEquations):
 
 class LeavesStatisticsBehind(NormalEquations):
     def to(self, device):
-        statistics = self.fitted_statistics
+        fitted = self.fitted
         super().to(device)
-        self.fitted_statistics = statistics
+        self.fitted = fitted
         return self
 
 
@@ -82,7 +82,7 @@ class MakesTensorsOnTheCpu(NormalEquations):
         return super().__call__(model, generator) + (weights * self.line()).sum()
 
     def line(self):
-        return self.lattice.cube.whole_map(self.average)[0, 0]
+        return self.lattice.block.whole_map(self.average)[0, 0]
 
 
 STATE = "state_dict_holds_all_that_changes"
