@@ -16,7 +16,7 @@ from instamap.errors import DataError
 from instamap.progress import Evaluation
 from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
-VERSION = 2  # of the files
+VERSION = 3  # of the files
 AGAIN = "begin the fit anew (without --resume)"
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 

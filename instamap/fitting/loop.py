@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from instamap.fitting import denormals
+from instamap.fitting.adam import Adam
 from instamap.fitting.checkpoint import Checkpoint, Checkpoints, Fitted, KeptFit, Position
 from instamap.fitting.objective import Objective, ObjectiveOptions
 from instamap.fitting.stage import Stage
@@ -114,7 +115,7 @@ class _Fit:
         self.objective = objective
         self.stages = stages
         self.generator = generator
-        self.optimiser = torch.optim.Adam(model.parameter_groups(objective.samples), fused=True)
+        self.optimiser = Adam(model.parameter_groups(objective.samples))
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.evaluations: list[Evaluation] = []
         self.position = Position()
@@ -167,7 +168,7 @@ class _Fit:
                 parameter.requires_grad_(stage.factor(part) > 0)
         self.objective.jitter = stage.jitter_at(step, steps)
         loss = self.objective(self.model, self.generator)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
         start_up = (self.position.step - 1) / (self.position.step + RECENCY)
@@ -249,8 +250,7 @@ class _Fit:
         self.evaluations = list(checkpoint.evaluations)
         self.best = checkpoint.best
         self.model.load_state_dict(checkpoint.model)
-        optimiser = copy.deepcopy(checkpoint.optimiser)
-        self.optimiser.load_state_dict(optimiser)
+        self.optimiser.load_state_dict(checkpoint.optimiser)
         self.objective.load_state_dict(checkpoint.objective)
         self.generator.set_state(checkpoint.generator)
         self._start = time.monotonic() - checkpoint.position.seconds

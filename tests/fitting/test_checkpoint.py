@@ -73,7 +73,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path.write_bytes(whole)
     arrays = read_npz(path)
     write_npz(path, arrays | {"version": np.array(99)})
-    with pytest.raises(DataError, match="does not hold a checkpoint of version 2"):
+    with pytest.raises(DataError, match="does not hold a checkpoint of version 3"):
         Checkpoint.load(path)
     for text in ("[" * 10000, "{}", '{"dict": [["position", {"array": 99}]]}', "1e999"):
         write_npz(path, arrays | {"structure": np.array(text)})
