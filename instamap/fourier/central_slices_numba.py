@@ -6,14 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instamap.fourier.kaiser_bessel import WIDTH, taps
+from instamap.fourier.kaiser_bessel import WIDTH
 from instamap.fourier.kaiser_bessel_numba import (
     LANES,
     REACH,
+    WEIGHTS,
     add_row,
     axis_weights,
     locate,
     sum_rows,
+    weight_table,
 )
 from instamap.fourier.threads import in_threads, shares
 from instamap.geometry.compiled import jit
@@ -37,9 +39,9 @@ def _gather(
     cells: flat, real and imaginary in turn. The numbers of WIDTH cells come in rows of LANES; the
     last are idle.
     """
-    wx = np.empty(WIDTH, np.float32)
-    wy = np.empty(WIDTH, np.float32)
-    wz = np.empty(WIDTH, np.float32)
+    wx = np.empty(WEIGHTS, np.float32)
+    wy = np.empty(WEIGHTS, np.float32)
+    wz = np.empty(WEIGHTS, np.float32)
     row = np.empty(LANES, np.float32)
     for view in range(frames.shape[0]):
         frame = frames[view]
@@ -88,9 +90,9 @@ def _gather_many(
     """Writes the values "V C P 2" of `out`, of so many `maps` whose numbers lie side by side in
     each cell.
     """
-    wx = np.empty(WIDTH, np.float32)
-    wy = np.empty(WIDTH, np.float32)
-    wz = np.empty(WIDTH, np.float32)
+    wx = np.empty(WEIGHTS, np.float32)
+    wy = np.empty(WEIGHTS, np.float32)
+    wz = np.empty(WEIGHTS, np.float32)
     factors = np.empty(WIDTH * WIDTH, np.float32)
     numbers = _U(2) * maps
     vectors = (_U(WIDTH) * numbers + _U(LANES - 1)) // _U(LANES)
@@ -143,9 +145,9 @@ def _scatter(
     """Adds to planes low ≤ z < high alone. Idle lanes add zeros: to the next row at most, not to
     another plane, whose corner is empty.
     """
-    wx = np.empty(WIDTH, np.float32)
-    wy = np.empty(WIDTH, np.float32)
-    wz = np.empty(WIDTH, np.float32)
+    wx = np.empty(WEIGHTS, np.float32)
+    wy = np.empty(WEIGHTS, np.float32)
+    wz = np.empty(WEIGHTS, np.float32)
     row = np.zeros(LANES, np.float32)
     for view in range(frames.shape[0]):
         frame = frames[view]
@@ -194,7 +196,7 @@ def gather(
     cells = flat.numpy()
     axes = _array(frames)
     points = _array(plane)
-    table = taps().float().numpy()
+    table = weight_table()
     sheet = np.float32(half) + REACH
     edge = np.uintp(grid.shape[1])
     width = np.uintp(grid.shape[2])
@@ -230,7 +232,7 @@ def gather_many(
     flat = cells.view(-1).numpy()
     axes = _array(frames)
     points = _array(plane)
-    table = taps().float().numpy()
+    table = weight_table()
     sheet = np.float32(half) + REACH
     edge, width, maps = (np.uintp(number) for number in cells.shape[1:4])
     values = torch.empty(len(frames), cells.shape[3], len(plane), 2)
@@ -268,7 +270,7 @@ def scatter(
     points = _array(plane)
     single = values.detach().to(torch.complex64)
     pairs = torch.view_as_real(single.resolve_conj().contiguous()).numpy()
-    table = taps().float().numpy()
+    table = weight_table()
     sheet = np.float32(half) + REACH
     edge = np.uintp(grid.shape[1])
     width = np.uintp(grid.shape[2])

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from instamap.fourier.gridding import Grid
-from instamap.fourier.kaiser_bessel import WIDTH, taps
-from instamap.fourier.kaiser_bessel_numba import LANES, REACH, add_row, axis_weights, locate
+from instamap.fourier.kaiser_bessel import WIDTH
+from instamap.fourier.kaiser_bessel_numba import (
+    LANES,
+    REACH,
+    WEIGHTS,
+    add_row,
+    axis_weights,
+    locate,
+    weight_table,
+    write_row,
+)
 from instamap.fourier.threads import in_threads
 from instamap.geometry.compiled import jit
 
@@ -23,18 +32,16 @@ _U = np.uintp  # unsigned indices: numba would test signed ones for counting fro
 
 
 @jit()  # without fastmath: both passes must find each point in the same tile, to the last bit
-def _sort(
+def _count(
     edge: int,
     half: int,
     frames: np.ndarray,
     plane: np.ndarray,
-    data: np.ndarray,
-    power: np.ndarray,
     low: int,
     high: int,
 ) -> np.ndarray:
-    """The points that reach planes low ≤ z < high as rows (x, y, z, three values, the number of the
-    view), tile by tile; in a tile in their own order.
+    """Where each tile begins among the points that reach planes low ≤ z < high, tile by tile; at
+    the end how many these are.
     """
     sheet = np.float32(half) + REACH
     across = edge // TILE + 1
@@ -51,9 +58,27 @@ def _sort(
                 sheet_tile = cz // TILE
                 tile = sheet_tile * across + cy // TILE
                 begin[_U(tile + 1)] += 1
-    begin = np.cumsum(begin)
-    count = begin[-1]
-    points = np.empty((count, ROW), np.float32)
+    return np.cumsum(begin)
+
+
+@jit()
+def _sort(
+    edge: int,
+    half: int,
+    frames: np.ndarray,
+    plane: np.ndarray,
+    data: np.ndarray,
+    power: np.ndarray,
+    low: int,
+    high: int,
+    begin: np.ndarray,
+    points: np.ndarray,
+) -> None:
+    """Writes the points that reach planes low ≤ z < high as rows (x, y, z, three values, the number
+    of the view), tile by tile; in a tile in their own order.
+    """
+    sheet = np.float32(half) + REACH
+    across = edge // TILE + 1
     for view in range(frames.shape[0]):
         frame = frames[view]
         for p in range(plane.shape[0]):
@@ -74,7 +99,6 @@ def _sort(
                 point[4] = value.imag * sign
                 point[5] = power[view, p]
                 point[6] = view
-    return points
 
 
 @jit(fastmath=True)
@@ -88,30 +112,22 @@ def _add_points(
     high: int,
 ) -> None:
     """Spread points onto the planes low ≤ z < high of the flat `cells`."""
-    wx = np.empty(WIDTH, np.float32)
-    wy = np.empty(WIDTH, np.float32)
-    wz = np.empty(WIDTH, np.float32)
+    wx = np.empty(WEIGHTS, np.float32)
+    wy = np.empty(WEIGHTS, np.float32)
+    wz = np.empty(WEIGHTS, np.float32)
     row = np.zeros(LANES, np.float32)  # three numbers for each of five cells, and one idle
     line = _U(width * 3)
     for p in range(_U(points.shape[0])):
         x = points[p, 0]
         y = points[p, 1]
         z = points[p, 2]
-        real = points[p, 3]
-        imaginary = points[p, 4]
-        power = points[p, 5]
         cx = int(x)
         cy = int(y)
         cz = int(z)
         axis_weights(table, x, cx, wx)
         axis_weights(table, y, cy, wy)
         axis_weights(table, z, cz, wz)
-        for j in range(_U(WIDTH)):
-            place = _U(3) * j
-            weight = wx[j]
-            row[place] = weight * real
-            row[place + _U(1)] = weight * imaginary
-            row[place + _U(2)] = weight * power
+        write_row(row, wx, points[p, 3], points[p, 4], points[p, 5])
         first = max(cz, low)
         last = min(cz + WIDTH, high)
         for k in range(first, last):
@@ -142,9 +158,9 @@ def _add_weighted(
 
     Idle lanes add zeros to the next row at most.
     """
-    wx = np.empty(WIDTH, np.float32)
-    wy = np.empty(WIDTH, np.float32)
-    wz = np.empty(WIDTH, np.float32)
+    wx = np.empty(WEIGHTS, np.float32)
+    wy = np.empty(WEIGHTS, np.float32)
+    wz = np.empty(WEIGHTS, np.float32)
     of_data = _U(data_weights.shape[1])
     of_power = _U(power_weights.shape[1])
     channels = _U(2) * of_data + of_power
@@ -203,7 +219,7 @@ def spread(
     """
     edge, width = grid.cells.shape[1:3]
     cells = grid.cells.view(-1).numpy()
-    table = _array(taps(), torch.float32)
+    table = weight_table()
 
     def add(points: np.ndarray, low: int, high: int) -> None:
         _add_points(cells, edge, width, table, points, low, high)
@@ -228,7 +244,7 @@ def spread_weighted(
     """
     edge, width = grid.cells.shape[1:3]
     cells = grid.cells.view(-1).numpy()
-    table = _array(taps(), torch.float32)
+    table = weight_table()
     of_data = _array(data_weights, torch.float32)
     of_power = _array(power_weights, torch.float32)
 
@@ -256,7 +272,10 @@ def _in_stacks(
     powers = _array(power, torch.float32)
 
     def work(low: int, high: int) -> None:
-        add(_sort(edge, half, axes, positions, values, powers, low, high), low, high)
+        begin = _count(edge, half, axes, positions, low, high)
+        points = torch.empty(int(begin[-1]), ROW).numpy()  # in torch's memory, of larger pages
+        _sort(edge, half, axes, positions, values, powers, low, high, begin, points)
+        add(points, low, high)
 
     bounds = _shares(grid, frames, plane, torch.get_num_threads())
     in_threads(work, bounds)

@@ -5,15 +5,17 @@
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from instamap.fourier.kaiser_bessel import FIRST_CELL, STEPS, WIDTH
+from instamap.fourier.kaiser_bessel import FIRST_CELL, STEPS, WIDTH, taps
 from instamap.geometry.compiled import jit
 
 REACH = np.float32(FIRST_CELL)
 LANES = 16  # numbers that one vector operation adds
+WEIGHTS = 8  # numbers of the weights along an axis: WIDTH of them, and zeros
 BYTES = 4  # of a float32
 FAST = ["fast"]  # sums may be done in any order
 FUSED = ["contract"]  # a product and a sum may be one operation
@@ -48,6 +50,50 @@ def locate(
     )
 
 
+def weight_table() -> np.ndarray:
+    """`kaiser_bessel.taps` with rows of WEIGHTS numbers, those that are added zero."""
+    table = taps().float()
+    return torch.nn.functional.pad(table, (0, WEIGHTS - WIDTH)).numpy()
+
+
+@intrinsic
+def _interpolate(
+    typing: Any,
+    weights: Any,
+    table: Any,
+    start: Any,
+    share: Any,
+) -> tuple[Any, Any]:
+    """weights = (1 - share) · below + share · above, the rows of WEIGHTS numbers of the table from
+    `start` on, as one vector operation, unchecked.
+    """
+
+    def generate(
+        context: Any,
+        builder: Any,
+        signature: Any,
+        arguments: Any,
+    ) -> Any:
+        vector = ir.VectorType(ir.FloatType(), WEIGHTS)
+
+        def vector_at(i: int, place: Any) -> Any:
+            array = context.make_array(signature.args[i])
+            element = builder.gep(array(context, builder, arguments[i]).data, [place])
+            return builder.bitcast(element, vector.as_pointer())
+
+        start = arguments[2]
+        one_row = ir.Constant(start.type, WEIGHTS)
+        below = builder.load(vector_at(1, start), align=BYTES)
+        above = builder.load(vector_at(1, builder.add(start, one_row)), align=BYTES)
+        rise = builder.fsub(above, below, flags=FAST)
+        part = builder.fmul(_repeat(builder, arguments[3], vector), rise, flags=FAST)
+        between = builder.fadd(below, part, flags=FAST)
+        builder.store(between, vector_at(0, ir.Constant(start.type, 0)), align=BYTES)
+        return context.get_dummy_value()
+
+    return types.void(weights, table, start, share), generate
+
+
 @jit(fastmath=True, inline="always")
 def axis_weights(
     table: np.ndarray,
@@ -55,16 +101,59 @@ def axis_weights(
     cell: int,
     weights: np.ndarray,
 ) -> None:
-    """Writes the weights of the cells that a coordinate reaches along one axis; cell: its whole
-    part.
+    """Writes the `weights` "WEIGHTS" of the cells that a coordinate reaches along one axis; cell:
+    its whole part. table: see `weight_table`.
     """
     step = (at - np.float32(cell)) * _STEPS
     low = _U(step)
     step -= np.float32(low)
-    for j in range(_U(WIDTH)):
-        below = table[low, j]
-        above = table[low + _U(1), j]
-        weights[j] = below + step * (above - below)
+    _interpolate(weights, table, low * _U(WEIGHTS), step)
+
+
+@intrinsic
+def write_row(
+    typing: Any,
+    row: Any,
+    weights: Any,
+    real: Any,
+    imaginary: Any,
+    power: Any,
+) -> tuple[Any, Any]:
+    """row[3 j : 3 j + 3] = weights[j] · (real, imaginary, power) of arrays of LANES and of WEIGHTS
+    numbers, as one vector operation, unchecked. The last lane, of a weight that is zero, is idle.
+    """
+
+    def generate(
+        context: Any,
+        builder: Any,
+        signature: Any,
+        arguments: Any,
+    ) -> Any:
+        integer = ir.IntType(32)
+        indices = ir.VectorType(integer, LANES)
+        single = ir.VectorType(ir.FloatType(), WEIGHTS)
+        whole = ir.VectorType(ir.FloatType(), LANES)
+        arrays = []
+        for i, vector in ((0, whole), (1, single)):
+            array = context.make_array(signature.args[i])
+            data = array(context, builder, arguments[i]).data
+            arrays.append(builder.bitcast(data, vector.as_pointer()))
+        there, here = arrays
+        of_cells = builder.load(here, align=BYTES)
+        values = ir.Constant(single, ir.Undefined)
+        for place, number in enumerate(arguments[2:]):
+            values = builder.insert_element(values, number, ir.Constant(integer, place))
+        cell = ir.Constant(indices, [lane // 3 for lane in range(LANES)])
+        value = ir.Constant(indices, [lane % 3 for lane in range(LANES)])
+        product = builder.fmul(
+            builder.shuffle_vector(of_cells, of_cells, cell),
+            builder.shuffle_vector(values, values, value),
+            flags=FAST,
+        )
+        builder.store(product, there, align=BYTES)
+        return context.get_dummy_value()
+
+    return types.void(row, weights, real, imaginary, power), generate
 
 
 @intrinsic
@@ -180,6 +269,6 @@ def _repeat(builder: Any, number: Any, vector: Any) -> Any:
     nothing = ir.Constant(vector, ir.Undefined)
     zero = ir.Constant(integer, 0)
     first = builder.insert_element(nothing, number, zero)
-    indices = ir.VectorType(integer, LANES)
-    everywhere = ir.Constant(indices, [0] * LANES)
+    indices = ir.VectorType(integer, vector.count)
+    everywhere = ir.Constant(indices, [0] * vector.count)
     return builder.shuffle_vector(first, nothing, everywhere)

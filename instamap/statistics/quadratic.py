@@ -98,13 +98,11 @@ def _power(volume: Tensor, kernel: Tensor) -> Tensor:
     spectrum = _planes(volume, 2 * ny, 2 * nx)
     sums = []
     for rows, waves in _along_z(spectrum):
-        numbers = torch.view_as_real(waves).square_()
-        powers = numbers.sum(-1) * kernel[:, rows]
-        columns = powers.sum((0, 1), dtype=torch.float64)
-        sums.append(columns)
-    column = torch.stack(sums).sum(0)
-    twice = 2 * column.sum() - column[0] - column[-1]  # rfftn leaves out the conjugates of others
-    return twice / (8 * volume.numel())
+        powers = waves.real**2 + waves.imag**2
+        powers *= kernel[:, rows]
+        powers[..., 1:-1] *= 2  # rfftn leaves out the conjugates of others
+        sums.append(powers.sum(dtype=torch.float64))
+    return torch.stack(sums).sum() / (8 * volume.numel())
 
 
 def _along_z(spectrum: Tensor) -> Iterator[tuple[slice, Tensor]]:
