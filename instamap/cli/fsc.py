@@ -92,7 +92,7 @@ def _compare(a: Path, b: Path, mask: Path | None) -> MapComparison:
     if mask:
         soft = masks.load(mask, len(one), pixel_size)
         generator = torch.Generator().manual_seed(0)  # the same question has the same answer
-        levelled = [shells.levelled(volume, soft) for volume in (one, other)]
-        curves["masked"] = shells.fsc(*levelled)
-        curves["corrected"] = shells.phase_randomised(one, other, soft, generator=generator)
+        correction = shells.correct_for_mask(one, other, soft, generator=generator)
+        curves["masked"] = correction.masked
+        curves["corrected"] = correction.corrected
     return MapComparison(curves, len(one), pixel_size)

@@ -122,20 +122,26 @@ def _shell_sums(
     shells = box // 2 + 1
     total = window.sum()
     mean = images.sum((1, 2), keepdim=True) / total
-    images = (images - mean) * window
-    power = torch.fft.rfft2(images).abs() ** 2
+    power = _power((images - mean) * window)
     # What white noise of variance one would give: taking off each image's mean costs power at low
     # frequencies.
-    of_window = torch.fft.rfft2(window.to(images)).abs() ** 2
-    white = (total - of_window / total).expand_as(power)
-    if square is not None:
-        white = white * square
-    both = torch.stack([power, white]) * _both_halves(box)
+    white = total - _power(window.to(images)) / total
+    of_groups = torch.zeros(2, groups, box, shells, dtype=images.dtype)
+    of_groups[0].index_add_(0, group, power)
+    if square is None:
+        of_groups[1] = white * torch.bincount(group, minlength=groups)[:, None, None]
+    else:
+        of_groups[1].index_add_(0, group, white * square)
+    of_groups *= _both_halves(box)
     shell = grids.noise_shells(box)[:, :shells].flatten()
-    of_images = torch.zeros(2, len(images), shells, dtype=images.dtype)
-    of_images.index_add_(2, shell, both.flatten(2))
-    of_groups = torch.zeros(2, groups, shells, dtype=images.dtype)
-    return of_groups.index_add_(1, group, of_images)
+    sums = torch.zeros(2, groups, shells, dtype=images.dtype)
+    return sums.index_add_(2, shell, of_groups.flatten(2))
+
+
+def _power(images: Tensor) -> Tensor:
+    """|F|² "* D D//2+1" of the components of images "* D D"."""
+    components = torch.fft.rfft2(images)
+    return components.real**2 + components.imag**2
 
 
 def _scaled(sums: Tensor, level: Tensor, box: int) -> Tensor:

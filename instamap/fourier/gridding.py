@@ -21,10 +21,10 @@ from torch import Tensor
 
 from instamap.fourier import kaiser_bessel
 from instamap.fourier.kaiser_bessel import MARGIN, footprint, taps, window_transform
+from instamap.fourier.threads import in_pieces
 from instamap.geometry.cube import Cube
 
 OVERSAMPLING = 1.25  # of a lattice of 2N points
-SHEETS_AT_ONCE = 16  # of the grid, transformed together
 POINTS_AT_ONCE = 2048  # spread together in torch
 CHANNELS = 3  # numbers in a cell with one sum of data and one of power
 
@@ -142,8 +142,8 @@ class Grid:
         """
 
         def read(cells: Tensor) -> Tensor:
-            pairs = cells[..., 2 * number : 2 * number + 2].contiguous()
-            return torch.view_as_complex(pairs)
+            pairs = cells[..., 2 * number : 2 * number + 2]
+            return torch.view_as_complex(pairs.contiguous())
 
         position = torch.arange(self.cube.edge) - self.origin
         lattice = self._lattice(read, position)
@@ -173,91 +173,68 @@ class Grid:
         position: Tensor,
     ) -> Tensor:
         """Inverse FFT of what `read` takes from the cells at positions "n" along each axis, axis by
-        axis, each cropped at once; sheets in turn to save memory. It is a part of a larger block.
+        axis, each cropped at once: y in planes of z, then z and x in planes of y, so that what is
+        transformed together is in a cache. It is a part of a larger block.
         """
-        device = self.device
+        self._fold_margins()
         size = len(position)
-        position = position.to(device)
+        columns = self.size // 2 + 1
+        position = position.to(self.device)
         frequency = position.double() / self.size
         undo = 1 / window_transform(frequency).to(self.cells)
-        in_sheet = undo[:, None, None] * undo[:, None]
+        # Cells begin at -M/2 on the first two axes, which changes the sign of every other position.
+        shifted = undo * (1 - 2 * (position % 2))
         rows = position % self.size
-        width = self.size // 2 + 1
         half = torch.empty(
+            self.size,
             size,
-            size,
-            width,
+            columns,
             dtype=torch.promote_types(self.cells.dtype, torch.complex64),
-            device=device,
+            device=self.device,
         )
-        for start in range(0, width, SHEETS_AT_ONCE):
-            stop = min(start + SHEETS_AT_ONCE, width)
-            sheets = fold(
-                self.cells,
-                read,
-                range(start, stop),
-                self.size,
-            )
-            for axis in (0, 1):
-                waves = torch.fft.ifft(sheets, dim=axis, norm="forward")
-                sheets = waves.index_select(axis, rows)
-            half[:, :, start:stop] = sheets * in_sheet
+        m = MARGIN
+        inner = self.cells[m : m + self.size, m : m + self.size, m : m + columns]
+
+        def along_y(planes: slice) -> None:
+            waves = torch.fft.ifft(read(inner[planes]), dim=1, norm="forward")
+            half[planes] = waves.index_select(1, rows)
+
         in_place = torch.view_as_real(half).flatten(2)
-        lattice = in_place[:, :, :size]  # of each row, which is not needed any more
-        for start in range(0, size, SHEETS_AT_ONCE):
-            sheets = half[start : start + SHEETS_AT_ONCE]
-            waves = torch.fft.irfft(sheets, n=self.size, dim=2, norm="forward")
-            lattice[start : start + SHEETS_AT_ONCE] = waves.index_select(2, rows)
-        return lattice.mul_(undo)
+        lattice = in_place[:size, :, :size]  # of planes that are not needed any more
 
+        def along_z_and_x(planes: slice) -> None:
+            waves = torch.fft.ifft(half[:, planes], dim=0, norm="forward")
+            kept = waves.index_select(0, rows)
+            kept *= shifted[:, None, None] * shifted[planes, None]
+            # What lies opposite to a cell of the first and the last column is in the same column.
+            kept[..., 0] = 2 * kept[..., 0].real
+            kept[..., -1] = 2 * kept[..., -1].real
+            values = torch.fft.irfft(kept, n=self.size, dim=2, norm="forward")
+            lattice[:, planes] = values.index_select(2, rows) * undo
 
-def fold(
-    cells: Tensor,
-    read: Callable[[Tensor], Tensor],
-    sheets: range,
-    size: int,
-) -> Tensor:
-    """Sheets "M M sheets" of the Hermitian half that an inverse FFT wants, of cells with margins.
+        in_pieces(along_y, self.size, self.size * columns, self.device)
+        in_pieces(along_z_and_x, size, self.size * columns, self.device)
+        return lattice
 
-    sheets: their x. G(c) = g(c) + g(-c)*, c periodic, with what `read` takes from the cells as g.
-    """
-    middle = size // 2
-    # Cell c is at c + M/2 + m on the first two axes, for c = -M/2-m ... M/2+m, and at c + m on the
-    # third.
-    m = MARGIN
-    inner = slice(m + sheets.start, m + sheets.stop)
-    half = read(cells[:, :, inner]).clone()
-    for i, x in enumerate(sheets):
-        if x <= m:
-            half[:, :, i] += _opposite(read, cells, m - x)
-        if x >= middle - m:
-            half[:, :, i] += _opposite(read, cells, m + size - x)
-    for axis in (0, 1):
-        half = _without_margins(half, axis, size)
-        half = half.roll(-middle, axis)
-    return half
-
-
-def _opposite(
-    read: Callable[[Tensor], Tensor],
-    cells: Tensor,
-    sheet: int,
-) -> Tensor:
-    """The sheet that lies opposite to one of the cells', conjugate."""
-    values = read(cells[:, :, sheet])
-    return values.flip(0, 1).conj()
-
-
-def _without_margins(
-    half: Tensor,
-    axis: int,
-    size: int,
-) -> Tensor:
-    """The `size` inner cells of an axis, with what its margins hold added at the other end."""
-    m = MARGIN
-    inner = half.narrow(axis, m, size).clone()
-    end = inner.narrow(axis, size - m, m)
-    start = inner.narrow(axis, 0, m + 1)
-    end.add_(half.narrow(axis, 0, m))
-    start.add_(half.narrow(axis, size + m, m + 1))
-    return inner
+    def _fold_margins(self) -> None:
+        """Moves what is in the margins to the cells that it stands for: those at the other end, as
+        the grid is periodic, or the opposite ones, conjugate.
+        """
+        cells = self.cells
+        m = MARGIN
+        middle = self.size // 2
+        for axis in (0, 1):
+            for margin, to in ((0, self.size), (m + self.size, m)):
+                count = m if margin == 0 else m + 1
+                beyond = cells.narrow(axis, margin, count)
+                cells.narrow(axis, to, count).add_(beyond)
+                beyond.zero_()
+        inner = cells[m : m + self.size, m : m + self.size]
+        sign = torch.ones(cells.shape[-1], dtype=self.dtype, device=self.device)
+        sign[1 : 2 * self.data_sums : 2] = -1  # of imaginary parts
+        for step in range(1, m + 1):
+            for margin, to in ((m - step, m + step), (m + middle + step, m + middle - step)):
+                beyond = inner[:, :, margin]
+                opposite = beyond.flip(0, 1).roll((1, 1), (0, 1))
+                inner[:, :, to] += opposite * sign
+                beyond.zero_()

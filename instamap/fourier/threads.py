@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+NUMBERS_IN_CACHE = 1 << 17
+NUMBERS_ON_CARD = 1 << 24
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -54,6 +56,9 @@ def in_order(work: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator
     in order, by the caller's thread.
     """
     threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(work, items)
+        return
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     ahead: deque[Future[Outcome]] = deque()
     try:
@@ -67,3 +72,20 @@ def in_order(work: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator
         pool.shutdown(cancel_futures=True)
         # for threads of others: what is set in one is what new ones begin with
         torch.set_num_threads(threads)
+
+
+def in_pieces(
+    work: Callable[[slice], None], count: int, numbers: int, device: torch.device
+) -> None:
+    """work(piece) of pieces of `count` things of so many numbers each, in as many threads as torch
+    uses; as many at once as stay in a cache on a CPU, or keep a card busy.
+    """
+    together = NUMBERS_IN_CACHE if device.type == "cpu" else NUMBERS_ON_CARD
+    size = max(1, together // numbers)
+    pieces = [slice(i, min(i + size, count)) for i in range(0, count, size)]
+    if device.type != "cpu":
+        for piece in pieces:
+            work(piece)
+        return
+    for _ in in_order(work, pieces):
+        pass

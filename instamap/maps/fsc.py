@@ -142,26 +142,31 @@ def levelled(volume: Tensor, mask: Tensor) -> Tensor:
     without the edge's level, 0.28 as it was, 0.58 without the mean). A map that is zero wherever
     the mask is has been multiplied by it, and is not again.
     """
-    _, inside = _subtract_level(volume, mask)
+    _, inside = _Level(mask, volume.device).taken_off(volume)
     return inside
 
 
-def _subtract_level(volume: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The map less its level, where it had one, and that times the mask."""
-    window = mask.to(volume.device, torch.float64)
-    volume = volume.detach().double()
-    closed = window <= 0
-    is_masked = False
-    if bool(closed.any()):
-        is_masked = not bool(volume[closed].any())
-    inside = volume if is_masked else volume * window
-    edge = _edge(window)
-    weighted = edge * inside * window
-    norm = edge * window.square()
-    level = weighted.sum() / norm.sum()
-    had_level = window if is_masked else 1.0
-    less_level = volume - level * had_level
-    return less_level, inside - level * window
+class _Level:
+    """The level of maps at the edge of a mask "D D D", which is looked at once for all of them."""
+
+    def __init__(self, mask: Tensor, device: torch.device) -> None:
+        self.window = mask.to(device, torch.float64)
+        self.closed = self.window <= 0
+        self.has_closed = bool(self.closed.any())
+        edge = _edge(self.window)
+        self.weights = edge * self.window
+        self.norm = (self.weights * self.window).sum()
+
+    def taken_off(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """The map less its level, where it had one, and that times the mask."""
+        volume = volume.detach().double()
+        is_masked = self.has_closed and not bool(volume[self.closed].any())
+        inside = volume if is_masked else volume * self.window
+        level = (self.weights * inside).sum() / self.norm
+        if is_masked:
+            inside = inside - level * self.window
+            return inside, inside
+        return volume - level, inside - level * self.window
 
 
 def _edge(window: Tensor) -> Tensor:
@@ -272,10 +277,16 @@ def cross(
     tell. At that limit it errs by about half of its value and is by a ninth too large (Jensen's
     inequality); both fall as direct grows. A cross below zero gives 0.
     """
-    raw_transforms = [_transform(levelled(raw, mask)) for raw in (raw_one, raw_two)]
+    level = _Level(mask, one.device)
+
+    def transform(volume: Tensor) -> Tensor:
+        _, inside = level.taken_off(volume)
+        return _transform(inside)
+
+    raw_transforms = [transform(raw) for raw in (raw_one, raw_two)]
     direct = _correlation(*raw_transforms)
-    one_crossed = _correlation(_transform(levelled(one, mask)), raw_transforms[1])
-    two_crossed = _correlation(_transform(levelled(two, mask)), raw_transforms[0])
+    one_crossed = _correlation(transform(one), raw_transforms[1])
+    two_crossed = _correlation(transform(two), raw_transforms[0])
     crossed = 0.5 * (one_crossed + two_crossed)
     del raw_transforms  # which are as large as what follows
     unbiased = _unbiased(crossed, direct, mask)
@@ -422,8 +433,10 @@ def correct_for_mask(
     from `shell` on. shell: None means where the FSC without mask falls below 0.8. Chen et al.,
     Ultramicroscopy 135, 24-35 (2013).
     """
-    level_a, inside_a = _subtract_level(a, mask)
-    level_b, inside_b = _subtract_level(b, mask)
+    level = _Level(mask, a.device)
+    level_a, inside_a = level.taken_off(a)
+    level_b, inside_b = level.taken_off(b)
+    del level
     masked = fsc(inside_a, inside_b)
     del inside_a, inside_b  # which are as large as what follows
     if shell is None:

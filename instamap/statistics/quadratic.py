@@ -2,14 +2,13 @@
 blocks of voxels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-NUMBERS_AT_ONCE = 1 << 17  # that are transformed together, to stay in a cache
+from instamap.fourier.threads import in_pieces
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,11 @@ def real_transform(lattice: Tensor) -> Tensor:
     mz, my, mx = lattice.shape
     spectrum = _planes(lattice, my, mx)
     kernel = torch.empty(spectrum.shape, dtype=lattice.dtype, device=lattice.device)
-    for rows in _at_once(my, mz * spectrum.shape[2]):
-        waves = torch.fft.fft(spectrum[:, rows], dim=0)
-        kernel[:, rows] = waves.real
+
+    def along_z(rows: slice) -> None:
+        kernel[:, rows] = torch.fft.fft(spectrum[:, rows], dim=0).real
+
+    in_pieces(along_z, my, mz * spectrum.shape[2], lattice.device)
     return kernel
 
 
@@ -71,8 +72,11 @@ def _planes(volume: Tensor, my: int, mx: int) -> Tensor:
     nz = len(volume)
     dtype = torch.promote_types(volume.dtype, torch.complex64)
     spectrum = torch.empty(nz, my, mx // 2 + 1, dtype=dtype, device=volume.device)
-    for planes in _at_once(nz, my * mx):
+
+    def along_y_and_x(planes: slice) -> None:
         spectrum[planes] = torch.fft.rfft2(volume[planes].contiguous(), s=(my, mx))
+
+    in_pieces(along_y_and_x, nz, my * mx, volume.device)
     return spectrum
 
 
@@ -83,42 +87,36 @@ def _convolved(volume: Tensor, kernel: Tensor) -> Tensor:
     nz, ny, nx = volume.shape
     my, mx = 2 * ny, 2 * nx
     spectrum = _planes(volume, my, mx)
-    for rows, waves in _along_z(spectrum):
+    curved = torch.empty_like(volume)
+
+    def along_z(rows: slice) -> None:
+        waves = torch.fft.fft(spectrum[:, rows], n=2 * nz, dim=0)
         waves *= kernel[:, rows]
         spectrum[:, rows] = torch.fft.ifft(waves, dim=0)[:nz]
-    curved = torch.empty_like(volume)
-    for planes in _at_once(nz, my * mx):
+
+    def back(planes: slice) -> None:
         curved[planes] = torch.fft.irfft2(spectrum[planes], s=(my, mx))[:, :ny, :nx]
+
+    in_pieces(along_z, my, 2 * nz * spectrum.shape[2], volume.device)
+    in_pieces(back, nz, my * mx, volume.device)
     return curved
 
 
 def _power(volume: Tensor, kernel: Tensor) -> Tensor:
     """⟨V, K∗V⟩, a float64 scalar, by Parseval's theorem: the FFTs there, and none back."""
-    _, ny, nx = volume.shape
+    nz, ny, nx = volume.shape
     spectrum = _planes(volume, 2 * ny, 2 * nx)
-    sums = []
-    for rows, waves in _along_z(spectrum):
+    of_row = torch.empty(2 * ny, dtype=torch.float64, device=volume.device)
+
+    def along_z(rows: slice) -> None:
+        waves = torch.fft.fft(spectrum[:, rows], n=2 * nz, dim=0)
         powers = waves.real**2 + waves.imag**2
         powers *= kernel[:, rows]
         powers[..., 1:-1] *= 2  # rfftn leaves out the conjugates of others
-        sums.append(powers.sum(dtype=torch.float64))
-    return torch.stack(sums).sum() / (8 * volume.numel())
+        of_row[rows] = powers.sum((0, 2), dtype=torch.float64)
 
-
-def _along_z(spectrum: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The transforms along z, padded to twice as many numbers, of some rows of planes' transforms
-    at once: "2nz rows columns".
-    """
-    nz, my, columns = spectrum.shape
-    for rows in _at_once(my, 2 * nz * columns):
-        yield rows, torch.fft.fft(spectrum[:, rows], n=2 * nz, dim=0)
-
-
-def _at_once(count: int, numbers: int) -> Iterator[slice]:
-    """Slices of `count` pieces of so many numbers that are transformed together."""
-    size = max(1, NUMBERS_AT_ONCE // numbers)
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+    in_pieces(along_z, 2 * ny, 2 * nz * spectrum.shape[2], volume.device)
+    return of_row.sum() / (8 * volume.numel())
 
 
 class _Curvature(torch.autograd.Function):
@@ -145,14 +143,18 @@ class _Value(torch.autograd.Function):
             along = (volume * function.b).sum(dtype=torch.float64)
             return 0.5 * _power(volume, function.kernel) - along
         curved = _convolved(volume, function.kernel)
-        values = []
-        for planes in _at_once(len(volume), volume[0].numel()):
+        of_plane = torch.empty(len(volume), dtype=torch.float64, device=volume.device)
+
+        def weigh(planes: slice) -> None:
             b = function.b[planes]
             terms = volume[planes] * (0.5 * curved[planes] - b)
-            values.append(terms.sum(dtype=torch.float64))  # float32 would lose a nat in a million
+            # float32 would lose a nat in a million
+            of_plane[planes] = terms.sum((1, 2), dtype=torch.float64)
             curved[planes] -= b
+
+        in_pieces(weigh, len(volume), volume[0].numel(), volume.device)
         ctx.save_for_backward(curved)
-        return torch.stack(values).sum()
+        return of_plane.sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -12,6 +12,7 @@ from instamap.data.splits import HALVES
 from instamap.fitting.loop import FitResult, optimise
 from instamap.fitting.objective import FitData, StatisticsData
 from instamap.fitting.parallel import run_in_threads
+from instamap.fourier.threads import in_order
 from instamap.maps import fsc, mask
 from instamap.model import Model, compose, part_classes
 from instamap.motion.ring import CIRCLE
@@ -235,15 +236,14 @@ def compare_halves(
         return {}
     assert scene.mask is not None  # prepared scenes have one
     one, two = (maps[name] for name in HALVES)
-    masked = fsc.fsc(fsc.levelled(one, scene.mask), fsc.levelled(two, scene.mask))
-    curves = {"masked": masked}
     generator = torch.Generator().manual_seed(0)  # the same maps have the same curve
-    curves["corrected"] = fsc.phase_randomised(one, two, scene.mask, generator=generator)
+    correction = fsc.correct_for_mask(one, two, scene.mask, generator=generator)
+    curves = {"masked": correction.masked, "corrected": correction.corrected}
     known = [data[name] for name in HALVES] if data else []
     statistics = [one.fitted for one in known if isinstance(one, StatisticsData)]
     if len(statistics) == len(HALVES):
         sphere = mask.sphere(scene.box, scene.pixel_size, scene.radius, 0.0)
-        first, second = (initial_map.solve(each, sphere) for each in statistics)
+        first, second = in_order(lambda each: initial_map.solve(each, sphere), statistics)
         curves["unbiased"] = fsc.cross(one, two, first, second, scene.mask)["unbiased"]
     return curves
 

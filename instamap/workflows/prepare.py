@@ -44,6 +44,7 @@ from instamap.workflows.team import ImageSource
 
 MAX_FIRST_MAP_IMAGES = 2000  # of the first map of objectives that need no statistics
 HELD_OUT = "held_out"
+WORTH_CROPPING = 0.9  # of the edge that was gathered, at most
 
 
 @dataclass(frozen=True)
@@ -414,6 +415,8 @@ def _fit_data(
     scene, mask_was_found = with_mask_and_scale(scene, list(sets.values()))
     assert scene.mask is not None  # it was given or found
     cube = Cube.around(dilate(scene.mask), held_out.cube)
+    if cube.edge > WORTH_CROPPING * held_out.edge:
+        cube = held_out.cube  # cropping takes longer than what it saves
     held_out = held_out.crop(cube)
     fits: dict[str, FitData] = {}
     for name in list(sets):

@@ -83,15 +83,18 @@ def typical_cube(box: int) -> Cube:
 
 def measure(particles: Particles, rows: Tensor, settings: Settings, cube: Cube) -> Requirements:
     """Times a few images of `rows` and a step, and scales them to all images and the cube."""
-    reading = _seconds_an_image(particles, rows[:TIMED_IMAGES], cube) * particles.count
+    reading = _seconds_to_read(particles, rows[:TIMED_IMAGES], cube)
     step = _seconds_a_step(settings, cube.edge)
     return Requirements(_memory(cube), reading, step, _available())
 
 
-def _seconds_an_image(particles: Particles, rows: Tensor, cube: Cube) -> float:
-    accumulator = Accumulator(particles.box, particles.pixel_size, cube=cube)
+def _seconds_to_read(particles: Particles, rows: Tensor, cube: Cube) -> float:
+    """Of all images, and of emptying the grid after each set, as a few images and a grid of few
+    voxels take, in whose cells as many components are spread.
+    """
+    small = _middle(cube, TIMED_BOX)
+    accumulator = Accumulator(particles.box, particles.pixel_size, cube=small)
     ones = torch.ones(particles.box // 2 + 1)
-    start = 0.0
     for some in (rows[:2], rows):  # the first ones compile
         start = time.monotonic()
         batch = particles.batch(some)
@@ -101,7 +104,17 @@ def _seconds_an_image(particles: Particles, rows: Tensor, cube: Cube) -> float:
             transfer = compiled_ctf(optics, particles.box, particles.pixel_size)
         accumulator.add(batch.images, batch.views, noise_variance=ones, ctf=transfer)
         accumulator.spread()
-    return (time.monotonic() - start) / len(rows)
+        spread = time.monotonic()
+        accumulator.finish()
+    emptied = time.monotonic() - spread
+    images = (spread - start) / len(rows) * particles.count
+    return images + SETS * emptied * (cube.edge / small.edge) ** 3
+
+
+def _middle(cube: Cube, edge: int) -> Cube:
+    """At most so many voxels about the middle of the box."""
+    low = max(cube.low, cube.box // 2 - edge // 2)
+    return Cube(cube.box, low, min(cube.high, low + edge))
 
 
 def _seconds_a_step(settings: Settings, edge: int) -> float:

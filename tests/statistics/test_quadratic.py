@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.statistics import quadratic
+from instamap.fourier import threads
 from instamap.statistics.quadratic import Quadratic, real_transform
 
 SHAPE = (4, 5, 3)
@@ -47,7 +47,7 @@ def random_case(seed: int = 0) -> tuple[Quadratic, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("at_once", [1, 1 << 17])
 def test_value_and_gradient_are_the_sums_over_pairs(at_once, monkeypatch):
-    monkeypatch.setattr(quadratic, "NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr(threads, "NUMBERS_IN_CACHE", at_once)
     function, k, volume = random_case()
     flat = volume.flatten()
     curved = k @ flat
@@ -62,7 +62,7 @@ def test_value_and_gradient_are_the_sums_over_pairs(at_once, monkeypatch):
 
 @pytest.mark.parametrize("at_once", [1, 1 << 17])
 def test_a_value_without_its_gradient_is_the_same(at_once, monkeypatch):
-    monkeypatch.setattr(quadratic, "NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr(threads, "NUMBERS_IN_CACHE", at_once)
     function, _, volume = random_case(1)
     alone = function(volume)
     beside = function(volume.requires_grad_())
