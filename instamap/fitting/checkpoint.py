@@ -18,7 +18,7 @@ from instamap.tensor_files import DamagedFile, read_npz, reason_of, write_npz
 
 VERSION = 3  # of the files
 AGAIN = "begin the fit anew (without --resume)"
-SECONDS_BETWEEN_CHECKPOINTS = 20.0
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,11 @@ class Grid:
         """Sets all cells back to zero, and gives their memory back until they are asked for."""
         self._cells = None
 
-    def first_cells(self, frames: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
+    def first_cells(
+        self,
+        frames: Tensor,
+        plane: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Coordinates "V P 3" (x, y, z) in cells, whose whole part is the first cell that a point
         reaches, and the sign "V P 1" it got.
 
@@ -93,7 +97,11 @@ class Grid:
         components of the box.
         """
         scaled = frames * self.cells_per_component
-        return kaiser_bessel.first_cells(scaled, plane, self.size // 2)
+        return kaiser_bessel.first_cells(
+            scaled,
+            plane,
+            self.size // 2,
+        )
 
     def spread(
         self,
@@ -128,11 +136,19 @@ class Grid:
             strict=True,
         )
         for points, value in chunks:
-            index, weights = footprint(points, table, shape)
+            index, weights = footprint(
+                points,
+                table,
+                shape,
+            )
             place = CHANNELS * index.view(-1)
             for channel in range(CHANNELS):
                 terms = weights * value[:, channel, None]
-                flat[channel:].scatter_add_(0, place, terms.view(-1))
+                flat[channel:].scatter_add_(
+                    0,
+                    place,
+                    terms.view(-1),
+                )
 
     def data_lattice(self, number: int = 0) -> Tensor:
         """The sum of the data's waves on the voxels "N N N" [z, y, x] of the cube, with the origin
@@ -196,24 +212,47 @@ class Grid:
         inner = self.cells[m : m + self.size, m : m + self.size, m : m + columns]
 
         def along_y(planes: slice) -> None:
-            waves = torch.fft.ifft(read(inner[planes]), dim=1, norm="forward")
+            waves = torch.fft.ifft(
+                read(inner[planes]),
+                dim=1,
+                norm="forward",
+            )
             half[planes] = waves.index_select(1, rows)
 
         in_place = torch.view_as_real(half).flatten(2)
         lattice = in_place[:size, :, :size]  # of planes that are not needed any more
 
         def along_z_and_x(planes: slice) -> None:
-            waves = torch.fft.ifft(half[:, planes], dim=0, norm="forward")
+            waves = torch.fft.ifft(
+                half[:, planes],
+                dim=0,
+                norm="forward",
+            )
             kept = waves.index_select(0, rows)
             kept *= shifted[:, None, None] * shifted[planes, None]
             # What lies opposite to a cell of the first and the last column is in the same column.
             kept[..., 0] = 2 * kept[..., 0].real
             kept[..., -1] = 2 * kept[..., -1].real
-            values = torch.fft.irfft(kept, n=self.size, dim=2, norm="forward")
+            values = torch.fft.irfft(
+                kept,
+                n=self.size,
+                dim=2,
+                norm="forward",
+            )
             lattice[:, planes] = values.index_select(2, rows) * undo
 
-        in_pieces(along_y, self.size, self.size * columns, self.device)
-        in_pieces(along_z_and_x, size, self.size * columns, self.device)
+        in_pieces(
+            along_y,
+            self.size,
+            self.size * columns,
+            self.device,
+        )
+        in_pieces(
+            along_z_and_x,
+            size,
+            self.size * columns,
+            self.device,
+        )
         return lattice
 
     def _fold_margins(self) -> None:
@@ -226,11 +265,23 @@ class Grid:
         for axis in (0, 1):
             for margin, to in ((0, self.size), (m + self.size, m)):
                 count = m if margin == 0 else m + 1
-                beyond = cells.narrow(axis, margin, count)
-                cells.narrow(axis, to, count).add_(beyond)
+                beyond = cells.narrow(
+                    axis,
+                    margin,
+                    count,
+                )
+                cells.narrow(
+                    axis,
+                    to,
+                    count,
+                ).add_(beyond)
                 beyond.zero_()
         inner = cells[m : m + self.size, m : m + self.size]
-        sign = torch.ones(cells.shape[-1], dtype=self.dtype, device=self.device)
+        sign = torch.ones(
+            cells.shape[-1],
+            dtype=self.dtype,
+            device=self.device,
+        )
         sign[1 : 2 * self.data_sums : 2] = -1  # of imaginary parts
         for step in range(1, m + 1):
             for margin, to in ((m - step, m + step), (m + middle + step, m + middle - step)):

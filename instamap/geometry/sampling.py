@@ -3,14 +3,21 @@
 import torch
 from torch import Tensor
 
+from instamap.geometry import compiled
+
 
 def sample_volume(volume: Tensor, x: Tensor, pixel_size: float) -> Tensor:
     """Values "*n" of a map "D D D" [z, y, x] at points "*n 3" (x, y, z in Å), trilinear.
 
     The origin is voxel D // 2; beyond the box there is nothing: zero.
     """
-    points = x.reshape(1, -1, 3)
-    values = sample_volumes(volume[None], points, pixel_size)
+    points = x.reshape(-1, 3)
+    if compiled.usable():
+        from instamap.geometry import sampling_numba  # here, since numba may be missing
+
+        if sampling_numba.fits(volume, points):
+            return sampling_numba.sample(volume, points, pixel_size).view(x.shape[:-1])
+    values = sample_volumes(volume[None], points[None], pixel_size)
     return values.reshape(x.shape[:-1])
 
 

@@ -54,8 +54,11 @@ def test_with_numba_there_is_nothing_to_say():
 
 
 @needs_numba
-def test_compilation_is_told_once_and_only_where_there_is_some():
+def test_compilation_is_told_once_and_only_where_there_is_some(monkeypatch, tmp_path):
     """A kernel of one's own is compiled on its first call alone."""
+    import numba
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))  # where no earlier run left it
     first = compiled.jit(fastmath=True)(lambda a: a + 1)
     second = compiled.jit(fastmath=True)(lambda a: a + 2)
     lines = []

@@ -2,13 +2,15 @@
 here, and what they are for.
 """
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instamap.geometry import grids
+from instamap.geometry import compiled, grids
 from instamap.geometry.sampling import dilate, sample_images, sample_volume, sample_volumes
 
 DTYPES = (torch.float32, torch.float64)
@@ -53,8 +55,9 @@ def test_volumes_are_looked_up_as_written_out(dtype, box, pixel_size, seed):
 def test_a_volume_is_looked_up_at_points_of_any_shape(dtype, shape):
     volume = random(0, 7, 7, 7, dtype=dtype)
     x = random(1, *shape, 3, dtype=dtype) * 5
-    expected = written_out(volume[None], x.reshape(1, -1, 3), 1.7)
-    assert torch.equal(sample_volume(volume, x, 1.7), expected.reshape(shape))
+    expected = written_out(volume[None], x.reshape(1, -1, 3), 1.7).reshape(shape)
+    rounding = 1e-6 if dtype == torch.float32 else 0  # where it is compiled
+    torch.testing.assert_close(sample_volume(volume, x, 1.7), expected, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -94,3 +97,21 @@ def test_a_mask_is_dilated_by_a_voxel_in_all_26_directions(kind):
     assert torch.equal(dilate(mask), reached)
     written_out = torch.nn.functional.max_pool3d((mask > 0).float()[None], 3, 1, 1)[0] > 0
     assert torch.equal(dilate(mask), written_out)
+
+
+@pytest.mark.skipif(not compiled.usable(), reason="numba is missing")
+@pytest.mark.parametrize("box", [7, 8])
+def test_the_compiled_look_up_is_torchs(box):
+    generator = torch.Generator().manual_seed(box)
+    volume = torch.randn(box, box, box, generator=generator)
+    inside_and_beyond = 2.6 * box * (torch.rand(5000, 3, generator=generator) - 0.5)
+    low, high = -2.0 * (box // 2), 2.0 * (box - 1 - box // 2)
+    special = [[low] * 3, [high] * 3, [low - 1.9, 0, 0], [0, high + 1.9, 0], [0, 0, math.nan]]
+    special += [[math.inf, 0, 0], [0, -1e30, 0]]
+    x = torch.cat([inside_and_beyond, torch.tensor(special)])
+    sampling_numba = pytest.importorskip("instamap.geometry.sampling_numba")
+    assert sampling_numba.fits(volume, x)
+    found = sample_volume(volume, x, 2.0)
+    expected = sample_volumes(volume[None], x[None], 2.0)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert not sampling_numba.fits(volume, x.requires_grad_())
