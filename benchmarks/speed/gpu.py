@@ -28,6 +28,7 @@ from torch import Tensor
 
 from benchmarks.lib.common import environment
 from instamap.errors import InstamapError
+from instamap.fitting.adam import Adam
 from instamap.fitting.normal import NormalEquations
 from instamap.fitting.objective import StatisticsData
 from instamap.geometry import device_kernels, rotations
@@ -155,11 +156,11 @@ def fit_of(statistics_of_half: Statistics, box: int, device: torch.device) -> Ca
     assert settings.objective is not None
     data = StatisticsData(statistics_of_half, statistics_of_half)
     objective = NormalEquations(settings.objective.options, model, data)
-    optimiser = torch.optim.Adam(model.parameter_groups(), fused=True)
+    optimiser = Adam(model.parameter_groups())
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         objective(model, generator).backward()
         optimiser.step()
         objective.follow(model, 0.95)

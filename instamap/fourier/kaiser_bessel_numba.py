@@ -77,9 +77,8 @@ def _interpolate(
         vector = ir.VectorType(ir.FloatType(), WEIGHTS)
 
         def vector_at(i: int, place: Any) -> Any:
-            array = context.make_array(signature.args[i])
-            element = builder.gep(array(context, builder, arguments[i]).data, [place])
-            return builder.bitcast(element, vector.as_pointer())
+            data = _data(context, builder, signature, arguments, i)
+            return _vector_at(builder, data, place, vector)
 
         start = arguments[2]
         one_row = ir.Constant(start.type, WEIGHTS)
@@ -135,8 +134,7 @@ def write_row(
         whole = ir.VectorType(ir.FloatType(), LANES)
         arrays = []
         for i, vector in ((0, whole), (1, single)):
-            array = context.make_array(signature.args[i])
-            data = array(context, builder, arguments[i]).data
+            data = _data(context, builder, signature, arguments, i)
             arrays.append(builder.bitcast(data, vector.as_pointer()))
         there, here = arrays
         of_cells = builder.load(here, align=BYTES)
@@ -180,10 +178,8 @@ def add_row(
         vector = ir.VectorType(ir.FloatType(), LANES)
         pointers = []
         for i in (0, 2):  # the target and the source, each before its index
-            array = context.make_array(signature.args[i])
-            data = array(context, builder, arguments[i]).data
-            element = builder.gep(data, [arguments[i + 1]])
-            pointers.append(builder.bitcast(element, vector.as_pointer()))
+            data = _data(context, builder, signature, arguments, i)
+            pointers.append(_vector_at(builder, data, arguments[i + 1], vector))
         there, here = pointers
         factors = _repeat(builder, arguments[4], vector)
         values = builder.load(here, align=BYTES)
@@ -227,12 +223,10 @@ def sum_rows(
         arguments: Any,
     ) -> Any:
         def data(i: int) -> Any:
-            array = context.make_array(signature.args[i])
-            return array(context, builder, arguments[i]).data
+            return _data(context, builder, signature, arguments, i)
 
         def vector_at(i: int, place: Any) -> Any:
-            element = builder.gep(data(i), [place])
-            return builder.bitcast(element, vector.as_pointer())
+            return _vector_at(builder, data(i), place, vector)
 
         vector = ir.VectorType(ir.FloatType(), LANES)
         total = ir.Constant(vector, [0.0] * LANES)
@@ -261,6 +255,29 @@ def sum_rows(
         factors,
     )
     return signature, generate
+
+
+def _data(
+    context: Any,
+    builder: Any,
+    signature: Any,
+    arguments: Any,
+    i: int,
+) -> Any:
+    """Where the numbers of the array that is argument i begin."""
+    array = context.make_array(signature.args[i])
+    return array(context, builder, arguments[i]).data
+
+
+def _vector_at(
+    builder: Any,
+    data: Any,
+    place: Any,
+    vector: Any,
+) -> Any:
+    """The vector of this type that begins at a place of flat data."""
+    element = builder.gep(data, [place])
+    return builder.bitcast(element, vector.as_pointer())
 
 
 def _repeat(builder: Any, number: Any, vector: Any) -> Any:

@@ -162,6 +162,17 @@ def _planes(
     return spectrum
 
 
+def _padded_along_z(rows: Tensor) -> Tensor:
+    """The transforms "2nz ..." along z of rows "nz ..." of planes' transforms, padded to twice as
+    many.
+    """
+    return torch.fft.fft(
+        rows,
+        n=2 * len(rows),
+        dim=0,
+    )
+
+
 def _convolved(volume: Tensor, kernel: Tensor) -> Tensor:
     """K∗V "nz ny nx". z apart, as the planes of padding need no other axis; a part of the axes at
     once, so that little more than one spectrum is in memory.
@@ -176,11 +187,7 @@ def _convolved(volume: Tensor, kernel: Tensor) -> Tensor:
     curved = torch.empty_like(volume)
 
     def along_z(rows: slice) -> None:
-        waves = torch.fft.fft(
-            spectrum[:, rows],
-            n=2 * nz,
-            dim=0,
-        )
+        waves = _padded_along_z(spectrum[:, rows])
         waves *= kernel[:, rows]
         spectrum[:, rows] = torch.fft.ifft(waves, dim=0)[:nz]
 
@@ -218,11 +225,7 @@ def _power(volume: Tensor, kernel: Tensor) -> Tensor:
     )
 
     def along_z(rows: slice) -> None:
-        waves = torch.fft.fft(
-            spectrum[:, rows],
-            n=2 * nz,
-            dim=0,
-        )
+        waves = _padded_along_z(spectrum[:, rows])
         powers = waves.real**2 + waves.imag**2
         powers *= kernel[:, rows]
         powers[..., 1:-1] *= 2  # rfftn leaves out the conjugates of others

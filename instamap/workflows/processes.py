@@ -115,7 +115,7 @@ def joined() -> Iterator[Processes | None]:
             f"torchrun has started {processes.count} processes, and this PyTorch was built without"
             " torch.distributed; run instamap without torchrun, or install another build"
         )
-    # Before there is a group: it keeps the one that is there when it is imported, as Adam does.
+    # Before there is a group: it keeps the one that is there when it is imported, as by LBFGS.
     import torch.distributed.nn  # noqa: F401
 
     with _noticed(processes):
