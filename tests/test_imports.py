@@ -16,7 +16,7 @@ PLUGINS = Path(instamap.__file__).parents[1] / "plugins"
 # A room may import those of all lines above its own, and none of its own line but itself.
 ORDER = """
 version errors
-scene progress files memory
+scene progress files memory threads
 toml_text mrc_format checksums
 tensor_files
 plugin geometry
@@ -37,7 +37,7 @@ ROOMS = {room for line in LINES for room in line}
 LIGHT_AND_FILES = {"version", "errors", "progress", "files", "toml_text", "mrc_format", "plugin"}
 
 # Narrower than ORDER: a part is told everything by its scene and its options.
-PART = {"errors", "scene", "plugin.options", "geometry", "fourier", "parts"}
+PART = {"errors", "scene", "threads", "plugin.options", "geometry", "fourier", "parts"}
 NARROWER = {
     "plugin": {"errors"},
     "parts": {"errors", "scene", "plugin.options", "geometry"},

@@ -17,8 +17,8 @@ from instamap.fourier.kaiser_bessel_numba import (
     sum_rows,
     weight_table,
 )
-from instamap.fourier.threads import in_threads, shares
 from instamap.geometry.compiled import jit
+from instamap.threads import in_threads, shares
 
 _U = np.uintp  # unsigned indices: numba would test signed ones for counting from the end
 

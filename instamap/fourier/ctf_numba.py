@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from instamap.fourier.electrons import ANGSTROMS_PER_MILLIMETRE, wavelength
-from instamap.fourier.threads import in_threads, shares
 from instamap.geometry import grids
 from instamap.geometry.compiled import jit
 from instamap.scene import Optics
+from instamap.threads import in_threads, shares
 
 _FLAGS = {"nsz", "arcp", "contract", "afn"}  # numbers that are not finite stay so
 # Taylor's series of sin(2π t) / t in t², whose error is below 1e-9 up to a quarter of a turn.

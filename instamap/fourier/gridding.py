@@ -21,8 +21,8 @@ from torch import Tensor
 
 from instamap.fourier import kaiser_bessel
 from instamap.fourier.kaiser_bessel import MARGIN, footprint, taps, window_transform
-from instamap.fourier.threads import in_pieces
 from instamap.geometry.cube import Cube
+from instamap.threads import in_pieces
 
 OVERSAMPLING = 1.25  # of a lattice of 2N points
 POINTS_AT_ONCE = 2048  # spread together in torch

@@ -20,8 +20,8 @@ from instamap.fourier.kaiser_bessel_numba import (
     weight_table,
     write_row,
 )
-from instamap.fourier.threads import in_threads
 from instamap.geometry.compiled import jit
+from instamap.threads import in_threads
 
 # Planes and rows of one tile; what its points touch fits into a cache of 256 kB up to boxes of
 # about 100.

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instamap.fourier.threads import in_threads, shares
 from instamap.geometry.compiled import jit
+from instamap.threads import in_threads, shares
 
 
 @jit(fastmath={"contract", "reassoc", "nsz"})  # points that are not finite stay so

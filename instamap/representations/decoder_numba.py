@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from instamap.fourier.threads import in_threads, shares
 from instamap.geometry.compiled import jit
+from instamap.threads import in_threads, shares
 
 POINTS_PER_BLOCK = 256
 GROUP = 4  # features or units that a loop over points takes together

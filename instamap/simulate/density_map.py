@@ -7,8 +7,8 @@ from instamap.data.preprocess import fourier_crop
 from instamap.errors import OptionError
 from instamap.fourier.central_slices import Spectrum
 from instamap.fourier.projector import Projector
-from instamap.fourier.threads import single_thread
 from instamap.scene import Views
+from instamap.threads import single_thread
 
 
 class DensityMap:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from instamap.fourier.central_slices import Spectrum
 from instamap.fourier.projector import Projector
-from instamap.fourier.threads import single_thread
 from instamap.geometry import grids
 from instamap.scene import Views
 from instamap.simulate.atomic_model import Atoms
 from instamap.simulate.potential import VOLTS, WATER, Potential
+from instamap.threads import single_thread
 
 FINER = 1.75  # pixels of the images over those of the lattice on which atoms are drawn, at least
 SHARE_FOLDED = 1e-4  # of a component at Nyquist: what the lattice folds onto it

@@ -20,13 +20,13 @@ from instamap.errors import DataError, OutputError
 from instamap.files import replacing, reported
 from instamap.fourier import aberrations
 from instamap.fourier.ctf import ctf
-from instamap.fourier.threads import in_order
 from instamap.geometry import rotations
 from instamap.maps import mrc
 from instamap.progress import SILENT, Progress
 from instamap.scene import Optics
 from instamap.simulate.exposure import Exposure, draw_white
 from instamap.simulate.random_poses import Poses
+from instamap.threads import in_order
 
 STAR = "particles.star"
 STACK = "particles.mrcs"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instamap.fourier.threads import in_pieces
+from instamap.threads import in_pieces
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instamap.fourier.threads import in_threads, shares
 from instamap.geometry.compiled import jit
 from instamap.scene import Views
 from instamap.statistics.fourier_plane import FourierPlane
+from instamap.threads import in_threads, shares
 
 _FLAGS = {"nsz", "arcp", "contract", "reassoc"}  # numbers that are not finite stay so
 

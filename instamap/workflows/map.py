@@ -12,7 +12,6 @@ from instamap.data.splits import HALVES
 from instamap.fitting.loop import FitResult, optimise
 from instamap.fitting.objective import FitData, StatisticsData
 from instamap.fitting.parallel import run_in_threads
-from instamap.fourier.threads import in_order
 from instamap.maps import fsc, mask
 from instamap.model import Model, compose, part_classes
 from instamap.motion.ring import CIRCLE
@@ -23,6 +22,7 @@ from instamap.plugin.options import Options as WorkflowOptions
 from instamap.progress import SILENT, Progress
 from instamap.scene import Scene
 from instamap.statistics import initial_map
+from instamap.threads import in_order
 from instamap.workflows import middle, per_particle
 from instamap.workflows.devices import CPU, described
 from instamap.workflows.prepare import Prepared, prepare

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instamap.fourier import threads
+from instamap import threads
 from instamap.statistics.quadratic import Quadratic, real_transform
 
 SHAPE = (4, 5, 3)
