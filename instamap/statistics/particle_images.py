@@ -124,7 +124,7 @@ class ParticleImages(ABC):
     @abstractmethod
     def weighted_sums(self, data: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors b "A N N N" of all images with weights "m A" of their particles, and kernels "B
-        2N 2N N+1" with others "m B": what `statistics` gives, for many weights at once.
+        N+1 2N 2N" with others "m B": what `statistics` gives, for many weights at once.
 
         A kernel costs a third of what it does by itself: an image's place on the grid is found once
         for all.

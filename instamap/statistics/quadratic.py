@@ -16,8 +16,8 @@ from instamap.threads import in_pieces
 class Quadratic:
     """½⟨V, K∗V⟩ - ⟨b, V⟩ of maps V "nz ny nx" of a block of voxels.
 
-    b "nz ny nx". kernel "2nz 2ny nx+1": the Fourier transform (rfftn, real since K is real and
-    even) of K on the periodic lattice of twice the block's sides.
+    b "nz ny nx". kernel "nx+1 2ny 2nz": the Fourier transform (along x that of real numbers; real,
+    since K is even) of K on the periodic lattice of twice the block's sides.
     """
 
     b: Tensor
@@ -55,77 +55,74 @@ def curvature(volume: Tensor, kernel: Tensor) -> Tensor:
 
 
 def real_transform(lattice: Tensor) -> Tensor:
-    """The Fourier transform (rfftn) of a lattice that is real and even about its first number."""
-    _, my, mx = lattice.shape
-    return _real_along_z(_planes(lattice, my, mx))
+    """The Fourier transform "mx//2+1 my mz" of a lattice "mz my mx" that is real and even about its
+    first number.
+    """
+    return _real_along_y_and_z(_along_x(lattice, lattice.shape[2]))
 
 
-def _real_along_z(spectrum: Tensor) -> Tensor:
-    """The transforms along z, which are real, of those of the planes of a lattice."""
-    mz, my, columns = spectrum.shape
-    kernel = torch.empty(
-        spectrum.shape,
-        dtype=spectrum.real.dtype,
-        device=spectrum.device,
-    )
+# A volume's transform goes axis by axis: x in planes of z, then y and z in planes of a frequency
+# along x, which stay in a cache. Each axis is transformed where it lies last in memory.
 
-    def along_z(rows: slice) -> None:
-        kernel[:, rows] = torch.fft.fft(spectrum[:, rows], dim=0).real
 
-    in_pieces(
-        along_z,
-        my,
-        mz * columns,
-        spectrum.device,
-    )
+def _along_x(volume: Tensor, mx: int) -> Tensor:
+    """The transforms "mx//2+1 nz ny" along x of a volume "nz ny nx", padded to mx numbers."""
+    nz, ny, _ = volume.shape
+    dtype = torch.promote_types(volume.dtype, torch.complex64)
+    spectrum = torch.empty(mx // 2 + 1, nz, ny, dtype=dtype, device=volume.device)
+
+    def transform(planes: slice) -> None:
+        waves = torch.fft.rfft(volume[planes], n=mx)
+        spectrum[:, planes] = waves.permute(2, 0, 1)
+
+    in_pieces(transform, nz, ny * mx, volume.device)
+    return spectrum
+
+
+def _along_y_and_z(planes: Tensor, my: int, mz: int) -> Tensor:
+    """The transforms "c my mz" of planes "c nz ny", padded to my and mz numbers."""
+    rows = torch.fft.fft(planes, n=my)
+    return torch.fft.fft(rows.transpose(1, 2), n=mz)
+
+
+def _real_along_y_and_z(spectrum: Tensor) -> Tensor:
+    """The transforms "c my mz", which are real, of planes "c mz my"."""
+    columns, mz, my = spectrum.shape
+    kernel = torch.empty(columns, my, mz, dtype=spectrum.real.dtype, device=spectrum.device)
+
+    def transform(some: slice) -> None:
+        kernel[some] = _along_y_and_z(spectrum[some], my, mz).real
+
+    in_pieces(transform, columns, my * mz, spectrum.device)
     return kernel
 
 
 def _cropped(kernel: Tensor, sides: Sequence[int]) -> Tensor:
     """The transform of K on the lattice of twice as long `sides`, axis by axis."""
     nz, ny, nx = sides
-    mz, my, columns = kernel.shape
+    columns, my, mz = kernel.shape
     mx = 2 * (columns - 1)
-    near_z = _nearest(nz, mz).to(kernel.device)
-    near_y = _nearest(ny, my).to(kernel.device)
-    near_x = _nearest(nx, mx).to(kernel.device)
+    device = kernel.device
+    near_z = _nearest(nz, mz).to(device)
+    near_y = _nearest(ny, my).to(device)
+    near_x = _nearest(nx, mx).to(device)
     dtype = torch.promote_types(kernel.dtype, torch.complex64)
-    planes_before = torch.empty(
-        2 * nz,
-        my,
-        columns,
-        dtype=dtype,
-        device=kernel.device,
-    )
-    planes_after = torch.empty(
-        2 * nz,
-        2 * ny,
-        nx + 1,
-        dtype=dtype,
-        device=kernel.device,
-    )
+    before = torch.empty(columns, 2 * nz, 2 * ny, dtype=dtype, device=device)
+    after = torch.empty(nx + 1, 2 * nz, 2 * ny, dtype=dtype, device=device)
 
-    def along_z(rows: slice) -> None:
-        planes_before[:, rows] = torch.fft.ifft(kernel[:, rows], dim=0)[near_z]
+    def along_z_and_y(some: slice) -> None:
+        rows = torch.fft.ifft(kernel[some]).index_select(2, near_z)
+        planes = torch.fft.ifft(rows.transpose(1, 2))
+        before[some] = planes.index_select(2, near_y)
 
-    def along_y_and_x(planes: slice) -> None:
-        lattice = torch.fft.irfft2(planes_before[planes], s=(my, mx))
-        lattice = lattice.index_select(1, near_y).index_select(2, near_x)
-        planes_after[planes] = torch.fft.rfft2(lattice)
+    def along_x(planes: slice) -> None:
+        waves = before[:, planes].permute(1, 2, 0)
+        lattice = torch.fft.irfft(waves, n=mx).index_select(2, near_x)
+        after[:, planes] = torch.fft.rfft(lattice).permute(2, 0, 1)
 
-    in_pieces(
-        along_z,
-        my,
-        mz * columns,
-        kernel.device,
-    )
-    in_pieces(
-        along_y_and_x,
-        2 * nz,
-        my * mx,
-        kernel.device,
-    )
-    return _real_along_z(planes_after)
+    in_pieces(along_z_and_y, columns, my * mz, device)
+    in_pieces(along_x, 2 * nz, 2 * ny * mx, device)
+    return _real_along_y_and_z(after)
 
 
 def _nearest(n: int, m: int) -> Tensor:
@@ -134,110 +131,42 @@ def _nearest(n: int, m: int) -> Tensor:
     return torch.fft.ifftshift(place) % m
 
 
-def _planes(
-    volume: Tensor,
-    my: int,
-    mx: int,
-) -> Tensor:
-    """The transforms "nz my mx//2+1" of a volume's planes, padded to my and mx numbers."""
-    nz = len(volume)
-    dtype = torch.promote_types(volume.dtype, torch.complex64)
-    spectrum = torch.empty(
-        nz,
-        my,
-        mx // 2 + 1,
-        dtype=dtype,
-        device=volume.device,
-    )
-
-    def along_y_and_x(planes: slice) -> None:
-        spectrum[planes] = torch.fft.rfft2(volume[planes].contiguous(), s=(my, mx))
-
-    in_pieces(
-        along_y_and_x,
-        nz,
-        my * mx,
-        volume.device,
-    )
-    return spectrum
-
-
-def _padded_along_z(rows: Tensor) -> Tensor:
-    """The transforms "2nz ..." along z of rows "nz ..." of planes' transforms, padded to twice as
-    many.
-    """
-    return torch.fft.fft(
-        rows,
-        n=2 * len(rows),
-        dim=0,
-    )
-
-
 def _convolved(volume: Tensor, kernel: Tensor) -> Tensor:
-    """K∗V "nz ny nx". z apart, as the planes of padding need no other axis; a part of the axes at
-    once, so that little more than one spectrum is in memory.
-    """
+    """K∗V "nz ny nx"."""
     nz, ny, nx = volume.shape
-    my, mx = 2 * ny, 2 * nx
-    spectrum = _planes(
-        volume,
-        my,
-        mx,
-    )
+    spectrum = _along_x(volume, 2 * nx)
     curved = torch.empty_like(volume)
 
-    def along_z(rows: slice) -> None:
-        waves = _padded_along_z(spectrum[:, rows])
-        waves *= kernel[:, rows]
-        spectrum[:, rows] = torch.fft.ifft(waves, dim=0)[:nz]
+    def filtered(some: slice) -> None:
+        waves = _along_y_and_z(spectrum[some], 2 * ny, 2 * nz)
+        waves *= kernel[some]
+        rows = torch.fft.ifft(waves)[:, :, :nz].transpose(1, 2)
+        spectrum[some] = torch.fft.ifft(rows)[:, :, :ny]
 
     def back(planes: slice) -> None:
-        kept = torch.fft.ifft(spectrum[planes], dim=1)[:, :ny]
-        curved[planes] = torch.fft.irfft(kept, n=mx)[:, :, :nx]
+        waves = spectrum[:, planes].permute(1, 2, 0)
+        curved[planes] = torch.fft.irfft(waves, n=2 * nx)[:, :, :nx]
 
-    in_pieces(
-        along_z,
-        my,
-        2 * nz * spectrum.shape[2],
-        volume.device,
-    )
-    in_pieces(
-        back,
-        nz,
-        my * mx,
-        volume.device,
-    )
+    in_pieces(filtered, nx + 1, 4 * ny * nz, volume.device)
+    in_pieces(back, nz, 2 * ny * nx, volume.device)
     return curved
 
 
 def _power(volume: Tensor, kernel: Tensor) -> Tensor:
     """⟨V, K∗V⟩, a float64 scalar, by Parseval's theorem: the FFTs there, and none back."""
     nz, ny, nx = volume.shape
-    spectrum = _planes(
-        volume,
-        2 * ny,
-        2 * nx,
-    )
-    of_row = torch.empty(
-        2 * ny,
-        dtype=torch.float64,
-        device=volume.device,
-    )
+    spectrum = _along_x(volume, 2 * nx)
+    of_plane = torch.empty(nx + 1, dtype=torch.float64, device=volume.device)
 
-    def along_z(rows: slice) -> None:
-        waves = _padded_along_z(spectrum[:, rows])
-        powers = waves.real**2 + waves.imag**2
-        powers *= kernel[:, rows]
-        powers[..., 1:-1] *= 2  # rfftn leaves out the conjugates of others
-        of_row[rows] = powers.sum((0, 2), dtype=torch.float64)
+    def weigh(some: slice) -> None:
+        waves = _along_y_and_z(spectrum[some], 2 * ny, 2 * nz)
+        powers = torch.view_as_real(waves * kernel[some]) * torch.view_as_real(waves)
+        of_row = powers.sum((2, 3))
+        of_plane[some] = of_row.sum(1, dtype=torch.float64)
 
-    in_pieces(
-        along_z,
-        2 * ny,
-        2 * nz * spectrum.shape[2],
-        volume.device,
-    )
-    return of_row.sum() / (8 * volume.numel())
+    in_pieces(weigh, nx + 1, 4 * ny * nz, volume.device)
+    of_plane[1:-1] *= 2  # rfft leaves out the conjugates of others
+    return of_plane.sum() / (8 * volume.numel())
 
 
 class _Curvature(torch.autograd.Function):

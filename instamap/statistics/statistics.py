@@ -43,10 +43,10 @@ class Statistics:
     add.
 
     cube: the voxels of the images' box for which they were gathered, n an edge. pixel_size: Å. b "n
-    n n": Σ_i w_i A_iᴴ C_i y_i / σ², per unit of density. kernel "2n 2n n+1": the Fourier transform
-    (rfftn, real since K is real and even) of K on the periodic lattice of 2n. count: images.
-    weight: Σ w_i. energy: Σ_i w_i Σ_k |F_i|² / (D² σ²), nan if any image was multiplied by its CTF,
-    as what its zeros removed is not known.
+    n n": Σ_i w_i A_iᴴ C_i y_i / σ², per unit of density. kernel "n+1 2n 2n": the Fourier transform,
+    axes x, y, z, of K on the periodic lattice of 2n (see Quadratic). count: images. weight: Σ w_i.
+    energy: Σ_i w_i Σ_k |F_i|² / (D² σ²), nan if any image was multiplied by its CTF, as what its
+    zeros removed is not known.
     """
 
     cube: Cube
@@ -68,7 +68,7 @@ class Statistics:
         """The statistics of no image."""
         n = cube.edge
         b = torch.zeros(n, n, n, dtype=dtype, device=device)
-        kernel = torch.zeros(2 * n, 2 * n, n + 1, dtype=dtype, device=device)
+        kernel = torch.zeros(n + 1, 2 * n, 2 * n, dtype=dtype, device=device)
         return Statistics(cube, pixel_size, b, kernel, 0, 0.0, 0.0)
 
     @staticmethod
@@ -220,10 +220,10 @@ def _check_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> Cube:
     box, low, high = (int(number) for number in arrays["cube"])
     n = high - low
     shapes = (arrays["b"].shape, arrays["kernel"].shape)
-    if shapes != ((n, n, n), (2 * n, 2 * n, n + 1)):
+    if shapes != ((n, n, n), (n + 1, 2 * n, 2 * n)):
         raise DataError(
             f"'{path}' has statistics of shapes {shapes[0]} and {shapes[1]}, which are not of"
-            f" {n} voxels an edge; write it again"
+            f" {n} voxels an edge, or of another version; write it again"
         )
     try:
         return Cube(box, low, high)
@@ -232,7 +232,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> Cube:
 
 
 def kernel_of(grid: Grid, number: int = 0) -> Tensor:
-    """The transform "2n 2n n+1" of the kernel K of one of the sums of power on a grid, by its
+    """The transform "n+1 2n 2n" of the kernel K of one of the sums of power on a grid, by its
     number from 0.
     """
     return real_transform(grid.power_lattice(number))

@@ -183,7 +183,7 @@ def test_sums_with_many_weights_are_those_with_each(coarse):
     power = torch.randn(coarse.count, 5, generator=generator, dtype=torch.float64)
     b, kernels = coarse.weighted_sums(data, power)
     assert b.shape == (2, SMALL, SMALL, SMALL)
-    assert kernels.shape == (5, 2 * SMALL, 2 * SMALL, SMALL + 1)
+    assert kernels.shape == (5, SMALL + 1, 2 * SMALL, 2 * SMALL)
     for found, weights in zip(b, data.T, strict=True):
         assert torch.equal(found, coarse.statistics(weights).b)
     for found, weights in zip(kernels, power.T, strict=True):
