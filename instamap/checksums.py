@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ def of_arrays(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> str:
 def write_list(folder: Path) -> None:
     """Writes the list of the files of a folder, which must be complete."""
     names = sorted(path.name for path in folder.iterdir() if path.name != LIST)
-    lines = [f"{of_file(folder / name)}  {name}\n" for name in names]
+    with ThreadPoolExecutor() as pool:  # sums are taken without Python's lock
+        sums = pool.map(of_file, [folder / name for name in names])
+    lines = [f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True)]
     with replacing(folder / LIST) as sibling:
         sibling.write_text("".join(lines), encoding="utf-8")
 

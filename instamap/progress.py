@@ -31,7 +31,7 @@ class Progress:
         """Tells one line for a person to read."""
 
     def images_read(self, done: int, total: int) -> None:
-        """Tells how many of the images have been read."""
+        """Tells how many of the images have been read: none, where a pass over them begins."""
 
     def evaluated(self, fit: str, evaluation: Evaluation, steps: int) -> None:
         """Tells of an evaluation of a fit of at most so many steps.

@@ -60,14 +60,11 @@ def turn(
             results.append({**result, "failed": run.output[-800:]})
             continue
         scores = runs.judge(tool, folder, out[name], out["instamap"] / "mask.mrc")
-        results.append(
-            {
-                **result,
-                **run.numbers(),
-                **scores,
-                **({"fits": runs.fits(out[name])} if name == "instamap" else {}),
-            }
-        )
+        result = {**result, **run.numbers(), **scores}
+        if name == "instamap":
+            result["fits"] = runs.fits(out[name])
+            result["needs"] = runs.needs(run, out[name])
+        results.append(result)
     return results
 
 

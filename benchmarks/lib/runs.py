@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from instamap.data.particles import Particles
 from instamap.maps import fsc, mrc
 
 RELION = "relion_reconstruct"
+NEEDS = re.compile(r"needs +about ([\d.]+) GB, (\d+) s to read, ([\d.]+) s for a step")
+READ = re.compile(r"read \d+ images in ([\d.]+) s")
 
 
 def warm_up() -> None:
@@ -206,6 +209,23 @@ def fits(out: Path) -> dict[str, dict]:
             "seconds": last["seconds"],
         }
     return found
+
+
+def needs(run: Run, out: Path) -> dict[str, tuple[float, float]]:
+    """What `instamap reconstruct` said that it would need, and what it took: GB, seconds to read,
+    seconds of a step of all fits. Empty where it said nothing.
+    """
+    said = NEEDS.search(run.output)
+    read = READ.search(run.output)
+    if said is None or read is None or run.anonymous is None:
+        return {}
+    memory, reading, step = (float(word) for word in said.groups())
+    steps = [one["seconds"] / one["steps"] for one in fits(out).values()]
+    return {
+        "GB": (memory, 1e-9 * run.anonymous),
+        "seconds to read": (reading, float(read[1])),
+        "seconds a step": (step, max(steps)),
+    }
 
 
 def held_out_images(folder: Path, out: Path) -> int:

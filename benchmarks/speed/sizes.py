@@ -7,7 +7,7 @@ run.
 Each line can be had alone (--only):
 
 - halves: two half maps of the set of --data, beside two runs of relion_reconstruct at the same
-time.
+time; and what was told before, beside what it took.
 - image: what one image more costs: the difference between two sets (--more) by the images between
 them. instamap gathers statistics (`accumulate`), relion_reconstruct makes one map of few images
 (--relion). Stages that look at a sample only take no more for the larger one, since the smaller is
@@ -141,6 +141,7 @@ class Lines:
             compared("GB", "anonymous", memory, 1e-9),
             gain_row(line, "AUC of half 1, and gain", ours, theirs, gain),
             Row(line, "AUC of half 1", ours, theirs, ours, auc, at_least=True),
+            *_told(line, [one["needs"] for one in turns if one.get("needs")]),
         ]
 
     def image(self) -> list[Row]:
@@ -216,6 +217,17 @@ class Lines:
             ratio_row("wide", "cpu seconds", wide.cpu_seconds, narrow.cpu_seconds, None),
             own_row("wide", "GB", gigabytes(wide), 6),
         ]
+
+
+def _told(line: str, needs: list[dict[str, tuple[float, float]]]) -> list[Row]:
+    """What was told before, beside what it took, and the factor between them either way."""
+    rows = []
+    for what in needs[0] if needs else ():
+        said = median(one[what][0] for one in needs)
+        taken = median(one[what][1] for one in needs)
+        factor = max(said / taken, taken / said)
+        rows.append(Row(line, f"{what}, told", said, taken, factor, 1.5))
+    return rows
 
 
 def slope(few: Run, many: Run, between: int) -> dict[str, float]:

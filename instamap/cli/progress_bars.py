@@ -74,7 +74,9 @@ class ProgressBars(Progress):
         self.console.print(escaped(line), highlight=False, markup=False, soft_wrap=True)
 
     def images_read(self, done: int, total: int) -> None:
-        seconds = max(time.monotonic() - self._start, SHORTEST_TIME)
+        if not done:
+            self._starts["read"] = time.monotonic()
+        seconds = max(time.monotonic() - self._starts.get("read", self._start), SHORTEST_TIME)
         self._show("read", done, total, f"{done / seconds:.0f} images/s", "")
         if done == total and not self._bars:
             self.message(f"read {total} images in {seconds:.1f} s")

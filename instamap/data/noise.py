@@ -35,30 +35,66 @@ def estimate(
     box = particles.box
     group = particles.views.group
     groups = int(group.max()) + 1
-    outside = _outside_circle(box)
+    corners = _Corners(box)
     variances = []
     powers = []
     sums = torch.zeros(2, groups, box // 2 + 1, dtype=torch.float64)
     for chunk in rows.split(max(1, _PIXELS_AT_ONCE // box**2)):
         images = particles.images(chunk).double()
-        variance = images[:, outside].var(1)
+        variance = corners.of(images).var(1)
         _check_variance(particles, chunk, variance)
         square = _squared_ctf(particles, chunk)
         power = torch.ones_like(variance) if square is None else _mean(square, box)
         variances.append(variance)
         powers.append(power)
-        of_chunk = _shell_sums(images * outside, outside, square, group[chunk], groups)
-        sums = sums + of_chunk
+        present, place = group[chunk].unique(return_inverse=True)
+        sums.index_add_(1, present, corners.shell_sums(images, square, place, len(present)))
     variance = torch.cat(variances)
     power = torch.cat(powers)
     level = _per_group(variance, power, group[rows], groups)
     return _scaled(sums, level, box)
 
 
-def _outside_circle(box: int) -> Tensor:
-    """Where pixels "D D" are farther than box/2 from the origin."""
-    centres = grids.pixel_centres(box, 1.0, dtype=torch.float64)
-    return centres.norm(dim=-1) > box / 2
+class _Corners:
+    """The pixels outside the inscribed circle, farther than box/2 from the origin, and what is the
+    same of all images there.
+    """
+
+    def __init__(self, box: int) -> None:
+        self.box = box
+        centres = grids.pixel_centres(box, 1.0, dtype=torch.float64)
+        outside = centres.norm(dim=-1) > box / 2
+        self.window = outside.double()
+        self.pixels = outside.flatten().nonzero()[:, 0]
+        # What white noise of variance one would give: taking off each image's mean costs power at
+        # low frequencies.
+        count = len(self.pixels)
+        self.white = count - _power(self.window) / count
+        self.shell = grids.noise_shells(box)[:, : box // 2 + 1].flatten()
+        self.both_halves = _both_halves(box)
+
+    def of(self, images: Tensor) -> Tensor:
+        """The values "B P" of images "B D D" there."""
+        return images.flatten(1).index_select(1, self.pixels)
+
+    def shell_sums(
+        self, images: Tensor, square: Tensor | None, group: Tensor, groups: int
+    ) -> Tensor:
+        """Sums "2 G D//2+1" over images "B D D" of a group and over a shell: of the power of the
+        images with the circle blanked out, and of C² (or of ones).
+        """
+        mean = self.of(images).mean(1)
+        centred = (images - mean[:, None, None]) * self.window
+        power = _power(centred.float()).double()  # of small numbers: float32 is exact enough
+        of_groups = power.new_zeros(2, groups, *self.white.shape)
+        of_groups[0].index_add_(0, group, power)
+        if square is None:
+            of_groups[1] = self.white * torch.bincount(group, minlength=groups)[:, None, None]
+        else:
+            of_groups[1].index_add_(0, group, self.white * square)
+        of_groups *= self.both_halves
+        sums = power.new_zeros(2, groups, self.box // 2 + 1)
+        return sums.index_add_(2, self.shell, of_groups.flatten(2))
 
 
 def _squared_ctf(particles: Particles, rows: Tensor) -> Tensor | None:
@@ -110,32 +146,6 @@ def _mean(square: Tensor, box: int) -> Tensor:
     """Mean of C² "B" over all D x D components."""
     total = (square * _both_halves(box)).sum((1, 2))
     return total / box**2
-
-
-def _shell_sums(
-    images: Tensor, window: Tensor, square: Tensor | None, group: Tensor, groups: int
-) -> Tensor:
-    """Sums "2 G D//2+1" over images "B D D" of a group and over a shell: of the power of the
-    windowed images, and of C² (or of ones).
-    """
-    box = images.shape[-1]
-    shells = box // 2 + 1
-    total = window.sum()
-    mean = images.sum((1, 2), keepdim=True) / total
-    power = _power((images - mean) * window)
-    # What white noise of variance one would give: taking off each image's mean costs power at low
-    # frequencies.
-    white = total - _power(window.to(images)) / total
-    of_groups = torch.zeros(2, groups, box, shells, dtype=images.dtype)
-    of_groups[0].index_add_(0, group, power)
-    if square is None:
-        of_groups[1] = white * torch.bincount(group, minlength=groups)[:, None, None]
-    else:
-        of_groups[1].index_add_(0, group, white * square)
-    of_groups *= _both_halves(box)
-    shell = grids.noise_shells(box)[:, :shells].flatten()
-    sums = torch.zeros(2, groups, shells, dtype=images.dtype)
-    return sums.index_add_(2, shell, of_groups.flatten(2))
 
 
 def _power(images: Tensor) -> Tensor:

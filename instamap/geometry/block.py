@@ -1,10 +1,11 @@
 """Blocks of voxels within the box of a map, no longer along any axis than what they hold."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from instamap.geometry import grids
 from instamap.geometry.cube import Cube
 
 
@@ -19,22 +20,14 @@ class Block:
     high: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        for low, high in zip(
-            self.low,
-            self.high,
-            strict=True,
-        ):
+        for low, high in self.limits:
             if not 0 <= low < high <= self.box:
                 raise ValueError(f"{self} are no block; the limits must be in the box")
 
     @staticmethod
     def of_cube(cube: Cube) -> "Block":
         """All voxels of a cube."""
-        return Block(
-            cube.box,
-            (cube.low,) * 3,
-            (cube.high,) * 3,
-        )
+        return Block(cube.box, (cube.low,) * 3, (cube.high,) * 3)
 
     @staticmethod
     def around(chosen: Tensor, within: Cube | None = None) -> "Block":
@@ -47,50 +40,26 @@ class Block:
             raise ValueError(f"nothing is chosen in {limits}")
         first = limits.low + occupied.amin(0)
         last = limits.low + occupied.amax(0)
-        pairs = zip(
-            first.tolist(),
-            last.tolist(),
-            strict=True,
-        )
-        sides = [
-            Cube(
-                limits.box,
-                low,
-                high + 1,
-            ).transformed_fast(limits)
-            for low, high in pairs
-        ]
-        z, y, x = sides
-        return Block(
-            limits.box,
-            (z.low, y.low, x.low),
-            (z.high, y.high, x.high),
-        )
+        pairs = zip(first.tolist(), last.tolist(), strict=True)
+        cubes = [Cube(limits.box, low, high + 1) for low, high in pairs]
+        z, y, x = [cube.transformed_fast(limits) for cube in cubes]
+        return Block(limits.box, (z.low, y.low, x.low), (z.high, y.high, x.high))
+
+    @property
+    def limits(self) -> Iterator[tuple[int, int]]:
+        """Low and high along each axis (z, y, x)."""
+        return zip(self.low, self.high, strict=True)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along each axis."""
-        z, y, x = (
-            high - low
-            for low, high in zip(
-                self.low,
-                self.high,
-                strict=True,
-            )
-        )
+        z, y, x = (high - low for low, high in self.limits)
         return (z, y, x)
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """The block's place in a map."""
-        z, y, x = (
-            slice(low, high)
-            for low, high in zip(
-                self.low,
-                self.high,
-                strict=True,
-            )
-        )
+        z, y, x = (slice(low, high) for low, high in self.limits)
         return (z, y, x)
 
     def slices_in(self, cube: Cube) -> tuple[slice, slice, slice]:
@@ -98,14 +67,7 @@ class Block:
         inside = cube.low <= min(self.low) and max(self.high) <= cube.high
         if self.box != cube.box or not inside:
             raise ValueError(f"{self} are not all among {cube}")
-        z, y, x = (
-            slice(low - cube.low, high - cube.low)
-            for low, high in zip(
-                self.low,
-                self.high,
-                strict=True,
-            )
-        )
+        z, y, x = (slice(low - cube.low, high - cube.low) for low, high in self.limits)
         return (z, y, x)
 
     def of(self, volume: Tensor) -> Tensor:
@@ -114,22 +76,11 @@ class Block:
 
     def whole_map(self, values: Tensor) -> Tensor:
         """The map "D D D" that has these values "nz ny nx" in the block and is empty elsewhere."""
-        volume = torch.zeros(
-            self.box,
-            self.box,
-            self.box,
-            dtype=values.dtype,
-            device=values.device,
-        )
+        volume = grids.empty_map(self.box, values)
         volume[self.slices] = values
         return volume
 
     def __str__(self) -> str:
-        sides = zip(
-            "zyx",
-            self.low,
-            self.high,
-            strict=True,
-        )
-        limits = ", ".join(f"{axis} {low} to {high - 1}" for axis, low, high in sides)
+        sides = zip("zyx", self.limits, strict=True)
+        limits = ", ".join(f"{axis} {low} to {high - 1}" for axis, (low, high) in sides)
         return f"voxels {limits} of {self.box}"

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from instamap.geometry import grids
@@ -104,7 +103,7 @@ class Cube:
         """The map "D D D" that has these values "n n n" in the cube and is empty elsewhere."""
         if self.is_whole:
             return values
-        volume = torch.zeros(self.box, self.box, self.box, dtype=values.dtype, device=values.device)
+        volume = grids.empty_map(self.box, values)
         volume[self.slices] = values
         return volume
 

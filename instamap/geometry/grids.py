@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,6 +79,18 @@ def noise_shells(box: int) -> Tensor:
     """
     plane = shells(box, 2)
     return plane.clamp(max=box // 2)
+
+
+def empty_map(box: int, like: Tensor) -> Tensor:
+    """A map "D D D" of zeros, with the type and on the device of another tensor.
+
+    On a CPU numpy asks the system for zeros: what is never written, as most of a large box around a
+    molecule, takes neither memory nor time.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(box, box, box)
+    kind = like.new_empty(0).numpy().dtype
+    return torch.from_numpy(np.zeros((box, box, box), kind))
 
 
 def pad(images: Tensor, box: int) -> Tensor:

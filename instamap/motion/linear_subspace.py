@@ -169,14 +169,16 @@ def _solve(
     windows: Tensor,
     steps: int,
 ) -> Tensor:
-    """The maps after some steps of conjugate gradients on the block normal equations."""
+    """The maps after some steps of conjugate gradients on the block normal equations, with kernels
+    "C C N+1 2N 2N" as Statistics have them.
+    """
     n = maps.shape[-1]
     padded = (2 * n,) * 3
     axes = (1, 2, 3)
+    factors = kernels.permute(0, 1, 4, 3, 2).to(torch.complex64).contiguous()
 
     def apply(volumes: Tensor) -> Tensor:
         spectrum = torch.fft.rfftn(volumes, s=padded, dim=axes)
-        factors = kernels.to(spectrum.dtype)
         spectrum = torch.einsum("jkzyx,kzyx->jzyx", factors, spectrum)
         convolved = torch.fft.irfftn(spectrum, s=padded, dim=axes)
         cropped = convolved[:, :n, :n, :n]

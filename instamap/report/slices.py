@@ -49,13 +49,28 @@ def drawn(volume: Tensor, pixel_size: float) -> "Figure":
     volume = volume.detach().cpu()
     middle = [volume.select(view.axis, volume.shape[view.axis] // 2) for view in VIEWS]
     slices = [one.double() for one in middle]
-    projections = [volume.sum(view.axis, dtype=torch.float64) * pixel_size for view in VIEWS]
+    projections = [sums * pixel_size for sums in _sums(volume)]
     page = figure.framed(7.2, 5.1)
     upper, lower = page.subplots(2, 3)
     _draw_row(upper, slices, "central slice")
     _draw_row(lower, projections, "projection")
     _draw_scale_bar(upper[0], volume.shape[-1], pixel_size)
     return page
+
+
+def _sums(volume: Tensor) -> list[Tensor]:
+    """Sums of a map "D D D" along each of its axes, in float64; a plane at a time, which stays in a
+    cache.
+    """
+    along_z = volume.new_zeros(volume.shape[1:], dtype=torch.float64)
+    along_y = []
+    along_x = []
+    for plane in volume:
+        plane = plane.double()
+        along_z += plane
+        along_y.append(plane.sum(0))
+        along_x.append(plane.sum(1))
+    return [along_z, torch.stack(along_y), torch.stack(along_x)]
 
 
 def label_axes(axes: "Axes", view: View, *, size: float, distance: float) -> None:

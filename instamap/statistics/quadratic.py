@@ -41,11 +41,7 @@ class Quadratic:
 
     def to(self, *args: Any) -> "Quadratic":
         """A copy of another dtype or on another device: see Tensor.to."""
-        return replace(
-            self,
-            b=self.b.to(*args),
-            kernel=self.kernel.to(*args),
-        )
+        return replace(self, b=self.b.to(*args), kernel=self.kernel.to(*args))
 
 
 def curvature(volume: Tensor, kernel: Tensor) -> Tensor:
@@ -173,11 +169,7 @@ class _Curvature(torch.autograd.Function):
     """K∗V; its gradient is of the same kind, as K is symmetric."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        volume: Tensor,
-        kernel: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, volume: Tensor, kernel: Tensor) -> Tensor:
         ctx.save_for_backward(kernel)
         return _convolved(volume, kernel)
 
@@ -192,20 +184,12 @@ class _Value(torch.autograd.Function):
     """The value of a map and, from the same pair of FFTs, its gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        volume: Tensor,
-        function: Quadratic,
-    ) -> Tensor:
+    def forward(ctx: Any, volume: Tensor, function: Quadratic) -> Tensor:
         if not ctx.needs_input_grad[0]:
             along = (volume * function.b).sum(dtype=torch.float64)
             return 0.5 * _power(volume, function.kernel) - along
         curved = _convolved(volume, function.kernel)
-        of_plane = torch.empty(
-            len(volume),
-            dtype=torch.float64,
-            device=volume.device,
-        )
+        of_plane = torch.empty(len(volume), dtype=torch.float64, device=volume.device)
 
         def weigh(planes: slice) -> None:
             b = function.b[planes]
@@ -214,12 +198,7 @@ class _Value(torch.autograd.Function):
             of_plane[planes] = terms.sum((1, 2), dtype=torch.float64)
             curved[planes] -= b
 
-        in_pieces(
-            weigh,
-            len(volume),
-            volume[0].numel(),
-            volume.device,
-        )
+        in_pieces(weigh, len(volume), volume[0].numel(), volume.device)
         ctx.save_for_backward(curved)
         return of_plane.sum()
 

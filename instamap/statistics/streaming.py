@@ -72,6 +72,8 @@ class _Reading:
         self._progress = progress
         self._total = total
         self._done = 0
+        if total:
+            progress.images_read(0, total)  # from which on the time counts
 
     def add(self, count: int) -> None:
         self._done += count

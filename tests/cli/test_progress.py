@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from instamap.cli import progress_bars
 from instamap.cli.progress_bars import ProgressBars
 from instamap.progress import Evaluation
 
@@ -50,6 +51,20 @@ def test_without_a_terminal_each_thing_is_one_line():
     assert message == ("likelihood      [gaussian] " + 30 * "word ")
     assert re.fullmatch(r"3 maps in \d+\.\d s", maps)
     assert fitted == "half1: 15 steps in 1.5 s, best at step 10"
+
+
+def test_reading_is_timed_from_its_first_word_on(capsys, monkeypatch):
+    """Not from the start of the program, and each pass by itself."""
+    now = [100.0]
+    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: now[0])
+    with ProgressBars() as bars:
+        for seconds in (7.0, 2.5):
+            now[0] += 50
+            bars.images_read(0, 30)
+            now[0] += seconds
+            bars.images_read(30, 30)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["read 30 images in 7.0 s", "read 30 images in 2.5 s"]
 
 
 def test_fits_of_one_name_are_told_one_by_one(capsys):
