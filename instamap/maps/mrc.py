@@ -3,7 +3,7 @@
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase
+from io import SEEK_CUR, BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,13 @@ def write(
     packed = Path(path).suffix == PACKED
     with replacing(path) as sibling, _opened(sibling, packed) as file:
         file.write(header)
-        file.write(data.data)
+        *planes, last = data
+        for plane in planes:
+            if plane.any():
+                file.write(plane.data)
+            else:  # a hole, which takes no room on a disk: most of a large box is empty
+                file.seek(plane.nbytes, SEEK_CUR)
+        file.write(last.data)
 
 
 @contextmanager

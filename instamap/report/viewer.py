@@ -161,12 +161,18 @@ def _of_half(half: HalfModel, place: Tensor, crop: Crop, every: int) -> Tensor:
 
 def crop_to(mask: Tensor) -> Crop:
     """The smallest part of a box that holds a mask "D D D", and a margin."""
-    found = (mask > 0).nonzero()
-    if not len(found):
+    inside = mask > 0
+    if not bool(inside.any()):
         whole = tuple(mask.shape)
         return Crop((0, 0, 0), (whole[0], whole[1], whole[2]))
-    low = (found.amin(0) - MARGIN).clamp(min=0).tolist()
-    high = (found.amax(0) + 1 + MARGIN).minimum(torch.tensor(mask.shape)).tolist()
+    in_plane = inside.any(0)
+    along = (inside.flatten(1).any(1), in_plane.any(1), in_plane.any(0))
+    found = [axis.nonzero()[:, 0] for axis in along]
+    low = [max(0, int(places[0]) - MARGIN) for places in found]
+    high = [
+        min(size, int(places[-1]) + 1 + MARGIN)
+        for places, size in zip(found, mask.shape, strict=True)
+    ]
     return Crop((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 

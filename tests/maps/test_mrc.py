@@ -295,6 +295,29 @@ def test_the_file_is_what_mrcfile_would_write(tmp_path):
     assert (tmp_path / "ours.mrc").read_bytes() == (tmp_path / "theirs.mrc").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["map.mrc", "map.mrc.gz"])
+@pytest.mark.parametrize("full", [[], [0], [5], [2, 3]])
+def test_empty_planes_are_holes_that_read_as_zeros(tmp_path, name, full):
+    volume = torch.zeros(6, 64, 64)
+    volume[full] = torch.randn(len(full), 64, 64)
+    path = tmp_path / name
+    mrc.write(path, volume, 1.5)
+    content = path.read_bytes()
+    if name.endswith(".gz"):
+        content = gzip.decompress(content)
+    assert content[1024:] == volume.numpy().tobytes()
+
+
+def test_statistics_are_those_of_numpy_also_of_maps_that_hardly_vary(tmp_path):
+    for volume in (np.random.default_rng(1).normal(1, 1e-7, (9, 9, 9)), np.full((3, 3, 3), 7.5)):
+        data = volume.astype(np.float32)
+        mrc.write(tmp_path / "map.mrc", data, 1.0)
+        header = mrcfile.open(tmp_path / "map.mrc", header_only=True).header
+        assert header.dmean == data.mean(dtype=np.float32)
+        assert header.rms == pytest.approx(data.std(dtype=np.float32), rel=1e-5, abs=1e-12)
+        assert (header.dmin, header.dmax) == (data.min(), data.max())
+
+
 def test_a_map_has_a_place_and_a_label(tmp_path):
     path = tmp_path / "map.mrc"
     mrc.write(path, CUBE, 1.5, origin=(1.5, -3.0, 7.25), label="local resolution in Å")
