@@ -85,7 +85,7 @@ class _Corners:
         """
         mean = self.of(images).mean(1)
         centred = (images - mean[:, None, None]) * self.window
-        power = _power(centred.float()).double()  # of small numbers: float32 is exact enough
+        power = _power(centred.float())  # transforms in float32 are exact enough
         of_groups = power.new_zeros(2, groups, *self.white.shape)
         of_groups[0].index_add_(0, group, power)
         if square is None:
@@ -149,9 +149,9 @@ def _mean(square: Tensor, box: int) -> Tensor:
 
 
 def _power(images: Tensor) -> Tensor:
-    """|F|² "* D D//2+1" of the components of images "* D D"."""
+    """|F|² "* D D//2+1" (float64) of the components of images "* D D"."""
     components = torch.fft.rfft2(images)
-    return components.real**2 + components.imag**2
+    return components.real.double().square() + components.imag.double().square()
 
 
 def _scaled(sums: Tensor, level: Tensor, box: int) -> Tensor:
