@@ -52,14 +52,14 @@ def in_order(work: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator
     """work(item) of each item in turn, some of them computed ahead, in as many threads as torch
     uses.
 
-    In each of these torch itself uses one, so that no bit depends on their number. Items are made
-    in order, by the caller's thread.
+    In each of these torch itself uses one, so that no bit depends on their number, and records
+    gradients only where the caller's thread does. Items are made in order, by the caller's thread.
     """
     threads = torch.get_num_threads()
     if threads == 1:
         yield from map(work, items)
         return
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=_begin, initargs=(torch.is_grad_enabled(),))
     ahead: deque[Future[Outcome]] = deque()
     try:
         for item in items:
@@ -72,6 +72,12 @@ def in_order(work: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator
         pool.shutdown(cancel_futures=True)
         # for threads of others: what is set in one is what new ones begin with
         torch.set_num_threads(threads)
+
+
+def _begin(with_gradients: bool) -> None:
+    """What a thread of `in_order` begins with, which torch does not hand on."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(with_gradients)
 
 
 def in_pieces(
