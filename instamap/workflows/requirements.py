@@ -33,7 +33,7 @@ TYPICAL_EDGE = 0.75  # of the box, of the cube that holds most particles
 TIMED_IMAGES = 64
 TIMED_BOX = 48
 TIMED_STEP_BOX = 64  # in smaller ones a step waits for Python
-TIMED_STEPS = 4
+TIMED_STEPS = 3
 # Bytes, as measured: of the libraries; of a point of the field in a step of a fit, tables and their
 # moments among them; of a voxel of the cube, for what compares half maps; of a voxel of the box,
 # for the maps that are written.
