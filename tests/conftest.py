@@ -22,6 +22,16 @@ settings.register_profile(
 settings.load_profile("instamap")
 
 
+@pytest.fixture
+def torch_threads():
+    """torch_threads(n) gives torch so many threads until the test ends, also where there are fewer
+    cores.
+    """
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of particles, maps and models that are too large to be kept in the project:

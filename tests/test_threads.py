@@ -8,12 +8,8 @@ from instamap.threads import in_order, in_pieces
 
 
 @pytest.fixture
-def four_threads():
-    """As many threads of torch, also on a machine with fewer cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+def four_threads(torch_threads):
+    torch_threads(4)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -37,7 +33,7 @@ def test_each_thread_of_pieces_has_one_of_torch(four_threads):
     assert torch.get_num_threads() == 4
 
 
-def test_a_gradient_by_several_threads_is_that_by_one(four_threads, monkeypatch):
+def test_a_gradient_by_several_threads_is_that_by_one(torch_threads, monkeypatch):
     """What the threads of a function's forward pass write must not become a part of its graph."""
     monkeypatch.setattr("instamap.threads.NUMBERS_IN_CACHE", 1)
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +41,7 @@ def test_a_gradient_by_several_threads_is_that_by_one(four_threads, monkeypatch)
     function = Quadratic(b, real_transform(torch.randn(48, 20, 24, generator=generator)))
     found = []
     for threads in (1, 4, 4, 4):
-        torch.set_num_threads(threads)
+        torch_threads(threads)
         given = volume.clone().requires_grad_()
         value = function(given)
         value.backward()

@@ -39,13 +39,7 @@ from instamap.cli import (
     states,
     view,
 )
-from instamap.cli.memory import (
-    OUT_OF_MEMORY,
-    check_space,
-    leave_at_once,
-    spare_threads,
-    take_large_pages,
-)
+from instamap.cli.memory import OUT_OF_MEMORY, check_space, spare_threads, take_large_pages
 from instamap.cli.terminal import show, surviving_streams, tell
 from instamap.errors import InstamapError, PartError, is_out_of_memory, line_of
 from instamap.plugin.registry import Registry, default
@@ -128,7 +122,6 @@ def main() -> None:
     """
     spare_threads()
     take_large_pages()
-    leave_at_once()
     with contextlib.suppress(ValueError):  # signals can be set in the main thread alone
         _end_on_signals()
     with surviving_streams():

@@ -2,8 +2,6 @@
 pages it comes.
 """
 
-import atexit
-import gc
 import os
 import resource
 
@@ -35,14 +33,6 @@ def take_large_pages() -> None:
     its time. What the environment says wins.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def leave_at_once() -> None:
-    """Has the process end without Python's last search for garbage, which goes with it anyway: half
-    a second after a run.
-    """
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
 
 
 def check_space() -> None:

@@ -41,14 +41,15 @@ def estimate(
     sums = torch.zeros(2, groups, box // 2 + 1, dtype=torch.float64)
     for chunk in rows.split(max(1, _PIXELS_AT_ONCE // box**2)):
         images = particles.images(chunk).double()
-        variance = corners.of(images).var(1)
+        variance, mean = torch.var_mean(corners.of(images), 1)
         _check_variance(particles, chunk, variance)
         square = _squared_ctf(particles, chunk)
         power = torch.ones_like(variance) if square is None else _mean(square, box)
         variances.append(variance)
         powers.append(power)
         present, place = group[chunk].unique(return_inverse=True)
-        sums.index_add_(1, present, corners.shell_sums(images, square, place, len(present)))
+        centred = images - mean[:, None, None]
+        sums.index_add_(1, present, corners.shell_sums(centred, square, place, len(present)))
     variance = torch.cat(variances)
     power = torch.cat(powers)
     level = _per_group(variance, power, group[rows], groups)
@@ -80,12 +81,10 @@ class _Corners:
     def shell_sums(
         self, images: Tensor, square: Tensor | None, group: Tensor, groups: int
     ) -> Tensor:
-        """Sums "2 G D//2+1" over images "B D D" of a group and over a shell: of the power of the
-        images with the circle blanked out, and of C² (or of ones).
+        """Sums "2 G D//2+1" over a group's images "B D D", less their means outside the circle, and
+        over a shell: of the power of the images with the circle blanked out, and of C² (or ones).
         """
-        mean = self.of(images).mean(1)
-        centred = (images - mean[:, None, None]) * self.window
-        power = _power(centred.float())  # transforms in float32 are exact enough
+        power = _power((images * self.window).float())  # transforms in float32 are exact enough
         of_groups = power.new_zeros(2, groups, *self.white.shape)
         of_groups[0].index_add_(0, group, power)
         if square is None:

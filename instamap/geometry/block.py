@@ -35,13 +35,10 @@ class Block:
         little longer where FFTs of twice that are faster: see `Cube.around`.
         """
         limits = within or Cube.whole(len(chosen))
-        occupied = limits.of(chosen).nonzero()
-        if not len(occupied):
+        occupied = grids.extent(limits.of(chosen))
+        if not occupied:
             raise ValueError(f"nothing is chosen in {limits}")
-        first = limits.low + occupied.amin(0)
-        last = limits.low + occupied.amax(0)
-        pairs = zip(first.tolist(), last.tolist(), strict=True)
-        cubes = [Cube(limits.box, low, high + 1) for low, high in pairs]
+        cubes = [Cube(limits.box, limits.low + low, limits.low + high) for low, high in occupied]
         z, y, x = [cube.transformed_fast(limits) for cube in cubes]
         return Block(limits.box, (z.low, y.low, x.low), (z.high, y.high, x.high))
 

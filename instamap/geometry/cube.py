@@ -35,12 +35,12 @@ class Cube:
         where nothing is chosen.
         """
         limits = within or Cube.whole(len(chosen))
-        occupied = limits.of(chosen).nonzero()
-        if not len(occupied):
+        occupied = grids.extent(limits.of(chosen))
+        if not occupied:
             raise ValueError(f"nothing is chosen in {limits}")
-        first = limits.low + int(occupied.min())
-        last = limits.low + int(occupied.max())
-        return Cube(limits.box, first, last + 1).transformed_fast(limits)
+        first = limits.low + min(low for low, _ in occupied)
+        end = limits.low + max(high for _, high in occupied)
+        return Cube(limits.box, first, end).transformed_fast(limits)
 
     def centred(self) -> "Cube":
         """The least cube around this one whose voxel n // 2 is the box's voxel D // 2, so that it

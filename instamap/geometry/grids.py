@@ -93,6 +93,18 @@ def empty_map(box: int, like: Tensor) -> Tensor:
     return torch.from_numpy(np.zeros((box, box, box), kind))
 
 
+def extent(chosen: Tensor) -> list[tuple[int, int]]:
+    """The first voxel and the one after the last, along each axis, of those that are chosen "D D D"
+    (bool); none where none is.
+    """
+    if not bool(chosen.any()):
+        return []
+    in_plane = chosen.any(0)
+    along = (chosen.flatten(1).any(1), in_plane.any(1), in_plane.any(0))
+    places = [axis.nonzero()[:, 0] for axis in along]
+    return [(int(some[0]), int(some[-1]) + 1) for some in places]
+
+
 def pad(images: Tensor, box: int) -> Tensor:
     """Images "* D D" in the middle of zeros "* box box", origin on origin."""
     edge = images.shape[-1]

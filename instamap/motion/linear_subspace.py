@@ -175,7 +175,8 @@ def _solve(
     n = maps.shape[-1]
     padded = (2 * n,) * 3
     axes = (1, 2, 3)
-    factors = kernels.permute(0, 1, 4, 3, 2).to(torch.complex64).contiguous()
+    dtype = torch.promote_types(maps.dtype, torch.complex64)
+    factors = kernels.permute(0, 1, 4, 3, 2).to(dtype).contiguous()
 
     def apply(volumes: Tensor) -> Tensor:
         spectrum = torch.fft.rfftn(volumes, s=padded, dim=axes)

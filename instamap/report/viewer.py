@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from instamap.fourier.rescale import rescale
+from instamap.geometry import grids
 from instamap.motion.motion_model import HalfModel, MotionModel
 from instamap.report import render
 from instamap.scene import Scene
@@ -161,19 +162,13 @@ def _of_half(half: HalfModel, place: Tensor, crop: Crop, every: int) -> Tensor:
 
 def crop_to(mask: Tensor) -> Crop:
     """The smallest part of a box that holds a mask "D D D", and a margin."""
-    inside = mask > 0
-    if not bool(inside.any()):
-        whole = tuple(mask.shape)
-        return Crop((0, 0, 0), (whole[0], whole[1], whole[2]))
-    in_plane = inside.any(0)
-    along = (inside.flatten(1).any(1), in_plane.any(1), in_plane.any(0))
-    found = [axis.nonzero()[:, 0] for axis in along]
-    low = [max(0, int(places[0]) - MARGIN) for places in found]
-    high = [
-        min(size, int(places[-1]) + 1 + MARGIN)
-        for places, size in zip(found, mask.shape, strict=True)
-    ]
-    return Crop((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    depth, height, width = mask.shape
+    found = grids.extent(mask > 0)
+    if not found:
+        return Crop((0, 0, 0), (depth, height, width))
+    z, y, x = [(max(0, low - MARGIN), high + MARGIN) for low, high in found]
+    stops = (min(z[1], depth), min(y[1], height), min(x[1], width))
+    return Crop((z[0], y[0], x[0]), stops)
 
 
 def pack(

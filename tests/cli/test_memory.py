@@ -56,23 +56,6 @@ def test_other_errors_are_no_shortage():
     assert not is_out_of_memory(KeyError("out of memory"))
 
 
-def test_nothing_is_searched_for_garbage_at_the_end():
-    """What is registered first is asked last, when the process is about to end."""
-    program = """
-import atexit, gc
-atexit.register(lambda: print(gc.get_freeze_count()))
-from instamap.cli.memory import leave_at_once
-leave_at_once()
-leave_at_once()
-print(gc.get_freeze_count())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    during, after = (int(line) for line in done.stdout.split())
-    assert during == 0 and after > 1000
-
-
 def test_libraries_start_no_threads_that_they_have_no_room_for(monkeypatch):
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
     for name in names:
