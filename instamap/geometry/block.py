@@ -38,8 +38,11 @@ class Block:
         occupied = grids.extent(limits.of(chosen))
         if not occupied:
             raise ValueError(f"nothing is chosen in {limits}")
-        cubes = [Cube(limits.box, limits.low + low, limits.low + high) for low, high in occupied]
-        z, y, x = [cube.transformed_fast(limits) for cube in cubes]
+        cubes = []
+        for low, high in occupied:
+            cube = Cube(limits.box, limits.low + low, limits.low + high)
+            cubes.append(cube.transformed_fast(limits))
+        z, y, x = cubes
         return Block(limits.box, (z.low, y.low, x.low), (z.high, y.high, x.high))
 
     @property

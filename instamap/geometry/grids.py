@@ -101,8 +101,13 @@ def extent(chosen: Tensor) -> list[tuple[int, int]]:
         return []
     in_plane = chosen.any(0)
     along = (chosen.flatten(1).any(1), in_plane.any(1), in_plane.any(0))
-    places = [axis.nonzero()[:, 0] for axis in along]
-    return [(int(some[0]), int(some[-1]) + 1) for some in places]
+    found = []
+    for axis in along:
+        places = axis.nonzero()[:, 0]
+        first = int(places[0])
+        last = int(places[-1])
+        found.append((first, last + 1))
+    return found
 
 
 def pad(images: Tensor, box: int) -> Tensor:
